@@ -1,0 +1,1 @@
+"""Shipped configuration, one folder per choice; composed by Hydra."""

@@ -1,0 +1,1 @@
+"""GPUs, links and the fabric that joins them."""

@@ -1,0 +1,1 @@
+"""Simulate disaggregated LLM inference."""

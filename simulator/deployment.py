@@ -1,0 +1,134 @@
+"""What is simulated: pools of workers on a fabric, and how they batch, route and hand KV over."""
+
+from dataclasses import dataclass, field
+
+from hardware.fabric import Fabric
+from hardware.gpu import GPU
+from simulator.errors import ConfigError
+from simulator.latency.base import LatencyModel
+from simulator.layout import Layout, Precision
+from simulator.model import Model
+from simulator.policies.routing import LeastKV, LeastTokens, RoutingPolicy
+
+ROLES = ("prefill", "decode", "mixed")
+
+
+def _at_least(owner: str, name: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ConfigError(f"{owner}: {name} must be at least {least:g} but got {value!r}")
+
+
+def _one_of(owner: str, name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{owner}: {name} must be one of {', '.join(known)} but got {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """How one worker forms its steps.
+
+    ``max_num_batched_tokens`` is the token budget of a step (decodes first, then prompt chunks),
+    ``max_num_seqs`` bounds the sequences in it, ``block_size`` is tokens per KV block.
+    ``reserve`` says what admission sets aside: ``prompt`` (the prompt's blocks; growth may preempt
+    the youngest sequence, which is recomputed: vLLM) or ``full`` (the whole sequence up to its
+    last token, so nothing is ever preempted: TensorRT-LLM's GUARANTEED_NO_EVICT).
+    ``kv_blocks`` overrides the number of blocks the memory model would give, per worker.
+    """
+
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 256
+    block_size: int = 16
+    chunked_prefill: bool = True
+    reserve: str = "prompt"
+    memory_utilization: float = 0.9
+    kv_blocks: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least("batching", "max_num_batched_tokens", self.max_num_batched_tokens, 1)
+        _at_least("batching", "max_num_seqs", self.max_num_seqs, 1)
+        _at_least("batching", "block_size", self.block_size, 1)
+        _one_of("batching", "reserve", self.reserve, ("prompt", "full"))
+        if not 0 < self.memory_utilization <= 1:
+            raise ConfigError(
+                "batching: memory_utilization must lie in (0, 1] but got "
+                f"{self.memory_utilization!r}"
+            )
+        if self.kv_blocks is not None:
+            _at_least("batching", "kv_blocks", self.kv_blocks, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """``workers`` identical workers of one ``role``; ``gpu`` ``None`` takes the deployment's."""
+
+    role: str
+    workers: int
+    layout: Layout = field(default_factory=Layout)
+    precision: Precision = field(default_factory=Precision)
+    batching: Batching = field(default_factory=Batching)
+    gpu: GPU | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("pool", "role", self.role, ROLES)
+        _at_least(f"{self.role} pool", "workers", self.workers, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How a prompt's KV goes from prefill to decode worker.
+
+    ``mode``: ``pull`` (the decode worker reads after prefill, when it has reserved the blocks; one
+    control round trip is paid before the first byte), ``push`` (the prefill worker writes after
+    prefill) or ``push_layerwise`` (each layer leaves as soon as it is computed).
+    ``sharing`` of a port among simultaneous transfers: ``fifo``, ``processor_sharing`` (each port
+    splits evenly) or ``max_min`` (exact max-min fairness over both ends).
+    ``setup_s`` is the fixed time of a transfer beside the path's latency.
+    """
+
+    mode: str = "pull"
+    sharing: str = "fifo"
+    setup_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        _one_of("transfer", "mode", self.mode, ("pull", "push", "push_layerwise"))
+        _one_of("transfer", "sharing", self.sharing, ("fifo", "processor_sharing", "max_min"))
+        _at_least("transfer", "setup_s", self.setup_s, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A model served by static pools on one kind of GPU and fabric.
+
+    Either prefill and decode pools (both), or mixed ones, or all three: then arrivals are routed
+    over prefill and mixed workers alike. ``router`` places arrivals, ``decode_router`` places
+    prefilled requests. ``first_token`` says where a client sees it: at the end of ``prefill``, or
+    when the ``decode`` worker takes the request over.
+    """
+
+    model: Model
+    gpu: GPU
+    fabric: Fabric
+    latency: LatencyModel
+    pools: tuple[Pool, ...]
+    router: RoutingPolicy = field(default_factory=LeastTokens)
+    decode_router: RoutingPolicy = field(default_factory=LeastKV)
+    transfer: Transfer = field(default_factory=Transfer)
+    first_token: str = "prefill"  # noqa: S105 - a place, not a secret
+
+    def __post_init__(self) -> None:
+        _one_of("deployment", "first_token", self.first_token, ("prefill", "decode"))
+        roles = [pool.role for pool in self.pools]
+        for role in ROLES:
+            if roles.count(role) > 1:
+                raise ConfigError(
+                    f"deployment: at most one {role} pool, but got {roles.count(role)}"
+                )
+        if ("prefill" in roles) != ("decode" in roles):
+            raise ConfigError(
+                "deployment: a prefill pool needs a decode pool and the other way round, but got "
+                f"only {', '.join(roles)}"
+            )
+        if not roles:
+            raise ConfigError(
+                "deployment: no workers; give prefill and decode pools or a mixed one"
+            )

@@ -1,0 +1,37 @@
+"""Everything that can go wrong, in one tree.
+
+::
+
+    ValueError
+    ├── hardware.errors.SpecError     a GPU, link or fabric that cannot be
+    ├── workloads.errors.TraceError   a trace or workload that cannot be used
+    └── ConfigError                   an experiment that cannot run
+        ├── LayoutError               a layout that does not divide the model or the GPUs
+        └── CapacityError             a model that does not fit the memory of its GPUs
+    RuntimeError
+    └── InvariantError                a conservation law broke: a bug of ours, never the user's
+
+The command line prints the first family as one sentence and exits with 2.
+"""
+
+from hardware.errors import SpecError
+from workloads.errors import TraceError
+
+
+class ConfigError(ValueError):
+    """An experiment asks for something that cannot run."""
+
+
+class LayoutError(ConfigError):
+    """A parallel layout does not divide the model or the GPUs."""
+
+
+class CapacityError(ConfigError):
+    """A model does not fit into the memory of the GPUs it was given."""
+
+
+class InvariantError(RuntimeError):
+    """A conservation law broke during a simulation."""
+
+
+USER_ERRORS: tuple[type[ValueError], ...] = (SpecError, TraceError, ConfigError)

@@ -1,0 +1,1 @@
+"""Seconds of a forward pass, from one model of the hardware."""

@@ -1,0 +1,72 @@
+"""What the engines ask of a latency model, whatever it is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from hardware.fabric import Fabric
+from hardware.gpu import GPU
+from simulator.layout import Layout, Memory, Precision
+from simulator.model import Model
+
+
+class Piece(NamedTuple):
+    """One piece of a decode step's seconds as a function of the batch's total context.
+
+    For a total context ``c`` up to and including ``upto`` tokens (and above the piece before),
+    the step takes ``c0 + c * (c1 + c * c2)`` seconds, evaluated in exactly that order.
+    """
+
+    upto: float
+    c0: float
+    c1: float
+    c2: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """All a latency model needs to know about a worker; ``role`` is prefill, decode or mixed."""
+
+    model: Model
+    layout: Layout
+    precision: Precision
+    gpu: GPU
+    fabric: Fabric
+    memory: Memory
+    role: str
+
+
+class StepModel(Protocol):
+    """Seconds of one forward pass of one worker."""
+
+    @property
+    def stages(self) -> int:
+        """Pipeline depth of consecutive prefill steps: one may start every ``seconds / stages``."""
+        ...
+
+    def decode_pieces(self, batch: int) -> Sequence[Piece]:
+        """Return the pieces, by rising ``upto`` (the last infinite), for ``batch`` sequences.
+
+        The context ``c`` is the batch's total KV length during the step, new tokens included.
+        """
+        ...
+
+    def step_seconds(
+        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+    ) -> float:
+        """Return seconds of a step that computes ``tokens`` new prompt tokens beside ``batch`` decodes.
+
+        Over the step's chunks, each of q new tokens after p earlier ones: ``tokens`` = Σq,
+        ``pairs`` = Σ(q·p + q(q+1)/2) attended pairs, ``past`` = Σp, ``prompts`` = the number of
+        chunks. ``batch`` sequences decode one token each over ``context`` total KV tokens.
+        With ``tokens`` = 0 it equals :meth:`decode_pieces` exactly.
+        """
+        ...
+
+
+class LatencyModel(Protocol):
+    """A source of step times: roofline, table, polynomial, silicon."""
+
+    def bind(self, worker: WorkerSpec) -> StepModel:
+        """Return the step times of one worker; raise ``ConfigError`` for what it cannot model."""
+        ...

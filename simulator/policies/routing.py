@@ -1,0 +1,99 @@
+"""Which worker of a pool a request goes to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+class RoutedRequest(NamedTuple):
+    """The request being placed: its lengths in tokens, how many were placed before it, a draw.
+
+    ``draw`` is uniform in [0, 1) from the routing stream, the same for every policy.
+    """
+
+    request: int
+    input_tokens: int
+    output_tokens: int
+    order: int
+    draw: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """What a router may see of a pool: one entry per worker, read only.
+
+    ``requests``: placed here and not finished with this stage. ``tokens``: prompt tokens placed
+    here and not yet computed. ``kv_blocks``: prompt KV blocks of the requests placed here, those
+    still in transfer included, until the worker lets go of them.
+    """
+
+    requests: Sequence[int]
+    tokens: Sequence[int]
+    kv_blocks: Sequence[int]
+
+
+class RoutingPolicy(Protocol):
+    """A pure choice of worker."""
+
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+        """Return the index of the worker that takes ``request``, 0 ≤ index < pool size."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRobin:
+    """Each worker in turn."""
+
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+        """Return the worker after the one the last request got."""
+        return request.order % len(pool.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Random:
+    """Any worker with equal probability."""
+
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+        """Return the worker the request's uniform draw falls on."""
+        return int(request.draw * len(pool.requests))
+
+
+@dataclass(frozen=True, slots=True)
+class LeastRequests:
+    """The worker with the fewest unfinished requests; ties go to the lowest index."""
+
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+        """Return the worker with the fewest requests."""
+        loads = pool.requests
+        return loads.index(min(loads))
+
+
+@dataclass(frozen=True, slots=True)
+class LeastTokens:
+    """The worker with the fewest prompt tokens still to compute (Splitwise's JSQ).
+
+    Ties go to fewer requests, then to the lowest index.
+    """
+
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+        """Return the worker with the fewest pending prompt tokens."""
+        tokens = pool.tokens
+        least = min(tokens)
+        if tokens.count(least) == 1:
+            return tokens.index(least)
+        tied = [worker for worker, load in enumerate(tokens) if load == least]
+        return min(tied, key=pool.requests.__getitem__)
+
+
+@dataclass(frozen=True, slots=True)
+class LeastKV:
+    """The worker whose placed requests hold the fewest prompt KV blocks, transfers included.
+
+    Counting blocks from the moment of the choice keeps simultaneous choices from herding
+    (Dynamo's decode cost with ``track_output_blocks`` off). Ties go to the lowest index.
+    """
+
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+        """Return the worker with the fewest placed KV blocks."""
+        loads = pool.kv_blocks
+        return loads.index(min(loads))

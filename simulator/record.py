@@ -1,0 +1,96 @@
+"""What a simulation leaves behind: plain columns, before any statistics.
+
+Times are float64 seconds since the start of the run, ``nan`` where the request never got there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+TIMES = (
+    "arrival_s",
+    "admitted_s",
+    "prefill_queue_enter_s",
+    "prefill_start_s",
+    "prefill_end_s",
+    "first_token_s",
+    "transfer_queue_enter_s",
+    "transfer_start_s",
+    "transfer_end_s",
+    "decode_queue_enter_s",
+    "decode_join_s",
+    "second_token_s",
+    "finish_s",
+)
+"""Time columns of a request, in the order a request passes them."""
+
+COUNTS = (
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "preemptions",
+    "recomputed_tokens",
+    "retries",
+    "prefill_worker",
+    "decode_worker",
+    "status",
+    "reason",
+)
+"""int32 columns of a request; workers are -1 where none, status and reason index the tuples below."""
+
+STATUSES = ("incomplete", "completed", "rejected", "failed")
+REASONS = ("", "exceeds_kv_capacity", "exceeds_context", "exceeds_prefill_kv_capacity")
+
+GAUGES = ("waiting", "running", "kv_blocks", "busy_s", "sent_bytes", "received_bytes")
+"""Gauges sampled per worker: queue length, requests in the batch (or being prefilled), KV blocks in
+use (reserved ones included), and the cumulative busy seconds and bytes sent and received so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerInfo:
+    """One worker of the run: its pool (``prefill``, ``decode`` or ``mixed``), size and totals."""
+
+    worker: int
+    pool: str
+    gpus: int
+    gpu: str
+    kv_blocks: int
+    block_size: int
+    max_transfer_bandwidth: float
+    busy_s: float
+    steps: int
+    prefill_tokens: int
+    decode_tokens: int
+    kv_block_seconds: float
+    allocated_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapHistogram:
+    """All inter-token gaps, pooled, as counts over log-spaced ``edges`` (seconds; n + 1 of them)."""
+
+    edges: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    max_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """Everything one simulation produced.
+
+    ``requests`` has one entry per name in :data:`TIMES` and :data:`COUNTS`, each of length n.
+    ``timeline`` has ``time_s`` (T samples), and per gauge of :data:`GAUGES` an array (T, workers).
+    ``events`` are ``(time_s, kind, worker, detail)`` rows: workers ready and stopped, and later
+    scaling, flips and faults.
+    """
+
+    requests: Mapping[str, NDArray[np.float64] | NDArray[np.int32]]
+    timeline: Mapping[str, NDArray[np.float64]]
+    workers: tuple[WorkerInfo, ...]
+    events: tuple[tuple[float, str, int, str], ...]
+    gaps: GapHistogram
+    end_s: float
+    first_token: str = "prefill"  # noqa: S105 - where the first token is emitted, not a secret
+    notes: Mapping[str, object] = field(default_factory=dict)

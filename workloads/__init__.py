@@ -1,0 +1,1 @@
+"""Request traces: real, read from files, and synthetic."""

@@ -1,0 +1,5 @@
+"""What goes wrong in a trace or a synthetic workload."""
+
+
+class TraceError(ValueError):
+    """A trace file or workload setting cannot be used; the text names file, row, field and value."""
