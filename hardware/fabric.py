@@ -1,16 +1,29 @@
 """How GPUs are joined: scale-up domains inside, a network between them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hardware.errors import SpecError, check_number
+from hardware.gpu import GPU
 from hardware.link import Link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Path:
-    """The way from one worker to another: ``hops`` in order, ``kind`` ``scale_up`` or ``scale_out``.
+class Slot:
+    """The GPUs one worker got: ``gpus`` consecutive ones, and the domains they lie in."""
 
-    ``bandwidth`` is bytes/s of **one** GPU's port (its narrowest hop), ``latency_s`` the sum of
-    the hops' latencies plus the transfer's fixed set-up time.
+    first_gpu: int
+    gpus: int
+    first_domain: int
+    last_domain: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Path:
+    """The way from one worker to another, ``kind`` ``scale_up`` or ``scale_out``.
+
+    ``hops`` are in order. ``bandwidth`` is bytes/s of **one** GPU's port (its narrowest hop),
+    ``latency_s`` the sum of the hops' latencies plus the transfer's fixed set-up time.
     """
 
     kind: str
@@ -21,6 +34,118 @@ class Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fabric:
-    """How workers' GPUs are wired (placeholder fields; the owner of hardware/ completes this)."""
+    """How workers' GPUs are wired.
+
+    ``domain_gpus`` GPUs share one scale-up domain (``None`` = as many as the GPU's own scale-up
+    link joins). Between domains every GPU has ``nics_per_gpu`` of its NICs (below 1 when GPUs
+    share one) and ``network`` is the switch hop between two NICs. ``host_bridge`` marks a box
+    whose GPUs meet on PCIe: the hop through the host between two GPUs' own PCIe links.
+    ``setup_s`` is the fixed time of a KV transfer over the network, ``scale_up_setup_s`` of one
+    inside a domain.
+
+    Raises:
+        SpecError: a value is out of range.
+
+    """
 
     name: str
+    network: Link
+    domain_gpus: int | None = None
+    nics_per_gpu: float = 1.0
+    host_bridge: Link | None = None
+    setup_s: float = 0.0
+    scale_up_setup_s: float = 0.0
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        owner = f"fabric {self.name}"
+        if self.domain_gpus is not None and (
+            type(self.domain_gpus) is not int or self.domain_gpus < 1
+        ):
+            raise SpecError(
+                f"{owner}: domain_gpus must be a whole number ≥ 1 GPU or null but got "
+                f"{self.domain_gpus!r}"
+            )
+        check_number(owner, "nics_per_gpu", self.nics_per_gpu, "NICs", above=0)
+        check_number(owner, "setup_s", self.setup_s, "s", least=0)
+        check_number(owner, "scale_up_setup_s", self.scale_up_setup_s, "s", least=0)
+
+    def domain_size(self, gpu: GPU) -> int:
+        """Return how many of ``gpu`` share one scale-up domain here.
+
+        Raises:
+            SpecError: the fabric asks for a larger domain than the GPU's scale-up link joins, or
+                for a PCIe box of GPUs that are joined by something else.
+
+        """
+        size = gpu.scale_up_domain if self.domain_gpus is None else self.domain_gpus
+        if self.host_bridge is not None:
+            if gpu.scale_up_domain > 1:
+                raise SpecError(
+                    f"fabric {self.name}: joins GPUs over PCIe but {gpu.name} is joined by "
+                    f"{gpu.scale_up.name}; choose a fabric of {gpu.scale_up_domain}-GPU domains"
+                )
+            return size
+        if size > gpu.scale_up_domain:
+            raise SpecError(
+                f"fabric {self.name}: domain_gpus {size} is more than the {gpu.scale_up_domain} "
+                f"GPU(s) that {gpu.scale_up.name} joins for {gpu.name}; choose another fabric"
+            )
+        return size
+
+    def place(self, sizes: Sequence[int], gpu: GPU) -> tuple[Slot, ...]:
+        """Return the slots of workers of ``sizes`` GPUs, packed in order, first fit.
+
+        A worker that fits into one domain is never split; a larger one starts on a domain
+        boundary and takes fresh domains, whose rest later workers may fill.
+
+        Raises:
+            SpecError: a size is below 1 GPU, or the GPU does not go with this fabric.
+
+        """
+        domain = self.domain_size(gpu)
+        used: list[int] = []
+        return tuple(_place(size, domain, used) for size in sizes)
+
+    def nic(self, gpu: GPU) -> Link:
+        """Return one GPU's share of the network ports: ``nics_per_gpu`` times its NIC."""
+        return Link(
+            name=gpu.nic.name,
+            bandwidth=gpu.nic.bandwidth * self.nics_per_gpu,
+            latency_s=gpu.nic.latency_s,
+        )
+
+    def path(self, src: Slot, dst: Slot, src_gpu: GPU, dst_gpu: GPU) -> Path:
+        """Return the way of one GPU's traffic from worker ``src`` to worker ``dst``.
+
+        ``scale_up`` when both lie in the same single domain, else NIC, network, NIC. Slots of
+        two different GPUs come from two placements, so they never share a domain.
+        """
+        domains = {src.first_domain, src.last_domain, dst.first_domain, dst.last_domain}
+        if len(domains) == 1 and src_gpu == dst_gpu:
+            bridge = () if self.host_bridge is None else (self.host_bridge,)
+            hops = (src_gpu.scale_up, *bridge, dst_gpu.scale_up)
+            return _path("scale_up", hops, self.scale_up_setup_s)
+        return _path(
+            "scale_out", (self.nic(src_gpu), self.network, self.nic(dst_gpu)), self.setup_s
+        )
+
+
+def _path(kind: str, hops: tuple[Link, ...], setup_s: float) -> Path:
+    latency = sum(hop.latency_s for hop in hops) + setup_s
+    return Path(kind=kind, hops=hops, latency_s=latency, bandwidth=min(h.bandwidth for h in hops))
+
+
+def _place(size: int, domain: int, used: list[int]) -> Slot:
+    """Take ``size`` GPUs; ``used`` counts the GPUs taken in each domain of ``domain`` GPUs."""
+    if type(size) is not int or size < 1:
+        raise SpecError(f"placement: a worker must have at least 1 GPU but got {size!r}")
+    fits = (at for at, taken in enumerate(used) if size <= domain - taken)
+    first = next(fits, len(used)) if size <= domain else len(used)
+    last = first + (size - 1) // domain
+    used.extend([0] * (last + 1 - len(used)))
+    start = first * domain + used[first]
+    for at in range(first, last):
+        used[at] = domain
+    used[last] += size - (last - first) * domain
+    return Slot(first_gpu=start, gpus=size, first_domain=first, last_domain=last)

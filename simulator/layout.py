@@ -1,15 +1,110 @@
 """How one worker spreads a model over its GPUs, and what memory that leaves for KV."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+
+from hardware.gpu import GPU
+from simulator.errors import CapacityError, ConfigError, LayoutError
+from simulator.model import Model
+
+GIB = 2.0**30
+
+DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
+    {
+        "fp32": 4.0,
+        "bf16": 2.0,
+        "fp16": 2.0,
+        "fp8": 1.0,
+        "int8": 1.0,
+        "fp8_block": 1.0 + 4 / 128**2,  # an fp32 scale per 128 × 128 block (DeepSeek-V3)
+        "nvfp4": 0.5 + 1 / 16,  # an fp8 scale per 16 elements
+        "mxfp4": 0.5 + 1 / 32,  # an 8-bit shared exponent per 32 elements (OCP MX)
+        "int4": 0.5 + 2 / 128,  # an fp16 scale per group of 128 (AWQ, GPTQ)
+    }
+)
+"""Bytes of one stored element, its share of scales included."""
+
+TENSOR_DTYPE: Mapping[str, str] = MappingProxyType(
+    {
+        "bf16": "bf16",
+        "fp16": "bf16",
+        "fp8": "fp8",
+        "fp8_block": "fp8",
+        "int8": "int8",
+        "nvfp4": "fp4",
+        "mxfp4": "fp4",
+    }
+)
+"""The peak of :meth:`hardware.gpu.GPU.peak` that activations of a dtype compute at."""
+
+KV_DTYPES = ("bf16", "fp16", "fp8", "int8", "nvfp4")
+
+NON_TORCH_BYTES = 3.5 * GIB
+"""CUDA context, graphs, workspaces per GPU (AIConfigurator's ``other_mem``)."""
+NCCL_BYTES = 0.35 * GIB
+"""NCCL buffers per GPU of a worker of several (AIConfigurator: 0.33 to 0.38 GiB)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """The dtypes a worker computes and stores in: ``bf16``, ``fp8``, ``fp8_block``, ``nvfp4``, …"""
+    """The dtypes a worker computes and stores in, by the names of :data:`DTYPE_BYTES`.
+
+    ``attention`` is the dtype of the attention projections where a quantised model leaves them
+    wider (``None`` = ``weights``). Embedding, LM head and routers stay in 16 bits, as quantised
+    checkpoints keep them.
+
+    Raises:
+        ConfigError: a dtype is unknown or cannot be used in its place.
+
+    """
 
     weights: str = "bf16"
     activations: str = "bf16"
     kv: str = "bf16"
+    attention: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("precision: weights", self.weights, DTYPE_BYTES)
+        _one_of("precision: activations", self.activations, TENSOR_DTYPE)
+        _one_of("precision: kv", self.kv, KV_DTYPES)
+        if self.attention is not None:
+            _one_of("precision: attention", self.attention, DTYPE_BYTES)
+        if self.activation_bytes < min(2.0, 0.9 * self.weight_bytes):  # 0.9: scales aside
+            raise ConfigError(
+                f"precision: activations {self.activations} cannot be narrower than weights "
+                f"{self.weights}"
+            )
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes per parameter of FFNs and experts."""
+        return DTYPE_BYTES[self.weights]
+
+    @property
+    def attention_bytes(self) -> float:
+        """Bytes per parameter of the attention projections."""
+        return DTYPE_BYTES[self.attention or self.weights]
+
+    @property
+    def embedding_bytes(self) -> float:
+        """Bytes per parameter of embedding, LM head and routers: never below 16 bits."""
+        return max(2.0, self.weight_bytes)
+
+    @property
+    def activation_bytes(self) -> float:
+        """Bytes per element of an activation as it enters a matrix product."""
+        return DTYPE_BYTES[self.activations]
+
+    @property
+    def kv_bytes(self) -> float:
+        """Bytes per element of the KV cache."""
+        return DTYPE_BYTES[self.kv]
+
+    @property
+    def tensor_dtype(self) -> str:
+        """The dtype whose tensor peak FFNs and experts compute at (``GPU.peak``)."""
+        return TENSOR_DTYPE[self.activations]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +114,13 @@ class Layout:
     ``tp`` shards attention heads, ``attention_dp`` replicates attention over disjoint requests,
     ``pp`` cuts the layers into stages. Experts are sharded over ``ep`` ranks of the
     ``tp`` × ``attention_dp`` group (the rest of that group shards each expert's FFN).
-    TEP is ``tp = ep = G``; DEP is ``attention_dp = ep = G``.
+    TEP is ``tp = ep = G``; DEP is ``attention_dp = ep = G``. Dense FFNs, shared experts and the
+    LM head are sharded over ``tp`` and replicated over ``attention_dp``. ``chunked_pipeline``
+    lets the chunks of one prompt fill the stages (no effect where ``pp`` is 1).
+
+    Raises:
+        LayoutError: a degree is not a whole number ≥ 1, or ``ep`` does not divide the group.
+
     """
 
     tp: int = 1
@@ -28,10 +129,92 @@ class Layout:
     attention_dp: int = 1
     chunked_pipeline: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("tp", "pp", "ep", "attention_dp"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise LayoutError(f"layout: {name} must be a whole number ≥ 1 but got {value!r}")
+        if self.expert_group % self.ep:
+            raise LayoutError(
+                f"layout: ep {self.ep} must divide tp * attention_dp = {self.tp} * "
+                f"{self.attention_dp} = {self.expert_group}"
+            )
+
     @property
     def gpus(self) -> int:
         """GPUs one worker of this layout occupies."""
         return self.tp * self.attention_dp * self.pp
+
+    @property
+    def expert_group(self) -> int:
+        """GPUs of one pipeline stage, over which its experts are spread."""
+        return self.tp * self.attention_dp
+
+    @property
+    def expert_tp(self) -> int:
+        """GPUs that share each expert's FFN."""
+        return self.expert_group // self.ep
+
+    def __str__(self) -> str:
+        named = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name[-1] == "p"]
+        return " ".join(f"{name}={value}" for name, value in named if value > 1) or "tp=1"
+
+    def kv_heads_per_gpu(self, model: Model) -> int:
+        """Return the KV heads one GPU holds: at least one, replicated where ``tp`` has more."""
+        return max(1, model.kv_heads // self.tp)
+
+    def stage_layers(self, layers: int) -> tuple[range, ...]:
+        """Return each pipeline stage's layers; left-over ones go to stages away from the ends.
+
+        The first stage also holds the embedding and the last the LM head, so the remainder is
+        dealt out from the last but one stage backwards.
+        """
+        base, rest = divmod(layers, self.pp)
+        order = sorted(range(self.pp), key=lambda stage: (stage == self.pp - 1, -stage))
+        sizes = [base + (order.index(stage) < rest) for stage in range(self.pp)]
+        starts = [sum(sizes[:stage]) for stage in range(self.pp)]
+        return tuple(range(at, at + size) for at, size in zip(starts, sizes, strict=True))
+
+    def validate(self, model: Model) -> None:
+        """Check that this layout divides ``model``.
+
+        Raises:
+            LayoutError: naming the degree, the model's number it must divide, and both values.
+
+        """
+        _divides("tp", self.tp, "heads", model.heads, model)
+        if model.kv_heads % self.tp and self.tp % model.kv_heads and model.attention == "gqa":
+            raise LayoutError(
+                f"layout: tp {self.tp} must divide the {model.kv_heads} kv_heads of {model.name}, "
+                "or be a multiple of them (KV heads are then replicated)"
+            )
+        if model.linear_layers:
+            _divides("tp", self.tp, "linear_key_heads", model.linear_key_heads, model)
+        if self.pp > model.layers:
+            raise LayoutError(
+                f"layout: pp {self.pp} must be at most the {model.layers} layers of {model.name}"
+            )
+        if model.ffn_dense_layers:
+            _divides("tp", self.tp, "dense_intermediate", model.dense_intermediate, model)
+        self._validate_experts(model)
+
+    def _validate_experts(self, model: Model) -> None:
+        if model.is_moe:
+            _divides("ep", self.ep, "experts", model.experts, model)
+            _divides(
+                "tp * attention_dp / ep =",
+                self.expert_tp,
+                "moe_intermediate",
+                model.moe_intermediate,
+                model,
+            )
+            return
+        for name, value in (("ep", self.ep), ("attention_dp", self.attention_dp)):
+            if value > 1:
+                raise LayoutError(
+                    f"layout: {name} {value} needs a mixture of experts, but {model.name} is "
+                    "dense; use tp, pp or more workers"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,3 +235,245 @@ class Memory:
     kv_blocks: int
     block_size: int
     kv_shards: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBudget:
+    """What a worker may use of its GPUs' memory, and the largest step it must have room for.
+
+    ``role`` decides that step: a prefill or mixed worker computes up to
+    ``max_num_batched_tokens`` tokens at once, a decode worker one per sequence.
+
+    Raises:
+        ConfigError: a value is out of range.
+
+    """
+
+    block_size: int = 16
+    memory_utilization: float = 0.9
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 256
+    role: str = "mixed"
+
+    def __post_init__(self) -> None:
+        for name in ("block_size", "max_num_batched_tokens", "max_num_seqs"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"memory: {name} must be a whole number ≥ 1 but got {value!r}")
+        if not 0 < self.memory_utilization <= 1:
+            raise ConfigError(
+                f"memory: memory_utilization must lie in (0, 1] but got {self.memory_utilization!r}"
+            )
+        _one_of("memory: role", self.role, ("prefill", "decode", "mixed"))
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of the largest step."""
+        return self.max_num_seqs if self.role == "decode" else self.max_num_batched_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Bytes of one pipeline stage on each of its GPUs: weights, reserve, KV of one token."""
+
+    weights: float
+    reserve: float
+    kv_per_token: float
+
+
+def plan_memory(
+    model: Model,
+    layout: Layout,
+    precision: Precision,
+    gpu: GPU,
+    budget: MemoryBudget | None = None,
+) -> Memory:
+    """Return what one worker's GPUs hold, and the KV blocks that leaves.
+
+    KV counts every layer that writes it (``Model.kv_bytes_per_token``): windowed layers as if
+    they kept the whole context, an upper bound that engines without a per-window cache pay.
+
+    Raises:
+        LayoutError: the layout does not divide the model.
+        CapacityError: weights and reserve leave no room for one KV block; it says by how much,
+            and which layout would fit.
+
+    """
+    budget = budget or MemoryBudget()
+    layout.validate(model)
+    stages = _stages(model, layout, precision, budget)
+    usable = gpu.memory_bytes * budget.memory_utilization
+    room = [_tokens_in(usable, stage) for stage in stages]
+    blocks = int(min(room) // budget.block_size)
+    if blocks < 1:
+        raise CapacityError(_does_not_fit(model, layout, precision, gpu, budget))
+    tokens = blocks * budget.block_size
+    latent = model.attention == "mla"
+    return Memory(
+        weights_bytes_per_gpu=max(stage.weights for stage in stages),
+        reserve_bytes_per_gpu=max(stage.reserve for stage in stages),
+        kv_bytes_per_gpu=max(tokens * stage.kv_per_token for stage in stages),
+        kv_bytes_per_token=model.kv_bytes_per_token(precision.kv_bytes)
+        + model.index_bytes_per_token,
+        kv_blocks=blocks * layout.attention_dp,
+        block_size=budget.block_size,
+        kv_shards=(1 if latent else min(layout.tp, model.kv_heads)) * layout.pp,
+    )
+
+
+def weights_bytes(model: Model, precision: Precision) -> float:
+    """Return the bytes of one copy of all of a model's weights."""
+    return sum(stage.weights for stage in _stages(model, Layout(), precision, MemoryBudget()))
+
+
+# --- one stage ------------------------------------------------------------------------------
+
+
+def _stages(
+    model: Model, layout: Layout, precision: Precision, budget: MemoryBudget
+) -> tuple[Stage, ...]:
+    spans = layout.stage_layers(model.layers)
+    return tuple(
+        Stage(
+            weights=_stage_weights(model, layout, precision, span),
+            reserve=_stage_reserve(model, layout, budget, span),
+            kv_per_token=_stage_kv_per_token(model, layout, precision, span),
+        )
+        for span in spans
+    )
+
+
+def _stage_weights(model: Model, layout: Layout, precision: Precision, span: range) -> float:
+    layers = sum(_layer_weights(model, layout, precision, layer) for layer in span)
+    table = model.embedding_params * precision.embedding_bytes / layout.tp
+    first, last = span.start == 0, span.stop == model.layers
+    # A tied head is the embedding itself where both are on the same GPU, else a second copy.
+    copies = int(first) + int(last and not (first and model.tie_embeddings))
+    return layers + copies * table
+
+
+def _layer_weights(model: Model, layout: Layout, precision: Precision, layer: int) -> float:
+    if model.linear_layers and not model.is_growing_layer(layer):
+        attention = model.linear_params_per_layer / layout.tp
+    else:
+        heads = layout.kv_heads_per_gpu(model) / model.kv_heads
+        attention = (
+            (model.query_params + model.gate_params_per_layer) / layout.tp
+            + model.key_value_params * heads
+            + model.latent_params
+            + model.index_params_per_layer
+        )
+    return attention * precision.attention_bytes + _ffn_weights(model, layout, precision, layer)
+
+
+def _ffn_weights(model: Model, layout: Layout, precision: Precision, layer: int) -> float:
+    if not model.is_moe_layer(layer):
+        return model.dense_ffn_params / layout.tp * precision.weight_bytes
+    routed = model.experts * model.expert_params / layout.expert_group
+    shared = model.shared_expert_params / layout.tp
+    router = model.router_params * precision.embedding_bytes
+    return (routed + shared) * precision.weight_bytes + router
+
+
+def _stage_kv_per_token(model: Model, layout: Layout, precision: Precision, span: range) -> float:
+    writing = sum(1 for layer in span if not model.linear_layers or model.is_growing_layer(layer))
+    elements = model.kv_elements_per_token_layer
+    if model.attention == "gqa":
+        elements = 2 * layout.kv_heads_per_gpu(model) * model.head_dim
+    index = model.index_bytes_per_token / model.layers * len(span)
+    return writing * elements * precision.kv_bytes + index
+
+
+def _stage_reserve(model: Model, layout: Layout, budget: MemoryBudget, span: range) -> float:
+    reserve = NON_TORCH_BYTES + (NCCL_BYTES if layout.gpus > 1 else 0.0)
+    reserve += _activation_bytes(model, layout, budget.step_tokens)
+    if span.stop == model.layers:
+        reserve += min(budget.step_tokens, budget.max_num_seqs) * model.vocab * 4  # fp32 logits
+    linear = sum(1 for layer in span if not model.is_growing_layer(layer))
+    if model.linear_layers and linear:
+        state = model.linear_state_bytes() * linear / model.linear_layers / layout.tp
+        reserve += state * budget.max_num_seqs
+    return reserve
+
+
+def _activation_bytes(model: Model, layout: Layout, tokens: int) -> float:
+    """Return the 16-bit activations of the widest layer: residual, norm, block input and output.
+
+    An FFN holds its gate, up and product at once, an attention block its heads' q, k, v and
+    output. A GPU of an expert group computes the (token, expert) pairs routed to it, on average
+    ``tokens`` × ``attention_dp`` × ``top_k`` / ``ep`` of them.
+    """
+    head = model.nope_dim + model.rope_dim or model.head_dim
+    attention = 4 * model.heads * head / layout.tp
+    ffn = 3 * model.dense_intermediate / layout.tp if model.ffn_dense_layers else 0.0
+    pairs = layout.attention_dp * model.top_k / layout.ep
+    routed = pairs * (2 * model.hidden + 3 * model.moe_intermediate / layout.expert_tp)
+    return tokens * 2.0 * (4 * model.hidden + max(attention, ffn, routed))
+
+
+# --- refusing -------------------------------------------------------------------------------
+
+
+def _tokens_in(usable: float, stage: Stage) -> float:
+    """Return the tokens whose KV fits beside a stage's weights; endless where it writes none."""
+    free = usable - stage.weights - stage.reserve
+    if free < 0:
+        return 0.0
+    return free / stage.kv_per_token if stage.kv_per_token else float(2**62)
+
+
+def _fits(
+    model: Model, layout: Layout, precision: Precision, usable: float, budget: MemoryBudget
+) -> bool:
+    stages = _stages(model, layout, precision, budget)
+    return all(_tokens_in(usable, stage) >= budget.block_size for stage in stages)
+
+
+def _wider(model: Model, layout: Layout) -> Iterator[Layout]:
+    """Yield valid layouts of the same kind on ever more GPUs: more tp, then dp, then stages."""
+    for factor in (2, 4, 8, 16, 32, 64):
+        ep = layout.ep * factor if layout.ep > 1 else 1
+        candidates = [replace(layout, tp=layout.tp * factor, ep=ep)]
+        if layout.attention_dp > 1:
+            candidates.append(replace(layout, attention_dp=layout.attention_dp * factor, ep=ep))
+        candidates.append(replace(layout, pp=layout.pp * factor))
+        yield from (wider for wider in candidates if _divides_all(model, wider))
+
+
+def _divides_all(model: Model, layout: Layout) -> bool:
+    try:
+        layout.validate(model)
+    except LayoutError:
+        return False
+    return True
+
+
+def _does_not_fit(
+    model: Model, layout: Layout, precision: Precision, gpu: GPU, budget: MemoryBudget
+) -> str:
+    usable = gpu.memory_bytes * budget.memory_utilization
+    stages = _stages(model, layout, precision, budget)
+    worst = min(stages, key=lambda stage: _tokens_in(usable, stage))
+    fitting = next(
+        (w for w in _wider(model, layout) if _fits(model, w, precision, usable, budget)), None
+    )
+    advice = f"{fitting} would fit" if fitting else "no wider layout fits: use a narrower dtype"
+    return (
+        f"{model.name} with {precision.weights} weights and {layout} does not fit {gpu.name}: "
+        f"a GPU needs {worst.weights / 1e9:.1f} GB for weights and {worst.reserve / 1e9:.1f} GB "
+        f"of reserve before any KV, but memory_utilization {budget.memory_utilization:g} of "
+        f"{gpu.memory_bytes / 1e9:.1f} GB leaves {usable / 1e9:.1f} GB; {advice}"
+    )
+
+
+# --- checks ---------------------------------------------------------------------------------
+
+
+def _one_of(name: str, value: object, known: Mapping[str, object] | tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise ConfigError(f"{name} must be one of {', '.join(known)} but got {value!r}")
+
+
+def _divides(name: str, value: int, what: str, total: int, model: Model) -> None:
+    if total % value:
+        raise LayoutError(f"layout: {name} {value} must divide the {total} {what} of {model.name}")

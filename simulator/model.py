@@ -1,6 +1,19 @@
 """An LLM's architecture: from its shape to parameters and KV bytes per token."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, fields
+
+from simulator.errors import ConfigError
+
+_POSITIVE = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "max_context")
+_MLA = ("q_lora", "kv_lora", "rope_dim", "nope_dim", "v_dim")
+_LINEAR = ("linear_key_heads", "linear_value_heads", "linear_head_dim", "linear_conv")
+_INDEX = ("index_top_k", "index_heads", "index_head_dim")
+MAX_LAYERS = 10_000
+"""More layers than this are a slip of the pen; plans walk over every one of them."""
+MAX_DIMENSION = 10**9
+INDEX_SCALE_BYTES = 4
+"""Bytes of the fp32 scale beside one token's fp8 index key (DeepSeek-V3.2 stores one per key)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -9,10 +22,16 @@ class Model:
 
     ``attention`` is ``gqa`` (MHA and MQA are its ends) or ``mla``. ``layers`` counts all layers;
     ``dense_layers`` of them have a dense FFN of ``dense_intermediate``, the others (if
-    ``experts`` > 0) a mixture of experts. ``full_attention_layers`` (``None`` = all) see the whole
-    context; the others see ``window`` tokens or, when ``linear_value_heads`` > 0, are linear
-    (gated delta) layers with a constant state and no growing KV.
-    ``index_top_k`` > 0 marks sparse attention (DSA): at most that many tokens are attended.
+    ``experts`` > 0) a mixture of experts; the dense ones come first unless ``interleaved_ffn``.
+    ``full_attention_layers`` (``None`` = all) see the whole context; the others see ``window``
+    tokens or, when ``linear_value_heads`` > 0, are linear (gated delta) layers with a constant
+    state and no growing KV. ``index_top_k`` > 0 marks sparse attention (DSA): at most that many
+    tokens are attended. ``output_gate`` marks softmax attention with a further, gating projection
+    (Qwen3-Next). ``mtp_layers`` are not counted in any size: they load only to speculate.
+
+    Raises:
+        ConfigError: a dimension is not a whole number in range, or two contradict each other.
+
     """
 
     name: str
@@ -31,6 +50,7 @@ class Model:
     v_dim: int = 0
     dense_layers: int | None = None
     dense_intermediate: int = 0
+    interleaved_ffn: bool = False
     gated_ffn: bool = True
     experts: int = 0
     top_k: int = 0
@@ -46,7 +66,294 @@ class Model:
     index_top_k: int = 0
     index_heads: int = 0
     index_head_dim: int = 0
+    output_gate: bool = False
     tie_embeddings: bool = False
     mtp_layers: int = 0
     source: str = ""
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        self._check_attention()
+        self._check_layer_kinds()
+        self._check_ffn()
+
+    @staticmethod
+    def from_config_json(path: str | os.PathLike[str]) -> "Model":
+        """Return the model that a HuggingFace ``config.json`` describes.
+
+        Raises:
+            ConfigError: the file is absent, not JSON, or describes no model known here.
+
+        """
+        from simulator.huggingface import read_config_json  # the reader imports this module
+
+        return read_config_json(path)
+
+    # --- checks -----------------------------------------------------------------------------
+
+    def _fail(self, problem: str) -> None:
+        raise ConfigError(f"model {self.name}: {problem}")
+
+    def _check_numbers(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"model: name must be a non-empty string but got {self.name!r}")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type not in (int, int | None) or (value is None and each.type is not int):
+                continue
+            least = 1 if each.name in _POSITIVE else 0
+            if type(value) is not int or value < least:
+                self._fail(f"{each.name} must be a whole number ≥ {least} but got {value!r}")
+            if value > (most := MAX_LAYERS if each.name == "layers" else MAX_DIMENSION):
+                self._fail(f"{each.name} must be at most {most} but got {value}")
+
+    def _check_attention(self) -> None:
+        if self.attention not in ("gqa", "mla"):
+            self._fail(f"attention must be gqa or mla but got {self.attention!r}")
+        if self.heads % self.kv_heads:
+            self._fail(f"kv_heads {self.kv_heads} must divide heads {self.heads}")
+        if self.attention == "mla":
+            # Without q_lora (DeepSeek-V2-Lite) the query is projected directly.
+            for name in ("kv_lora", "rope_dim", "nope_dim", "v_dim"):
+                if getattr(self, name) < 1:
+                    self._fail(f"mla attention needs {name} ≥ 1 but got {getattr(self, name)}")
+            return
+        for name in _MLA:
+            if getattr(self, name):
+                self._fail(f"{name} {getattr(self, name)} belongs to mla attention, not to gqa")
+
+    def _check_layer_kinds(self) -> None:
+        full = self.full_attention_layers
+        if full is not None and full > self.layers:
+            self._fail(f"full_attention_layers {full} must be at most layers {self.layers}")
+        if self.window is not None and self.window < 1:
+            self._fail(f"window must be at least 1 token but got {self.window}")
+        partial = full is not None and full < self.layers
+        if partial and not self.linear_value_heads and self.window is None:
+            self._fail(f"{self.layers - (full or 0)} layers are not full attention: give a window")
+        if self.linear_value_heads and self.window is not None:
+            self._fail("layers beside full attention are either windowed or linear, not both")
+        for group, flag in ((_LINEAR, self.linear_value_heads), (_INDEX, self.index_top_k)):
+            for name in group:
+                if bool(getattr(self, name)) != bool(flag):
+                    self._fail(
+                        f"{', '.join(group)} go together but {name} is {getattr(self, name)}"
+                    )
+
+    def _check_ffn(self) -> None:
+        if self.dense_layers is not None and self.dense_layers > self.layers:
+            self._fail(f"dense_layers {self.dense_layers} must be at most layers {self.layers}")
+        if self.ffn_dense_layers and not self.dense_intermediate:
+            self._fail(f"{self.ffn_dense_layers} dense layers need dense_intermediate ≥ 1")
+        if not self.experts:
+            if self.top_k or self.moe_intermediate or self.shared_experts:
+                self._fail("top_k, moe_intermediate and shared_experts need experts ≥ 1")
+            if self.dense_layers not in (None, self.layers):
+                self._fail(f"dense_layers {self.dense_layers} without experts must be all layers")
+            return
+        if not 1 <= self.top_k <= self.experts:
+            self._fail(f"top_k must lie in 1…{self.experts} experts but got {self.top_k}")
+        if not self.moe_intermediate:
+            self._fail("experts need moe_intermediate ≥ 1 but got 0")
+        if not self.moe_layers:
+            self._fail(f"{self.experts} experts but all {self.layers} layers are dense")
+
+    # --- layers -----------------------------------------------------------------------------
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether some layers route tokens to experts."""
+        return self.experts > 0
+
+    @property
+    def ffn_dense_layers(self) -> int:
+        """Layers whose FFN is dense."""
+        return self.layers if not self.experts else self.dense_layers or 0
+
+    @property
+    def moe_layers(self) -> int:
+        """Layers whose FFN is a mixture of experts."""
+        return self.layers - self.ffn_dense_layers
+
+    @property
+    def growing_layers(self) -> int:
+        """Layers whose KV grows with the whole context."""
+        full = self.full_attention_layers
+        return self.layers if full is None else full
+
+    @property
+    def window_layers(self) -> int:
+        """Layers that attend to the last ``window`` tokens only."""
+        return 0 if self.linear_value_heads else self.layers - self.growing_layers
+
+    @property
+    def linear_layers(self) -> int:
+        """Linear (gated delta) layers: a constant state per sequence, no KV per token."""
+        return self.layers - self.growing_layers if self.linear_value_heads else 0
+
+    @property
+    def kv_layers(self) -> int:
+        """Layers that write KV for every token, windowed ones included."""
+        return self.layers - self.linear_layers
+
+    def is_moe_layer(self, layer: int) -> bool:
+        """Return whether layer ``layer`` (from 0) is a mixture of experts."""
+        if not self.interleaved_ffn:
+            return layer >= self.ffn_dense_layers
+        return _spread(layer, self.moe_layers, self.layers)
+
+    def is_growing_layer(self, layer: int) -> bool:
+        """Return whether ``layer`` (from 0) sees all the context; such layers are spread evenly."""
+        return _spread(layer, self.growing_layers, self.layers)
+
+    # --- parameters -------------------------------------------------------------------------
+
+    @property
+    def query_params(self) -> int:
+        """Parameters of one layer that tensor parallelism always shards (query, output, MLA up)."""
+        if self.attention == "gqa":
+            return 2 * self.hidden * self.heads * self.head_dim
+        query = (self.q_lora or self.hidden) * self.heads * (self.nope_dim + self.rope_dim)
+        up = self.kv_lora * self.heads * (self.nope_dim + self.v_dim)
+        return query + up + self.heads * self.v_dim * self.hidden
+
+    @property
+    def key_value_params(self) -> int:
+        """Parameters of one layer's key and value projections (GQA; sharded up to ``kv_heads``)."""
+        return 0 if self.attention == "mla" else 2 * self.hidden * self.kv_heads * self.head_dim
+
+    @property
+    def latent_params(self) -> int:
+        """Parameters of one layer's MLA down projections (never sharded)."""
+        if self.attention == "gqa":
+            return 0
+        return self.hidden * (self.q_lora + self.kv_lora + self.rope_dim)
+
+    @property
+    def attention_params_per_layer(self) -> int:
+        """Parameters of one softmax-attention layer's projections (no norms, biases or indexer)."""
+        return self.query_params + self.key_value_params + self.latent_params
+
+    @property
+    def gate_params_per_layer(self) -> int:
+        """Parameters of one softmax-attention layer's output gate."""
+        return self.hidden * self.heads * self.head_dim if self.output_gate else 0
+
+    @property
+    def index_params_per_layer(self) -> int:
+        """Parameters of one layer's sparse-attention indexer (query, key and head weights)."""
+        query = (self.q_lora or self.hidden) * self.index_heads * self.index_head_dim
+        return query + self.hidden * (self.index_head_dim + self.index_heads)
+
+    @property
+    def linear_params_per_layer(self) -> int:
+        """Parameters of one gated-delta layer: q, k, v, gates, convolution and output."""
+        key = self.linear_key_heads * self.linear_head_dim
+        value = self.linear_value_heads * self.linear_head_dim
+        mix = self.hidden * (2 * key + 2 * value + 2 * self.linear_value_heads)
+        return mix + (2 * key + value) * self.linear_conv + value * self.hidden
+
+    @property
+    def _ffn_matrices(self) -> int:
+        return 3 if self.gated_ffn else 2
+
+    @property
+    def dense_ffn_params(self) -> int:
+        """Parameters of one dense FFN."""
+        return self._ffn_matrices * self.hidden * self.dense_intermediate
+
+    @property
+    def expert_params(self) -> int:
+        """Parameters of one routed expert."""
+        return self._ffn_matrices * self.hidden * self.moe_intermediate
+
+    @property
+    def shared_expert_params(self) -> int:
+        """Parameters of all shared experts of one layer."""
+        width = self.shared_intermediate or self.moe_intermediate
+        return self.shared_experts * self._ffn_matrices * self.hidden * width
+
+    @property
+    def router_params(self) -> int:
+        """Parameters of one layer's router."""
+        return self.hidden * self.experts
+
+    @property
+    def embedding_params(self) -> int:
+        """Parameters of the token embedding (the LM head has as many; tied models share them)."""
+        return self.vocab * self.hidden
+
+    @property
+    def _embedding_and_head(self) -> int:
+        return self.embedding_params * (1 if self.tie_embeddings else 2)
+
+    @property
+    def total_params(self) -> int:
+        """Parameters, every layer counted as softmax attention: the figure usually quoted.
+
+        Norms and biases are left out, and so are linear layers' own shapes, sparse indexers and
+        output gates, which :attr:`stored_params` counts.
+        """
+        moe = self.experts * self.expert_params + self.shared_expert_params + self.router_params
+        ffn = self.ffn_dense_layers * self.dense_ffn_params + self.moe_layers * moe
+        return self.layers * self.attention_params_per_layer + ffn + self._embedding_and_head
+
+    @property
+    def stored_params(self) -> int:
+        """Parameters a worker loads: linear layers as they are, indexers and gates included."""
+        linear = self.linear_params_per_layer - self.attention_params_per_layer
+        softmax = self.index_params_per_layer + self.gate_params_per_layer
+        return self.total_params + self.linear_layers * linear + self.kv_layers * softmax
+
+    @property
+    def active_params(self) -> int:
+        """Parameters one token passes through, routers left out (the quoted convention)."""
+        idle = (self.experts - self.top_k) * self.expert_params + self.router_params
+        return self.total_params - self.moe_layers * idle
+
+    # --- KV ---------------------------------------------------------------------------------
+
+    @property
+    def kv_elements_per_token_layer(self) -> int:
+        """Elements one token leaves in one layer's KV cache (MLA: latent and rotary key)."""
+        if self.attention == "mla":
+            return self.kv_lora + self.rope_dim
+        return 2 * self.kv_heads * self.head_dim
+
+    def kv_bytes_per_token(self, kv_bytes: float) -> float:
+        """Return the KV bytes of one token at ``kv_bytes`` per element, over all ``kv_layers``.
+
+        An upper bound for windowed models, whose window layers drop tokens behind the window; the
+        truth for a given context is :meth:`kv_bytes`. The sparse indexer's keys are apart, in
+        :attr:`index_bytes_per_token`.
+        """
+        return self.kv_layers * self.kv_elements_per_token_layer * kv_bytes
+
+    def growing_kv_bytes_per_token(self, kv_bytes: float) -> float:
+        """Return the bytes every further token of a long context adds, indexer keys included."""
+        growing = self.growing_layers * self.kv_elements_per_token_layer * kv_bytes
+        return growing + self.index_bytes_per_token
+
+    def kv_bytes(self, context: int, kv_bytes: float) -> float:
+        """Return the bytes a sequence of ``context`` tokens holds, windows and states included."""
+        kept = min(context, self.window or 0) * self.window_layers
+        windowed = kept * self.kv_elements_per_token_layer * kv_bytes
+        growing = self.growing_kv_bytes_per_token(kv_bytes) * context
+        return growing + windowed + self.linear_state_bytes()
+
+    @property
+    def index_bytes_per_token(self) -> int:
+        """Bytes of one token's index keys over all layers: fp8 elements and one fp32 scale each."""
+        return self.layers * (self.index_head_dim + INDEX_SCALE_BYTES) if self.index_top_k else 0
+
+    def linear_state_bytes(self, state_bytes: float = 2.0) -> float:
+        """Return the constant bytes of one sequence's linear layers: state and convolution tail."""
+        state = self.linear_value_heads * self.linear_head_dim**2
+        width = (2 * self.linear_key_heads + self.linear_value_heads) * self.linear_head_dim
+        return self.linear_layers * (state + width * max(self.linear_conv - 1, 0)) * state_bytes
+
+
+def _spread(layer: int, chosen: int, layers: int) -> bool:
+    """Return whether ``layer`` is one of ``chosen`` spread evenly over ``layers``, last one in."""
+    return (layer + 1) * chosen // layers > layer * chosen // layers

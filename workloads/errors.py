@@ -2,4 +2,4 @@
 
 
 class TraceError(ValueError):
-    """A trace file or workload setting cannot be used; the text names file, row, field and value."""
+    """A trace file or workload setting cannot be used; names the file, row, field and value."""

@@ -1,0 +1,295 @@
+"""The command line ``disaggsim``: the only user of Hydra.
+
+Hydra composes the settings and starts the jobs; below this module there are only plain mappings
+and checked objects. Results go to stdout and into the run's folder, talk goes to stderr. Exit
+codes: 0 for a finished run, 2 for input that cannot be used (one sentence), 130 when interrupted,
+1 for a bug (its traceback).
+"""
+
+import argparse
+import hashlib
+import logging
+import os
+import re
+import sys
+import traceback
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import hydra
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from simulator.configuration import suggest
+from simulator.errors import USER_ERRORS, ConfigError
+from simulator.experiment import Experiment, config_text
+from simulator.runs import (
+    REPORT,
+    Outcome,
+    carry_out,
+    claimed,
+    discard,
+    is_done,
+    progress_bar,
+    read_outcomes,
+    sweep_table,
+    table,
+)
+from simulator.settings import build_experiment, build_report_options
+
+BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
+INPUT_ERRORS = (*USER_ERRORS, HydraException, OmegaConfBaseException, yaml.YAMLError, OSError)
+"""What the user can mend: told in one sentence. Anything else is a bug and shows its traceback."""
+
+FOLDER_NAME_LIMIT = 120
+
+
+def main() -> int:
+    """Run the command line in ``sys.argv`` and return its exit code."""
+    OmegaConf.register_new_resolver("disaggsim.folder", folder_name, replace=True)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print and exit with 1
+    job = Job(command=uuid.uuid4().hex)
+    try:
+        _run_hydra(job)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        return INTERRUPTED
+    except INPUT_ERRORS as error:
+        _complain(sentence(error))
+        return BAD_INPUT
+    return _tell(job)
+
+
+def compose(overrides: Sequence[str] = ()) -> Experiment:
+    """Return the experiment the command line would run with these overrides.
+
+    Raises:
+        ConfigError, SpecError, TraceError: an override or setting cannot be used.
+    """
+    try:
+        with hydra.initialize_config_module("conf", version_base="1.3"):
+            config = hydra.compose("config", overrides=list(overrides))
+        return build_experiment(_plain(config))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(sentence(error)) from error
+
+
+def folder_name(overrides: str) -> str:
+    """Return a folder's name for a job's ``overrides``: readable, safe, and its own.
+
+    Slashes and other signs become ``_``; a digest then keeps apart what would look the same.
+    """
+    safe = re.sub(r"[^\w.=,+-]", "_", overrides)[:FOLDER_NAME_LIMIT].lstrip(".") or "default"
+    if safe in (overrides, "default"):
+        return safe
+    return f"{safe}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+@dataclass(slots=True)
+class Job:
+    """What Hydra calls with a composed configuration, here or in a launcher's worker process.
+
+    ``command`` identifies the command line all jobs of a sweep belong to. ``outcomes`` are of the
+    jobs this very process ran.
+    """
+
+    command: str
+    outcomes: list[Outcome] = field(default_factory=list)
+    process: int = field(default_factory=os.getpid)
+
+    def __call__(self, config: DictConfig) -> None:
+        """Carry out one job; however it ends is told by its outcome, never by an exception."""
+        settings = HydraConfig.get()
+        sweeping = settings.mode == RunMode.MULTIRUN
+        folder = Path(settings.runtime.output_dir)
+        try:
+            with claimed(folder):
+                status = self._work(config, folder, sweeping)
+                ending: dict[str, Any] = {"status": status}
+        except INPUT_ERRORS as error:
+            ending = {"status": "failed", "exit_code": BAD_INPUT, "message": sentence(error)}
+        except Exception:  # a bug: kept whole, so that a sweep's other jobs go on
+            text = traceback.format_exc()
+            ending = {"status": "failed", "exit_code": BUG, "message": text}
+        except KeyboardInterrupt:
+            discard(folder)
+            raise
+        outcome = Outcome(
+            command=self.command,
+            number=settings.job.num if sweeping else 0,
+            overrides=settings.job.override_dirname,
+            folder=os.path.relpath(folder),
+            **ending,
+        )
+        self.outcomes.append(outcome)
+        if sweeping:
+            outcome.write()
+        elif outcome.status == "failed":
+            discard(folder)
+
+    def _work(self, config: DictConfig, folder: Path, sweeping: bool) -> str:
+        settings = _plain(config)
+        text = config_text(settings)
+        if sweeping and is_done(folder, text):
+            return "skipped"
+        (folder / "summary.json").unlink(missing_ok=True)
+        experiment, options = build_experiment(settings), build_report_options(settings)
+        with progress_bar(enabled=os.getpid() == self.process) as progress:
+            carry_out(experiment, folder, config=text, html=options.html, progress=progress)
+        return "done"
+
+
+class Announce(Callback):
+    """Tells the command which configuration a sweep runs under: Hydra returns nothing from it."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Keep the sweep's configuration where :func:`main` finds it."""
+        HydraConfig.instance().set_config(config)
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes log records to whatever stderr is at the moment, so a progress bar stays whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record as a line."""
+        print(self.format(record), file=sys.stderr)  # noqa: T201 - the talk of the command line
+
+
+def _run_hydra(job: Job) -> None:
+    arguments = _parse(sys.argv[1:])
+    _warn_of_shadows(arguments)
+    sys.argv[1:] = _flags_last(sys.argv[1:], arguments.overrides)
+    start = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
+    start(job)()
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return cast(dict[str, Any], plain)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return Hydra's reading of the arguments, wherever the flags stand.
+
+    Raises:
+        ConfigError: a flag Hydra does not know, or one this program does without.
+    """
+    parser = get_args_parser()
+
+    def fail(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; disaggsim --help tells how to call it")
+
+    parser.error = fail  # type: ignore[method-assign, assignment]
+    arguments = parser.parse_intermixed_args(list(argv))
+    if arguments.experimental_rerun is not None:
+        raise ConfigError(
+            "--experimental-rerun is not supported: it would load a pickle; repeat the overrides"
+        )
+    return arguments
+
+
+def _flags_last(argv: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Return the arguments with the flags after the overrides, which Hydra wants side by side."""
+    flags = list(argv)
+    for override in overrides:
+        flags.remove(override)
+    return [*overrides, *flags]
+
+
+def _warn_of_shadows(arguments: argparse.Namespace) -> None:
+    """Warn of the user's files Hydra would ignore because shipped ones have the same name."""
+    if arguments.config_dir is None:
+        return
+    folder = Path(arguments.config_dir)
+    for path in sorted(folder.rglob("*.yaml")):
+        shipped = path.relative_to(folder)
+        if files("conf").joinpath(*shipped.parts).is_file():
+            _complain(
+                f"warning: {path} is ignored: disaggsim ships a {shipped} and takes its own; "
+                "give yours another name"
+            )
+
+
+def _tell(job: Job) -> int:
+    """Print what came of the command and return its exit code."""
+    if HydraConfig.initialized():
+        outcomes = read_outcomes(Path(HydraConfig.get().sweep.dir), job.command)
+        if any(outcome.status != "failed" for outcome in outcomes):
+            _say(sweep_table(outcomes))
+    else:
+        outcomes = job.outcomes
+        for outcome in outcomes:
+            _say_run(outcome)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failed:
+        _complain(
+            f"{outcome.overrides}: {outcome.message}" if len(outcomes) > 1 else outcome.message
+        )
+    return min((outcome.exit_code for outcome in failed), default=0)
+
+
+def _say_run(outcome: Outcome) -> None:
+    if outcome.status != "failed":
+        _say(table(outcome.summary))
+        report = Path(outcome.folder) / REPORT
+        _say(f"\nreport: {report}" if report.is_file() else f"\nrun: {outcome.folder}")
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - the command's result
+
+
+def _complain(text: str) -> None:
+    print(f"disaggsim: {text}", file=sys.stderr)  # noqa: T201 - the talk of the command line
+
+
+def sentence(error: BaseException) -> str:
+    """Return what is wrong, in one line, from an error of ours, Hydra's, YAML's or the system's."""
+    if isinstance(error, USER_ERRORS):
+        text = str(error)
+    elif isinstance(error, MissingConfigException):
+        text = _missing_config(error)
+    elif isinstance(error, OverrideParseException):
+        text = f"cannot read the override {error.override!r}: expected key=value or group=choice"
+    elif isinstance(error, MissingMandatoryValue):
+        text = f"{error.full_key} must be given: {error.full_key}=…"
+    elif isinstance(error, OmegaConfBaseException):
+        text = f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}"
+    elif isinstance(error, HydraException):
+        text = _hydra_sentence(error)
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return " ".join(text.split())
+
+
+def _missing_config(error: MissingConfigException) -> str:
+    if not error.options:
+        return str(error)
+    group, _, name = str(error.missing_cfg_file).rpartition("/")
+    hint = ""
+    if group == "hydra/launcher":
+        hint = "; more come with the extras joblib, slurm and ray: pip install 'disaggsim[joblib]'"
+    return f"{group}={name}: no such choice; {suggest(name, list(error.options))}{hint}"
+
+
+def _hydra_sentence(error: HydraException) -> str:
+    text = str(error)
+    if text.startswith("Ambiguous value"):
+        return f"{text.splitlines()[0]}: several values need -m (one run each), or [a,b] for a list"
+    cause = error.__cause__
+    parent = getattr(cause, "parent_node", None)
+    if isinstance(cause, OmegaConfBaseException) and isinstance(parent, Mapping | DictConfig):
+        return f"{cause.full_key}: no such setting; {suggest(cause.key, [str(k) for k in parent])}"
+    return text

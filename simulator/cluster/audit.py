@@ -1,0 +1,105 @@
+"""The laws every run must keep; a broken one is a bug of this program."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.errors import InvariantError
+from simulator.record import STATUSES, RunRecord
+
+if TYPE_CHECKING:
+    from simulator.cluster.simulation import Simulation
+
+Columns = Mapping[str, NDArray[np.float64] | NDArray[np.int32]]
+
+ORDER = (
+    ("arrival_s", "admitted_s"),
+    ("admitted_s", "prefill_queue_enter_s"),
+    ("prefill_queue_enter_s", "prefill_start_s"),
+    ("prefill_start_s", "prefill_end_s"),
+    ("prefill_end_s", "first_token_s"),
+    ("transfer_queue_enter_s", "transfer_start_s"),
+    ("transfer_start_s", "transfer_end_s"),
+    ("prefill_end_s", "transfer_end_s"),
+    ("transfer_end_s", "decode_queue_enter_s"),
+    ("decode_queue_enter_s", "decode_join_s"),
+    ("decode_join_s", "second_token_s"),
+    ("first_token_s", "finish_s"),
+    ("second_token_s", "finish_s"),
+)
+"""Pairs of moments of which the first never lies after the second."""
+
+
+def audit(simulation: "Simulation", record: RunRecord) -> None:
+    """Check every law on a run as it stands.
+
+    Raises:
+        InvariantError: naming the first law that does not hold, with the numbers.
+    """
+    for broken in (*_moments(record.requests), *_balances(simulation), *_totals(simulation)):
+        raise InvariantError(broken)
+
+
+def _moments(columns: Columns) -> Iterator[str]:
+    for earlier, later in ORDER:
+        wrong = columns[earlier] > columns[later]
+        if wrong.any():
+            at = int(np.flatnonzero(wrong)[0])
+            yield (
+                f"causality: request {at} has {earlier} {columns[earlier][at]!r} after {later} "
+                f"{columns[later][at]!r}"
+            )
+    completed = columns["status"] == STATUSES.index("completed")
+    if np.isnan(columns["finish_s"][completed]).any():
+        yield "causality: a completed request has no finish"
+    if not np.isnan(columns["finish_s"][~completed]).all():
+        yield "causality: an unfinished request has a finish"
+
+
+def _balances(simulation: "Simulation") -> Iterator[str]:
+    """Yield what is wrong with accounts that hold at every moment."""
+    for worker in simulation.workers:
+        if not 0 <= worker.used <= worker.capacity:
+            yield (
+                f"KV accounting: worker {worker.settings.worker} holds {worker.used} of "
+                f"{worker.capacity} blocks"
+            )
+    handoff = simulation.handoff
+    moving = handoff.started_bytes - handoff.delivered_bytes - handoff.bytes_in_flight
+    if abs(moving) > 1e-9 * max(1.0, handoff.started_bytes):
+        yield f"link accounting: {moving} bytes are neither under way nor delivered"
+    for router in (simulation.router, simulation.decode_router):
+        load = router.load
+        if min((*load.requests, *load.tokens, *load.kv_blocks), default=0) < 0:
+            yield "routing: a worker's load is negative"
+
+
+def _totals(simulation: "Simulation") -> Iterator[str]:
+    """Yield what is wrong with accounts that close when every request is done."""
+    ledger, workers = simulation.ledger, simulation.workers
+    if simulation.done < ledger.size:
+        return
+    columns = ledger.columns()
+    counts = np.bincount(columns["status"].astype(np.int64), minlength=len(STATUSES))
+    if counts[0] or counts.sum() != ledger.size:
+        yield f"conservation: {counts[0]} requests are neither finished, rejected nor failed"
+    served = columns["status"] == STATUSES.index("completed")
+    wanted = int(columns["output_tokens"][served].sum(dtype=np.int64))
+    emitted = sum(worker.decode_tokens + worker.prompts_closed for worker in workers)
+    if emitted != wanted:
+        yield f"tokens: {emitted} output tokens were produced but {wanted} were asked for"
+    resumed = sum(worker.prompts_closed for worker in workers) - int(served.sum())
+    prompts = int(columns["input_tokens"][served].sum(dtype=np.int64)) + resumed
+    prompts += int(columns["recomputed_tokens"].sum(dtype=np.int64))
+    computed = sum(worker.prefill_tokens for worker in workers)
+    if computed != prompts:
+        yield f"tokens: {computed} prompt tokens were computed but {prompts} were due"
+    for worker in workers:
+        if worker.used:
+            yield f"KV accounting: worker {worker.settings.worker} still holds {worker.used} blocks"
+    for router in (simulation.router, simulation.decode_router):
+        load = router.load
+        if any((*load.requests, *load.tokens, *load.kv_blocks)):
+            yield "routing: a load remains although every request is done"

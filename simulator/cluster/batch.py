@@ -1,0 +1,495 @@
+"""The continuous-batching worker: decodes handed-over requests, or serves whole ones (mixed).
+
+Between two changes of its batch a worker leaps: the ends of all iterations up to the next finish
+are summed in the very order a loop over iterations would, and it sleeps until then. Whoever needs
+its state in between has it advanced to the iteration under way. Iteration ``step`` runs with
+``context`` KV tokens in total, the ones it writes included.
+"""
+
+from collections import deque
+from heapq import heappop, heappush
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.cluster.clock import STEP_END, Clock
+from simulator.cluster.gaps import GapLog
+from simulator.cluster.ledger import Ledger
+from simulator.cluster.timing import DecodeTimes
+from simulator.cluster.worker import Listener, Step, Worker, WorkerSettings
+
+LEAP = 256
+"""Longest leap in iterations; longer ones are cut, which changes no result."""
+_SCALAR = 6
+_RAMP: NDArray[np.float64] = np.arange(LEAP, dtype=np.float64)
+_RAMP.flags.writeable = False
+
+
+class BatchWorker(Worker):
+    """Runs a batch of decoding sequences, with prompt chunks beside them when there are any.
+
+    Decodes come first in the token budget, then prompts in arrival order (vLLM v1). When the KV
+    cache is full the youngest sequence is preempted and later recomputed from its tokens.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_context",
+        "_ends",
+        "_fresh",
+        "_growth",
+        "_growth_left",
+        "_leap",
+        "_marks",
+        "_max_seqs",
+        "_paused",
+        "_pending",
+        "_prompt_step",
+        "_ready",
+        "_running",
+        "_since",
+        "_step",
+        "_times",
+        "gaps",
+        "leap_limit",
+    )
+
+    def __init__(
+        self, clock: Clock, ledger: Ledger, listener: Listener, settings: WorkerSettings
+    ) -> None:
+        super().__init__(clock, ledger, listener, settings)
+        self._times = DecodeTimes(settings.steps)
+        self.gaps = GapLog(self._times.seconds)
+        self._max_seqs = settings.batching.max_num_seqs
+        self._running: dict[int, int] = {}  # request -> step it ends at, youngest last
+        self._ends: list[tuple[int, int]] = []  # heap of (step, request); may hold stale entries
+        self._growth = [0] * settings.batching.block_size  # sequences by block phase
+        self._step = 0
+        self._context = 0
+        self._since = 0.0  # when iteration `_step` began
+        self._leap = 0  # iterations until the alarm; 0 when idle
+        self._marks: NDArray[np.float64] | None = None  # their ends, when there are many
+        self._growth_left = 0  # at most the blocks the rest of the leap will take
+        self._prompt_step: Step | None = None
+        self._arrived: deque[int] = deque()  # KV here, not yet in the batch
+        self._pending: deque[int] = deque()  # want blocks for a transfer
+        self._paused: dict[int, float] = {}  # preempted -> when its last token was emitted
+        self._fresh: list[int] = []  # joined from a transfer in this iteration
+        self._ready: list[int] = []  # prompts computed here in the step that just ended
+        self.leap_limit = LEAP
+
+    # --- what others ask of it ---------------------------------------------------------------
+
+    def enqueue(self, request: int) -> None:
+        """Take a whole request into the queue (mixed role)."""
+        self.prompts.append(request)
+        if len(self.prompts) == 1:
+            self._interrupt()
+
+    def reserve(self, request: int) -> None:
+        """Set blocks aside for a transfer, at once or as soon as there are any, in order."""
+        blocks = self._held(request, self._ledger.input_tokens[request] + 1)
+        if self._pending or self._paused or not self._has_room(blocks):
+            self._pending.append(request)
+            if self.busy_since is None:
+                self._nudge()
+            return
+        self.used += blocks
+        self._listener.reserved(request)
+
+    def join(self, request: int) -> None:
+        """Take a request whose KV has arrived into the batch at the next boundary."""
+        self._arrived.append(request)
+        if len(self._running) < self._max_seqs:
+            self._interrupt()
+
+    def observe(self) -> tuple[int, int]:
+        """Return how many requests wait and how many are in the batch, now."""
+        self._advance()
+        computing = self._prompt_step.prompts if self._prompt_step else 0
+        waiting = len(self.prompts) - (1 if self.head_done else 0)
+        return waiting + len(self._arrived) + len(self._pending), len(self._running) + computing
+
+    # --- the step ----------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """End the leap that is due and begin the next."""
+        self._clock.turn = self.alarm.turn
+        now = self._clock.now
+        if self._leap:
+            self._commit(self._leap)
+            self._leap = self._growth_left = 0
+            if self._prompt_step is not None:
+                self._close_prompts(self._prompt_step, now)
+            if self._ends and self._ends[0][0] <= self._step:
+                self._finish_due()
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        self._since = now
+        preempted = self._grow(now) if self._running else False
+        if self._ready:
+            self._join_ready(now)
+        if self._pending:
+            self._grant()
+        if self._arrived:
+            self._join_arrived(now)
+        held_back = preempted and bool(self._running)
+        if self.prompts and not held_back:
+            self._prompt_step = self._form(now)
+        if self._prompt_step is not None:
+            self._mixed_step(self._prompt_step, now)
+        elif self._running:
+            self._plan(now, 1 if held_back else self.leap_limit)
+        else:
+            self._rest(now)
+            return
+        self._work(now)
+
+    def _plan(self, now: float, limit: int) -> None:
+        """Find how far the batch stays as it is, ``limit`` iterations at most, and when that is."""
+        batch = len(self._running)
+        context = self._context
+        piece = self._times.piece(batch, context)
+        leap = self._reach(batch, piece.upto, limit)
+        _, c0, c1, c2 = piece
+        if leap <= _SCALAR:
+            self._marks = None
+            end = first = now + (c0 + context * (c1 + context * c2))
+            for _ in range(leap - 1):
+                context += batch
+                end += c0 + context * (c1 + context * c2)
+        else:
+            contexts = context + batch * _RAMP[:leap]
+            seconds = c0 + contexts * (c1 + contexts * c2)
+            seconds[0] += now
+            self._marks = marks = np.add.accumulate(seconds)
+            first, end = float(marks[0]), float(marks[-1])
+        self._leap = leap
+        self.alarm.set(end, STEP_END)
+        if self._fresh:
+            self._stamp_second(first)
+
+    def _reach(self, batch: int, upto: float, limit: int) -> int:
+        """Return the number of iterations until the batch, a piece or the KV cache ends."""
+        leap = min(self._ends[0][0] - self._step, limit)
+        last = self._context + batch * (leap - 1)
+        if last > upto:
+            leap = int((upto - self._context) // batch) + 1
+        self._growth_left = 0
+        if leap > 1 and self.settings.batching.reserve == "prompt":
+            leap = self._within_memory(batch, leap)
+        return leap
+
+    def _within_memory(self, batch: int, leap: int) -> int:
+        size = len(self._growth)
+        bound = batch * ((leap + size - 2) // size)
+        room = self.capacity - self.used
+        if bound <= room:
+            self._growth_left = bound
+            return leap
+        taken = 0
+        for ahead in range(1, leap):
+            more = self._growth[(self._step + ahead) % size]
+            if taken + more > room:
+                self._growth_left = taken
+                return ahead
+            taken += more
+        self._growth_left = taken
+        return leap
+
+    def _mixed_step(self, step: Step, now: float) -> None:
+        batch = len(self._running)
+        seconds = self.settings.steps.step_seconds(
+            step.tokens, step.pairs, step.past, step.prompts, batch, self._context
+        )
+        step.ends = now + seconds
+        self._marks = None
+        self._leap = 1
+        self._growth_left = 0
+        self.prefill_tokens += step.tokens
+        self.gaps.gap(seconds, batch - len(self._fresh))
+        self.alarm.set(step.ends, STEP_END)
+        if self._fresh:
+            self._stamp_second(step.ends)
+            self._fresh.clear()  # their first gap ends here, and is not one of this step's
+
+    def _stamp_second(self, when: float) -> None:
+        second = self._ledger.second_token
+        for request in self._fresh:
+            second[request] = when
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def _commit(self, count: int) -> None:
+        """Account for ``count`` finished iterations; the growth of the one after is not taken."""
+        batch = len(self._running)
+        if batch and self._prompt_step is None:
+            self._log(batch, count)
+        if count > 1:
+            self.used += self._growth_over(count - 1)
+        self._step += count
+        self._context += batch * count
+        self.decode_tokens += batch * count
+        self.step_count += count
+
+    def _log(self, batch: int, count: int) -> None:
+        fresh, context, gaps = len(self._fresh), self._context, self.gaps
+        if fresh:
+            gaps.iterations(batch, batch - fresh, context, 1)
+            self._fresh.clear()
+            context += batch
+            count -= 1
+        if count:
+            gaps.iterations(batch, batch, context, count)
+
+    def _growth_over(self, count: int) -> int:
+        """Return the blocks taken over the ``count`` iterations after the current one."""
+        growth, step, size = self._growth, self._step, len(self._growth)
+        whole, rest = divmod(count, size)
+        taken = sum(growth) * whole if whole else 0
+        for ahead in range(1, rest + 1):
+            taken += growth[(step + ahead) % size]
+        return taken
+
+    def _advance(self) -> None:
+        """Commit the iterations that lie before the event being processed."""
+        if self._leap <= 1:
+            return
+        done, began = self._iterations_until(self._clock.now)
+        if not done:
+            return
+        used = self.used
+        self._commit(done)
+        self.used += self._growth[self._step % len(self._growth)]  # taken as its iteration began
+        self._growth_left -= self.used - used
+        self._leap -= done
+        self._since = began
+        if self._marks is not None:
+            self._marks = self._marks[done:]
+
+    def _iterations_until(self, now: float) -> tuple[int, float]:
+        """Return how many iterations of the leap are over and when the current one began."""
+        past = self._clock.turn > self.alarm.turn
+        if self._marks is not None:
+            done = int(np.searchsorted(self._marks, now, side="right" if past else "left"))
+            done = min(done, self._leap - 1)
+            return done, float(self._marks[done - 1]) if done else self._since
+        batch, context, began = len(self._running), self._context, self._since
+        _, c0, c1, c2 = self._times.piece(batch, context)
+        for done in range(self._leap - 1):
+            end = began + (c0 + context * (c1 + context * c2))
+            if end > now or (end == now and not past):
+                return done, began
+            began = end
+            context += batch
+        return self._leap - 1, began
+
+    def _interrupt(self) -> None:
+        """Let the batch change at the end of the iteration under way."""
+        if self.busy_since is None:
+            self._nudge()
+        elif self._leap > 1:
+            self._advance()
+            if self._leap > 1:
+                self._shorten(1)
+
+    def _shorten(self, leap: int) -> None:
+        """Wake up after ``leap`` iterations from the current one instead of later."""
+        if self._marks is not None:
+            end = float(self._marks[leap - 1])
+            self._marks = self._marks[:leap]
+        else:
+            end, context, batch = self._since, self._context, len(self._running)
+            _, c0, c1, c2 = self._times.piece(batch, context)
+            for _ in range(leap):
+                end += c0 + context * (c1 + context * c2)
+                context += batch
+        self._leap = leap
+        self._growth_left = self._growth_over(leap - 1)
+        self.alarm.set(end, STEP_END)
+
+    # --- KV blocks -----------------------------------------------------------------------------
+
+    def _held(self, request: int, length: int) -> int:
+        """Return the blocks to set aside for a sequence whose next token is its ``length``-th."""
+        ledger = self._ledger
+        whole = ledger.input_tokens[request] + ledger.output_tokens[request] - 1
+        if self.settings.batching.reserve == "full":
+            return self.blocks(whole)
+        return self.blocks(min(length, whole))
+
+    def _has_room(self, blocks: int) -> bool:
+        """Tell whether ``blocks`` are free now; shorten the leap if they leave it too few."""
+        if self.used + self._growth_left + blocks <= self.capacity:
+            return True
+        if self._leap > 1:
+            self._advance()
+        if self.used + blocks > self.capacity:
+            return False
+        if self._leap > 1:
+            self.used += blocks
+            fits = self._within_memory(len(self._running), self._leap)
+            self.used -= blocks
+            if fits < self._leap:
+                self._shorten(fits)
+        return True
+
+    def _grant(self) -> None:
+        """Grant reservations in order, as far as blocks go; preempted sequences go first."""
+        pending = self._pending
+        while pending and not self._paused:
+            blocks = self._held(pending[0], self._ledger.input_tokens[pending[0]] + 1)
+            if self.used + blocks > self.capacity:
+                return
+            self.used += blocks
+            self._listener.reserved(pending.popleft())
+
+    def _grow(self, now: float) -> bool:
+        """Take this iteration's new blocks, preempting the youngest until they fit."""
+        growth = self._growth
+        phase = self._step % len(growth)
+        if not growth[phase]:
+            return False
+        preempted = False
+        while self.used + growth[phase] > self.capacity:
+            preempted = True
+            self._preempt(now)
+        self.used += growth[phase]
+        return preempted
+
+    def _preempt(self, now: float) -> None:
+        if self.head_done:
+            self._drop_partial_prompt()
+            return
+        request, end = self._running.popitem()
+        ledger = self._ledger
+        left = end - self._step
+        generated = ledger.output_tokens[request] - left
+        length = ledger.input_tokens[request] + generated
+        self._remove(length)
+        self.used -= self.blocks(length - 1)
+        ledger.generated[request] = generated
+        ledger.preemptions[request] += 1
+        ledger.recomputed_tokens[request] += length - 1
+        self._paused[request] = now
+        self.prompts.appendleft(request)
+
+    def _drop_partial_prompt(self) -> None:
+        request = self.prompts[0]
+        self.used -= self._held(request, self._target(request) + 1)
+        self._ledger.preemptions[request] += 1
+        self._ledger.recomputed_tokens[request] += self.head_done
+        if self._ledger.generated[request] == 0:
+            self.settings.load.tokens[self.settings.index] += self.head_done
+        self.head_done = 0
+
+    def _remove(self, length: int) -> None:
+        """Take a sequence with ``length`` KV tokens in this iteration out of the sums."""
+        self._context -= length
+        if self.settings.batching.reserve == "prompt":
+            size = len(self._growth)
+            self._growth[(self._step - length + 1) % size] -= 1
+
+    # --- membership ----------------------------------------------------------------------------
+
+    def _add(self, request: int) -> None:
+        """Let a sequence whose KV and next token are here take part from this iteration on."""
+        ledger, step = self._ledger, self._step
+        generated = ledger.generated[request]
+        length = ledger.input_tokens[request] + generated
+        end = step + ledger.output_tokens[request] - generated
+        self._running[request] = end
+        heappush(self._ends, (end, request))
+        self._context += length
+        if self.settings.batching.reserve == "prompt":
+            size = len(self._growth)
+            self._growth[(step - length + 1) % size] += 1
+
+    def _join_arrived(self, now: float) -> None:
+        arrived, join = self._arrived, self._ledger.decode_join
+        while arrived and len(self._running) < self._max_seqs:
+            request = arrived.popleft()
+            join[request] = now
+            self._add(request)
+            self._fresh.append(request)
+
+    def _join_ready(self, now: float) -> None:
+        join, queued = self._ledger.decode_join, self._ledger.decode_queue_enter
+        for request in self._ready:
+            if self._paused.pop(request, None) is None:
+                join[request] = queued[request] = now
+            self._add(request)
+        self._ready.clear()
+
+    def _finish_due(self) -> None:
+        ledger, running, ends, step = self._ledger, self._running, self._ends, self._step
+        while ends and ends[0][0] <= step:
+            end, request = heappop(ends)
+            if running.get(request) != end:
+                continue  # left over from before a preemption
+            del running[request]
+            length = ledger.input_tokens[request] + ledger.output_tokens[request]
+            self._remove(length)
+            self.used -= self.blocks(length - 1)
+            self._listener.finished(request)
+
+    # --- prompts -------------------------------------------------------------------------------
+
+    def _form(self, now: float) -> Step | None:
+        """Fill what the decodes leave of the token budget with prompt chunks, in order."""
+        batching, prompts, step = self.settings.batching, self.prompts, Step()
+        budget = batching.max_num_batched_tokens - len(self._running)
+        seats = self._max_seqs - len(self._running)
+        while prompts and budget > 0 and step.prompts < seats:
+            request, done = prompts[0], self.head_done
+            left = self._target(request) - done
+            if left > budget and not batching.chunked_prefill and step.tokens:
+                break
+            if not done and not self._admit(request, now):
+                break
+            chunk = left if left <= budget or not batching.chunked_prefill else budget
+            step.add(chunk, done)
+            if self._ledger.generated[request] == 0:
+                step.placed += chunk
+            budget -= chunk
+            if chunk < left:
+                self.head_done = done + chunk
+                break
+            self.head_done = 0
+            step.finishing.append(prompts.popleft())
+        return step if step.tokens else None
+
+    def _target(self, request: int) -> int:
+        """Return the tokens to compute: the prompt, and what was generated before a preemption."""
+        return self._ledger.input_tokens[request] + self._ledger.generated[request]
+
+    def _admit(self, request: int, now: float) -> bool:
+        """Set blocks aside for the prompt and its first token, if there are as many."""
+        blocks = self._held(request, self._target(request) + 1)
+        if self.used + blocks > self.capacity:
+            return False
+        self.used += blocks
+        if request not in self._paused:
+            self._ledger.prefill_start[request] = now
+        return True
+
+    def _close_prompts(self, step: Step, now: float) -> None:
+        """Emit the token that ends each computed prompt; it decodes from the next step on."""
+        self._prompt_step = None
+        ledger = self._ledger
+        self.settings.load.tokens[self.settings.index] -= step.placed
+        self.prompts_closed += len(step.finishing)
+        for request in step.finishing:
+            ledger.generated[request] += 1
+            paused = self._paused.get(request)
+            if paused is None:
+                ledger.prefill_end[request] = ledger.first_token[request] = now
+            else:
+                self.gaps.gap(now - paused, 1)
+            if ledger.generated[request] < ledger.output_tokens[request]:
+                self._ready.append(request)
+                continue
+            self._paused.pop(request, None)
+            self.used -= self._held(request, self._target(request))
+            self._listener.finished(request)

@@ -1,0 +1,96 @@
+"""Absolute-time wake-ups on a plain simpy environment, with a stated order among ties.
+
+simpy schedules relative delays, and ``now + (t - now)`` need not equal ``t``; and it orders ties by
+when they were scheduled, which depends on how often a worker wakes. Both would make a leap differ
+from stepping. This module alone touches simpy's private queue (hence ``simpy<5``): entries are
+``(time, priority, rank, event)``, where the rank orders components, not scheduling calls.
+"""
+
+from collections.abc import Callable, Generator
+from heapq import heappush
+from typing import Any
+
+from simpy import Environment
+from simpy.events import Event
+
+# The order of events at one instant; then by component, then by wake-up. simpy itself uses 0.
+STEP_END = 1
+TRANSFER_END = 2
+READY = 3
+ARRIVAL = 4
+ADMISSION = 5
+TICK = 6
+
+_SERIALS = 1 << 40
+_COMPONENTS = 1 << 20
+
+
+class _Wake(Event):
+    """An event that has succeeded from birth: it only waits for its time."""
+
+    _ok = True
+    _value = None
+
+    def __init__(self) -> None:
+        self.callbacks = []
+
+
+class Clock:
+    """The simulation's time and whose turn it is.
+
+    ``turn`` encodes priority and component of the event being processed, so that a component can
+    tell whether a boundary of its own at this very instant lies before or after it.
+    """
+
+    __slots__ = ("env", "turn")
+
+    def __init__(self) -> None:
+        self.env = Environment()
+        self.turn = 0
+
+    @property
+    def now(self) -> float:
+        """Simulated seconds since the start."""
+        return self.env._now
+
+
+def turn_of(priority: int, component: int) -> int:
+    """Return where events of ``component`` with ``priority`` stand among ties."""
+    return priority * _COMPONENTS + component
+
+
+class Alarm:
+    """The one pending wake-up of one component; setting it again replaces it.
+
+    ``turn`` is where the wake-up last set stands among ties; the component puts it on the clock
+    when it wakes.
+    """
+
+    __slots__ = ("_queue", "_rank", "_turns", "event", "turn")
+
+    def __init__(self, clock: Clock, component: int) -> None:
+        self._queue = clock.env._queue
+        self._rank = component * _SERIALS
+        self._turns = [turn_of(priority, component) for priority in range(TICK + 1)]
+        self.turn = 0
+        self.event: Event = _Wake()
+
+    def set(self, when: float, priority: int) -> None:
+        """Wake the component at ``when`` (absolute seconds, not in the past), and only then."""
+        event = _Wake()
+        old = self.event
+        if old.callbacks:
+            event.callbacks, old.callbacks = old.callbacks, []
+        self.event = event
+        self.turn = self._turns[priority]
+        self._rank += 1
+        heappush(self._queue, (when, priority, self._rank, event))  # type: ignore[misc]
+
+
+def sleeper(alarm: Alarm, wake: Callable[[], None]) -> Generator[Event, Any, None]:
+    """Sleep until the alarm rings, handle it, and sleep again: the life of every component."""
+    while True:
+        yield alarm.event
+        wake()
+        if alarm.event.callbacks is None:  # it has rung and nobody set it again
+            alarm.event = _Wake()

@@ -1,0 +1,109 @@
+"""All inter-token gaps of a run, pooled into a fine histogram without touching single tokens."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.record import GapHistogram
+
+BINS_PER_DECADE = 1000
+DECADES = (-6, 5)
+EDGES: NDArray[np.float64] = 10.0 ** (
+    np.arange(DECADES[0] * BINS_PER_DECADE, DECADES[1] * BINS_PER_DECADE + 1) / BINS_PER_DECADE
+)
+EDGES.flags.writeable = False
+_FLUSH = 1 << 16
+
+Run = tuple[int, int, int, int]
+SecondsOver = Callable[[int, NDArray[np.float64]], NDArray[np.float64]]
+
+
+class GapLog:
+    """Counts gaps: one of ``seconds`` for each of ``weight`` sequences.
+
+    Runs of decode iterations are kept as ``(batch, weight, first context, iterations)`` and
+    expanded later, vectorised, with the same expressions that timed them.
+    """
+
+    __slots__ = ("_counts", "_gaps", "_max", "_runs", "_seconds")
+
+    def __init__(self, seconds: SecondsOver) -> None:
+        self._seconds = seconds
+        self._counts = np.zeros(len(EDGES) - 1, dtype=np.int64)
+        self._runs: list[Run] = []
+        self._gaps: list[tuple[float, int]] = []
+        self._max = 0.0
+
+    def iterations(self, batch: int, weight: int, context: int, count: int) -> None:
+        """Record ``count`` iterations of ``batch``, ``context`` tokens long in the first of them."""
+        runs = self._runs
+        runs.append((batch, weight, context, count))
+        if len(runs) >= _FLUSH:
+            self._flush_runs()
+
+    def gap(self, seconds: float, weight: int) -> None:
+        """Record one gap of ``seconds`` that ``weight`` sequences saw."""
+        gaps = self._gaps
+        gaps.append((seconds, weight))
+        if len(gaps) >= _FLUSH:
+            self._flush_gaps()
+
+    def _flush_runs(self) -> None:
+        runs = np.array(self._runs, dtype=np.int64).reshape(-1, 4)
+        self._runs.clear()
+        for batch in np.unique(runs[:, 0]):
+            for block in np.array_split(
+                chosen := runs[runs[:, 0] == batch], len(chosen) // 512 + 1
+            ):
+                self._expand(int(batch), block)
+
+    def _expand(self, batch: int, runs: NDArray[np.int64]) -> None:
+        _, weight, context, count = runs.T
+        first = np.repeat(np.cumsum(count) - count, count)
+        step = np.arange(len(first)) - first
+        contexts = (np.repeat(context, count) + step * batch).astype(np.float64)
+        self._add(self._seconds(batch, contexts), np.repeat(weight, count))
+
+    def _flush_gaps(self) -> None:
+        gaps = self._gaps
+        self._add(np.array([g for g, _ in gaps]), np.array([w for _, w in gaps], dtype=np.int64))
+        gaps.clear()
+
+    def _add(self, seconds: NDArray[np.float64], weight: NDArray[np.int64]) -> None:
+        if len(seconds) == 0:
+            return
+        seen = seconds[weight > 0]
+        self._max = max(self._max, float(seen.max(initial=0.0)))
+        np.add.at(self._counts, _bins(seconds), weight)
+
+    def settle(self) -> None:
+        """Count everything recorded so far."""
+        self._flush_runs()
+        self._flush_gaps()
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Gaps per bin of :data:`EDGES`, once settled."""
+        return self._counts
+
+    @property
+    def longest(self) -> float:
+        """The longest gap in seconds, once settled."""
+        return self._max
+
+
+def _bins(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+    found = np.searchsorted(EDGES, seconds, side="right") - 1
+    return np.clip(found, 0, len(EDGES) - 2)
+
+
+def pooled(logs: Sequence[GapLog], firsts: NDArray[np.float64]) -> GapHistogram:
+    """Return the histogram of all ``logs``, ``firsts`` (one gap each) included."""
+    counts = np.bincount(_bins(firsts), minlength=len(EDGES) - 1).astype(np.int64)
+    longest = float(firsts.max(initial=0.0))
+    for log in logs:
+        log.settle()
+        counts += log.counts
+        longest = max(longest, log.longest)
+    return GapHistogram(edges=EDGES, counts=counts, max_s=longest)

@@ -1,0 +1,127 @@
+"""The prefill worker: token-budget batches of prompt chunks, one pipeline-depth of them in flight."""
+
+from collections import deque
+
+from simulator.cluster.clock import ADMISSION, STEP_END, Clock
+from simulator.cluster.ledger import Ledger
+from simulator.cluster.worker import Listener, Step, Worker, WorkerSettings
+
+
+class PrefillWorker(Worker):
+    """Computes prompts, first come first served, and holds their KV until it is handed over.
+
+    With a pipeline of s stages a step may start when the one before has left the first stage,
+    ``seconds / s`` after it began, so the chunks of one long prompt follow each other (CPP).
+    """
+
+    __slots__ = ("_flight", "_stage_free")
+
+    def __init__(
+        self, clock: Clock, ledger: Ledger, listener: Listener, settings: WorkerSettings
+    ) -> None:
+        super().__init__(clock, ledger, listener, settings)
+        self._flight: deque[Step] = deque()
+        self._stage_free = 0.0
+
+    def enqueue(self, request: int) -> None:
+        """Take a request into the queue."""
+        self.prompts.append(request)
+        self._wake_when_free()
+
+    def release(self, request: int) -> None:
+        """Let go of a handed-over prompt's KV."""
+        blocks = self.blocks(self._ledger.input_tokens[request])
+        self.used -= blocks
+        self.settings.load.kv_blocks[self.settings.index] -= blocks
+        if self.prompts:
+            self._wake_when_free()
+
+    def _wake_when_free(self) -> None:
+        if self._stage_free <= self._clock.now:
+            self.alarm.set(self._clock.now, ADMISSION)
+        elif self._stage_free < self._flight[0].ends:
+            self.alarm.set(self._stage_free, STEP_END)
+
+    def wake(self) -> None:
+        """Close the steps that are through, start the next if the first stage is free."""
+        self._clock.turn = self.alarm.turn
+        now = self._clock.now
+        flight = self._flight
+        while flight and flight[0].ends <= now:
+            self._close(flight.popleft())
+        if self.prompts and self._stage_free <= now:
+            step = self._form(now)
+            if step.tokens:
+                self._start(step, now)
+        self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        flight = self._flight
+        if not flight:
+            self._rest(now)
+            return
+        when = flight[0].ends
+        if self.prompts and now < self._stage_free < when:
+            when = self._stage_free
+        self.alarm.set(when, STEP_END)
+
+    def _form(self, now: float) -> Step:
+        """Fill the token budget from the head of the queue."""
+        ledger, prompts, batching = self._ledger, self.prompts, self.settings.batching
+        budget, step = batching.max_num_batched_tokens, Step()
+        while prompts and budget > 0 and step.prompts < batching.max_num_seqs:
+            request = prompts[0]
+            done = self.head_done
+            left = ledger.input_tokens[request] - done
+            if left > budget and not batching.chunked_prefill and step.tokens:
+                break
+            if not done and not self._admit(request, now):
+                break
+            chunk = left if left <= budget or not batching.chunked_prefill else budget
+            step.add(chunk, done)
+            budget -= chunk
+            if chunk < left:
+                self.head_done = done + chunk
+                break
+            self.head_done = 0
+            step.finishing.append(prompts.popleft())
+        return step
+
+    def _admit(self, request: int, now: float) -> bool:
+        """Set the prompt's blocks aside, if there are as many."""
+        blocks = self.blocks(self._ledger.input_tokens[request])
+        if self.used + blocks > self.capacity:
+            return False
+        self.used += blocks
+        self._ledger.prefill_start[request] = now
+        return True
+
+    def _start(self, step: Step, now: float) -> None:
+        steps = self.settings.steps
+        seconds = steps.step_seconds(step.tokens, step.pairs, step.past, step.prompts, 0, 0)
+        pace = seconds / steps.stages
+        before = self._flight[-1].ends if self._flight else 0.0
+        step.ends = max(now + seconds, before + pace)
+        self._stage_free = now + pace
+        self._flight.append(step)
+        self._work(now)
+        self.step_count += 1
+        self.prefill_tokens += step.tokens
+        for request in step.finishing:
+            self._listener.prefilling(request, step.ends)
+
+    def _close(self, step: Step) -> None:
+        ledger, now, load = self._ledger, self._clock.now, self.settings.load
+        index = self.settings.index
+        load.tokens[index] -= step.tokens
+        self.prompts_closed += len(step.finishing)
+        for request in step.finishing:
+            ledger.prefill_end[request] = ledger.first_token[request] = now
+            ledger.generated[request] = 1
+            load.requests[index] -= 1
+            self._listener.prefilled(request)
+
+    def observe(self) -> tuple[int, int]:
+        """Return how many requests wait and how many are being computed, now."""
+        waiting = len(self.prompts) - (1 if self.head_done else 0)
+        return waiting, sum(step.prompts for step in self._flight)

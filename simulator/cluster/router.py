@@ -1,0 +1,43 @@
+"""Applies a routing policy to a pool, with its own stream of draws."""
+
+import numpy as np
+
+from simulator.cluster.worker import Load
+from simulator.errors import ConfigError
+from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
+
+_DRAWS = 4096
+
+
+class Router:
+    """Asks the policy for each request and keeps what it may see up to date.
+
+    Every request consumes one draw whatever the policy, so policies meet the same luck.
+    """
+
+    __slots__ = ("_choose", "_draws", "_generator", "_order", "_policy", "_size", "_view", "load")
+
+    def __init__(self, policy: RoutingPolicy, load: Load, generator: np.random.Generator) -> None:
+        self.load = load
+        self._policy = policy
+        self._choose = policy.choose
+        self._view = PoolView(load.requests, load.tokens, load.kv_blocks)
+        self._size = len(load.requests)
+        self._generator = generator
+        self._draws: list[float] = []
+        self._order = 0
+
+    def place(self, request: int, input_tokens: int, output_tokens: int) -> int:
+        """Return the index of the worker that gets ``request``."""
+        if not self._draws:
+            self._draws = self._generator.random(_DRAWS).tolist()[::-1]
+        draw = self._draws.pop()
+        routed = RoutedRequest(request, input_tokens, output_tokens, self._order, draw)
+        self._order += 1
+        index = self._choose(routed, self._view)
+        if not 0 <= index < self._size:
+            raise ConfigError(
+                f"router {type(self._policy).__name__}: chose worker {index!r} for request "
+                f"{request}, but the pool has workers 0 to {self._size - 1}"
+            )
+        return index

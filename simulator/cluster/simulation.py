@@ -1,0 +1,380 @@
+"""One simulation: the components, wired together, from the first arrival to the last token."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware.fabric import Fabric, Slot
+from simulator.cluster.audit import audit
+from simulator.cluster.batch import BatchWorker
+from simulator.cluster.clock import Alarm, Clock, sleeper
+from simulator.cluster.gaps import pooled
+from simulator.cluster.handoff import Endpoint, Handoff, Ports
+from simulator.cluster.ledger import COMPLETED, REJECTED, Ledger
+from simulator.cluster.links import Arrivals, FifoLinks, SharedLinks, equal_shares, max_min_shares
+from simulator.cluster.prefill import PrefillWorker
+from simulator.cluster.router import Router
+from simulator.cluster.source import Source
+from simulator.cluster.telemetry import Telemetry
+from simulator.cluster.worker import Load, Worker, WorkerSettings
+from simulator.deployment import Deployment, Pool
+from simulator.errors import ConfigError, InvariantError
+from simulator.latency.base import WorkerSpec
+from simulator.layout import MemoryBudget, plan_memory
+from simulator.record import REASONS, GapHistogram, RunRecord, WorkerInfo
+
+Column = NDArray[np.float64] | NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """The requests: arrival seconds (rising), and lengths in tokens (at least 1), each (n,).
+
+    With ``concurrency`` that many clients send them in order instead, each after its last answer.
+
+    Raises:
+        ConfigError: unequal lengths, falling or negative arrivals, a length or count below 1.
+    """
+
+    arrival_s: NDArray[np.float64]
+    input_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        arrival = self.arrival_s
+        if not len(arrival) == len(self.input_tokens) == len(self.output_tokens):
+            raise ConfigError("traffic: arrival_s, input_tokens and output_tokens differ in length")
+        if len(arrival) == 0:
+            raise ConfigError("traffic: no requests to simulate")
+        if not (np.isfinite(arrival).all() and arrival[0] >= 0 and (np.diff(arrival) >= 0).all()):
+            raise ConfigError("traffic: arrival_s must be finite, at least 0 s and never fall")
+        if min(self.input_tokens.min(), self.output_tokens.min()) < 1:
+            raise ConfigError("traffic: every request needs at least 1 input and 1 output token")
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ConfigError(f"traffic: concurrency must be at least 1, not {self.concurrency!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How to run: ``seed`` of the routing stream, gauge interval and last instant in seconds.
+
+    ``progress`` is called after each sample of the gauges with the simulated seconds and the requests done.
+    ``leap`` bounds the iterations a decode worker takes at once; it changes no result.
+    """
+
+    seed: int = 0
+    sample_interval_s: float = 1.0
+    until_s: float | None = None
+    progress: Callable[[float, int], None] | None = None
+    leap: int | None = None
+
+
+class Simulation:
+    """A deployment under traffic. ``run`` it to the end, or ``step`` through its events."""
+
+    def __init__(self, deployment: Deployment, traffic: Traffic, options: RunOptions) -> None:
+        self.deployment = deployment
+        self.options = options
+        self.ledger = Ledger(traffic.arrival_s, traffic.input_tokens, traffic.output_tokens)
+        self.clock = Clock()
+        self.done = 0
+        self._finish = self.clock.env.event()
+        self._component = 0
+        self.entries: list[PrefillWorker | BatchWorker] = []
+        self.decoders: list[BatchWorker] = []
+        self.workers: list[PrefillWorker | BatchWorker] = []
+        self._specs: list[WorkerSpec] = []
+        self.source = Source(self.clock, self.ledger, self._arrive, traffic.concurrency)
+        self._build_workers()
+        self._build_links()
+        self._build_telemetry()
+        self._start()
+
+    # --- wiring --------------------------------------------------------------------------------
+
+    def _build_workers(self) -> None:
+        sizes = {pool.role: pool.workers for pool in self.deployment.pools}
+        entry = Load.of(sizes.get("prefill", 0) + sizes.get("mixed", 0))
+        decode = Load.of(sizes.get("decode", 0))
+        streams = np.random.SeedSequence(self.options.seed, spawn_key=(2,)).spawn(2)
+        generators = [np.random.default_rng(stream) for stream in streams]
+        self.router = Router(self.deployment.router, entry, generators[0])
+        self.decode_router = Router(self.deployment.decode_router, decode, generators[1])
+        self.handoff = Handoff(
+            self.clock, self.ledger, self.deployment.transfer, self.decode_router
+        )
+        for role in ("prefill", "mixed", "decode"):
+            for pool in self.deployment.pools:
+                if pool.role == role:
+                    self._build_pool(pool)
+
+    def _build_pool(self, pool: Pool) -> None:
+        spec = _worker_spec(self.deployment, pool)
+        steps = self.deployment.latency.bind(spec)
+        for _ in range(pool.workers):
+            team = self.decoders if pool.role == "decode" else self.entries
+            router = self.decode_router if pool.role == "decode" else self.router
+            settings = WorkerSettings(
+                worker=len(self.workers),
+                index=len(team),
+                spec=spec,
+                batching=pool.batching,
+                steps=steps,
+                load=router.load,
+            )
+            kind = PrefillWorker if pool.role == "prefill" else BatchWorker
+            worker = kind(self.clock, self.ledger, self, settings)
+            if isinstance(worker, BatchWorker) and self.options.leap is not None:
+                worker.leap_limit = self.options.leap
+            team.append(worker)  # type: ignore[arg-type]
+            self.workers.append(worker)
+            self._specs.append(spec)
+
+    def _build_links(self) -> None:
+        handoff, clock = self.handoff, self.clock
+        arrivals = Arrivals(clock, len(self.workers) + 1, handoff.deliver)
+        self._live(arrivals.alarm, arrivals.wake)
+        if self.deployment.transfer.sharing == "fifo":
+            handoff.links = FifoLinks(clock, arrivals)
+        else:
+            processor = self.deployment.transfer.sharing == "processor_sharing"
+            shares = equal_shares if processor else max_min_shares
+            links = SharedLinks(clock, arrivals, shares, len(self.workers) + 2)
+            self._live(links.alarm, links.wake)
+            handoff.links = links
+        if not self.decoders:
+            return
+        handoff.targets = self.decoders
+        handoff.sources = {
+            worker.settings.worker: worker
+            for worker in self.entries
+            if isinstance(worker, PrefillWorker)
+        }
+        slots = _place(self.deployment.fabric, self._specs)
+        for worker, spec in enumerate(self._specs):
+            if spec.role != "mixed":
+                handoff.ends[worker] = Endpoint(spec, Ports.of(spec, _port_bandwidths(spec)))
+        for here, target in product(handoff.sources, self.decoders):
+            there = target.settings.worker
+            handoff.paths[here, there] = self.deployment.fabric.path(
+                slots[here], slots[there], self._specs[here].gpu, self._specs[there].gpu
+            )
+
+    def _build_telemetry(self) -> None:
+        interval = self.options.sample_interval_s
+        self.telemetry = Telemetry(self.clock, len(self.workers) + 3, interval, self._sampled)
+        self.telemetry.workers = list(self.workers)
+
+    def _live(self, alarm: Alarm, wake: Callable[[], None]) -> None:
+        self.clock.env.process(sleeper(alarm, wake))
+
+    def _start(self) -> None:
+        for part in (self.source, *self.workers, self.telemetry):
+            self._live(part.alarm, part.wake)
+        self.source.start()
+        self.telemetry.start()
+
+    # --- a request's way -----------------------------------------------------------------------
+
+    def _arrive(self, request: int) -> None:
+        ledger, now = self.ledger, self.clock.now
+        tokens, output = ledger.input_tokens[request], ledger.output_tokens[request]
+        index = self.router.place(request, tokens, output)
+        worker = self.entries[index]
+        if reason := self._too_large(worker, tokens, output):
+            self._reject(request, reason)
+            return
+        ledger.admitted[request] = ledger.prefill_queue_enter[request] = now
+        ledger.prefill_worker[request] = worker.settings.worker
+        load = self.router.load
+        load.requests[index] += 1
+        load.tokens[index] += tokens
+        load.kv_blocks[index] += worker.blocks(tokens)
+        if isinstance(worker, BatchWorker):
+            ledger.decode_worker[request] = worker.settings.worker
+        worker.enqueue(request)
+
+    def _too_large(self, worker: Worker, tokens: int, output: int) -> str:
+        """Return why a request could never be served, or an empty string."""
+        if tokens + output > self.deployment.model.max_context:
+            return "exceeds_context"
+        whole = tokens + output - 1
+        if isinstance(worker, BatchWorker):
+            return "exceeds_kv_capacity" if worker.blocks(whole) > worker.capacity else ""
+        if worker.blocks(tokens) > worker.capacity:
+            return "exceeds_prefill_kv_capacity"
+        target = self.decoders[0]
+        return "exceeds_kv_capacity" if target.blocks(whole) > target.capacity else ""
+
+    def _reject(self, request: int, reason: str) -> None:
+        self.ledger.status[request] = REJECTED
+        self.ledger.reason[request] = REASONS.index(reason)
+        self._ended()
+
+    def prefilling(self, request: int, end: float) -> None:
+        """Hear from a prefill worker when a prompt's last chunk will be through."""
+        self.handoff.prefilling(request, end)
+
+    def prefilled(self, request: int) -> None:
+        """Hear from a prefill worker that a prompt is computed: hand it over, or it is done."""
+        if self.ledger.output_tokens[request] > 1:
+            self.handoff.prefilled(request)
+            return
+        self.handoff.sources[self.ledger.prefill_worker[request]].release(request)
+        self.finished(request)
+
+    def reserved(self, request: int) -> None:
+        """Hear from a decode worker that a prompt's blocks are set aside."""
+        self.handoff.reserved(request)
+
+    def finished(self, request: int) -> None:
+        """Record the last token of a request."""
+        ledger = self.ledger
+        ledger.finish[request] = self.clock.now
+        ledger.status[request] = COMPLETED
+        decoder = ledger.decode_worker[request]
+        if decoder >= 0:
+            worker = self.workers[decoder]
+            load, index = worker.settings.load, worker.settings.index
+            load.requests[index] -= 1
+            load.kv_blocks[index] -= worker.blocks(ledger.input_tokens[request])
+        self._ended()
+
+    def _ended(self) -> None:
+        self.done += 1
+        self.source.one_ended()
+        if self.done == self.ledger.size:
+            self._finish.succeed()
+
+    # --- running -------------------------------------------------------------------------------
+
+    def _sampled(self, now: float) -> None:
+        if len(self.clock.env._queue) == 1 and self.done < self.ledger.size:
+            raise InvariantError(
+                f"nothing is left to happen at {now:g} s but only {self.done} of "
+                f"{self.ledger.size} requests are done"
+            )
+        if self.options.progress is not None:
+            self.options.progress(now, self.done)
+
+    def step(self) -> None:
+        """Process one event."""
+        self.clock.env.step()
+
+    def run(self) -> RunRecord:
+        """Run to the last token (or ``until_s``), check the laws and return what happened."""
+        env, until = self.clock.env, self.options.until_s
+        if until is not None:
+            stop = env.timeout(until)
+            env.run(until=stop | self._finish)
+        else:
+            env.run(until=self._finish)
+        record = self.record()
+        audit(self, record)
+        return record
+
+    def record(self) -> RunRecord:
+        """Return everything so far as columns."""
+        arrived = self.source.arrived
+        columns = {name: column[:arrived] for name, column in self.ledger.columns().items()}
+        if self.deployment.first_token == "decode":  # noqa: S105 - a place, not a secret
+            handed = ~np.isnan(columns["transfer_end_s"])
+            np.copyto(columns["first_token_s"], columns["decode_join_s"], where=handed)
+        self.telemetry.sample()
+        return RunRecord(
+            requests=columns,
+            timeline=self.telemetry.timeline(),
+            workers=tuple(self._info(worker) for worker in self.workers),
+            events=tuple(self._events()),
+            gaps=self._gaps(columns),
+            end_s=self.clock.now,
+            first_token=self.deployment.first_token,
+        )
+
+    def _info(self, worker: Worker) -> WorkerInfo:
+        spec, ports = worker.settings.spec, self.handoff.ends.get(worker.settings.worker)
+        return WorkerInfo(
+            worker=worker.settings.worker,
+            pool=spec.role,
+            gpus=spec.layout.gpus,
+            gpu=spec.gpu.name,
+            kv_blocks=worker.capacity,
+            block_size=worker.settings.batching.block_size,
+            max_transfer_bandwidth=ports.ports.bandwidth if ports else 0.0,
+            busy_s=worker.busy_seconds(self.clock.now),
+            steps=worker.step_count,
+            prefill_tokens=worker.prefill_tokens,
+            decode_tokens=worker.decode_tokens,
+            kv_block_seconds=self.telemetry.block_seconds[worker.settings.worker],
+            allocated_s=self.clock.now,
+        )
+
+    def _events(self) -> Iterator[tuple[float, str, int, str]]:
+        for worker in self.workers:
+            spec = worker.settings.spec
+            yield 0.0, "ready", worker.settings.worker, f"{spec.layout.gpus} × {spec.gpu.name}"
+        for worker in self.workers:
+            yield self.clock.now, "stopped", worker.settings.worker, "end of run"
+
+    def _gaps(self, columns: Mapping[str, Column]) -> GapHistogram:
+        """Pool the workers' gaps with each handed-over request's gap before its second token."""
+        logs = [worker.gaps for worker in self.workers if isinstance(worker, BatchWorker)]
+        handed = ~np.isnan(columns["transfer_end_s"]) & ~np.isnan(columns["second_token_s"])
+        firsts = (columns["second_token_s"] - columns["first_token_s"])[handed]
+        return pooled(logs, firsts.astype(np.float64))
+
+
+def run(deployment: Deployment, traffic: Traffic, options: RunOptions) -> RunRecord:
+    """Simulate ``traffic`` on ``deployment`` and return what happened.
+
+    Raises:
+        ConfigError: the deployment cannot run (layout, memory, latency model, fabric).
+        InvariantError: a conservation law broke, which is a bug of this program.
+    """
+    return Simulation(deployment, traffic, options).run()
+
+
+def _worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
+    gpu, batching = pool.gpu or deployment.gpu, pool.batching
+    budget = MemoryBudget(
+        block_size=batching.block_size,
+        memory_utilization=batching.memory_utilization,
+        max_num_batched_tokens=batching.max_num_batched_tokens,
+        max_num_seqs=batching.max_num_seqs,
+        role=pool.role,
+    )
+    memory = plan_memory(deployment.model, pool.layout, pool.precision, gpu, budget)
+    if batching.kv_blocks is not None:
+        memory = replace(memory, kv_blocks=batching.kv_blocks)
+    return WorkerSpec(
+        model=deployment.model,
+        layout=pool.layout,
+        precision=pool.precision,
+        gpu=gpu,
+        fabric=deployment.fabric,
+        memory=memory,
+        role=pool.role,
+    )
+
+
+def _place(fabric: Fabric, specs: Sequence[WorkerSpec]) -> list[Slot]:
+    """Place the workers in order; GPUs of different kinds never share a domain."""
+    slots: dict[int, Slot] = {}
+    for gpu in {spec.gpu.name: spec.gpu for spec in specs}.values():
+        mine = [worker for worker, spec in enumerate(specs) if spec.gpu == gpu]
+        placed = fabric.place([specs[worker].layout.gpus for worker in mine], gpu)
+        slots.update(zip(mine, placed, strict=True))
+    return [slots[worker] for worker in range(len(specs))]
+
+
+def _port_bandwidths(spec: WorkerSpec) -> dict[str, float]:
+    """Return what one GPU moves per second, by link kind."""
+    fabric, inside = spec.fabric, spec.gpu.scale_up.bandwidth
+    if fabric.host_bridge is not None:
+        inside = min(inside, fabric.host_bridge.bandwidth)
+    outside = min(fabric.nic(spec.gpu).bandwidth, fabric.network.bandwidth)
+    return {"scale_up": inside, "scale_out": outside}

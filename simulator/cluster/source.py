@@ -1,0 +1,69 @@
+"""Where requests come from: a trace's arrivals, or clients that wait for their answers."""
+
+from collections.abc import Callable
+
+from simulator.cluster.clock import ARRIVAL, Alarm, Clock
+from simulator.cluster.ledger import Ledger
+
+
+class Source:
+    """Lets requests in: at their arrival times, or (``concurrency``) as earlier ones end.
+
+    With N clients, N requests arrive at time 0 and the next one whenever one ends, in trace
+    order; the ledger's arrival times then become the times of dispatch.
+    """
+
+    __slots__ = ("_admit", "_clients", "_clock", "_ledger", "_next", "alarm")
+
+    def __init__(
+        self, clock: Clock, ledger: Ledger, admit: Callable[[int], None], concurrency: int | None
+    ) -> None:
+        self._clock = clock
+        self._ledger = ledger
+        self._admit = admit
+        self._clients = concurrency
+        self._next = 0
+        self.alarm = Alarm(clock, 0)
+
+    @property
+    def arrived(self) -> int:
+        """How many requests have arrived so far."""
+        return self._next
+
+    def start(self) -> None:
+        """Arm the first arrival."""
+        if self._ledger.size:
+            self.alarm.set(0.0 if self._clients else self._ledger.arrival[0], ARRIVAL)
+
+    def one_ended(self) -> None:
+        """Hear that a request ended: in closed loop its client sends the next one."""
+        if self._clients is not None:
+            self._clients += 1
+            self.alarm.set(self._clock.now, ARRIVAL)
+
+    def wake(self) -> None:
+        """Let in everything that is due."""
+        self._clock.turn = self.alarm.turn
+        if self._clients is not None:
+            self._dispatch()
+        else:
+            self._arrive()
+
+    def _dispatch(self) -> None:
+        now, size = self._clock.now, self._ledger.size
+        while self._clients and self._next < size:
+            self._clients -= 1
+            request = self._next
+            self._next += 1
+            self._ledger.arrival[request] = now
+            self._admit(request)
+
+    def _arrive(self) -> None:
+        now, arrival, size = self._clock.now, self._ledger.arrival, self._ledger.size
+        request = self._next
+        while request < size and arrival[request] <= now:
+            self._admit(request)
+            request += 1
+        self._next = request
+        if request < size:
+            self.alarm.set(arrival[request], ARRIVAL)

@@ -1,0 +1,155 @@
+"""What prefill and batch workers share: their settings, KV blocks, gauges and prompt chunks."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from simulator.cluster.clock import ADMISSION, Alarm, Clock
+from simulator.cluster.ledger import Ledger
+from simulator.deployment import Batching
+from simulator.latency.base import StepModel, WorkerSpec
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """What routers see of one pool, kept up to date by everyone who changes it."""
+
+    requests: list[int]
+    tokens: list[int]
+    kv_blocks: list[int]
+
+    @classmethod
+    def of(cls, workers: int) -> "Load":
+        """Return the load of ``workers`` idle workers."""
+        return cls([0] * workers, [0] * workers, [0] * workers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """One worker's place and means: ``index`` is its position in its pool."""
+
+    worker: int
+    index: int
+    spec: WorkerSpec
+    batching: Batching
+    steps: StepModel
+    load: Load
+
+
+class Listener(Protocol):
+    """What a worker tells the rest of the cluster."""
+
+    def prefilling(self, request: int, end: float) -> None:
+        """Hear that the prompt of ``request`` will be computed by ``end``."""
+        ...
+
+    def prefilled(self, request: int) -> None:
+        """Hear that the prompt of ``request`` is computed, on a prefill worker."""
+        ...
+
+    def reserved(self, request: int) -> None:
+        """Hear that the decode worker of ``request`` has set its blocks aside."""
+        ...
+
+    def finished(self, request: int) -> None:
+        """Hear that ``request`` has its last token."""
+        ...
+
+
+@dataclass(slots=True)
+class Step:
+    """One step's prompt chunks, as :meth:`StepModel.step_seconds` wants them.
+
+    ``placed`` of its ``tokens`` are a router's (the others recompute preempted sequences).
+    """
+
+    tokens: int = 0
+    pairs: int = 0
+    past: int = 0
+    prompts: int = 0
+    placed: int = 0
+    finishing: list[int] = field(default_factory=list)
+    ends: float = 0.0
+
+    def add(self, chunk: int, done: int) -> None:
+        """Add a chunk of ``chunk`` tokens after ``done`` earlier ones."""
+        self.tokens += chunk
+        self.pairs += chunk * done + chunk * (chunk + 1) // 2
+        self.past += done
+        self.prompts += 1
+
+
+class Worker:
+    """The common state of a worker; subclasses say what happens when its alarm rings."""
+
+    __slots__ = (
+        "_clock",
+        "_ledger",
+        "_listener",
+        "alarm",
+        "busy_since",
+        "busy_so_far",
+        "capacity",
+        "decode_tokens",
+        "head_done",
+        "prefill_tokens",
+        "prompts",
+        "prompts_closed",
+        "received",
+        "sent",
+        "settings",
+        "step_count",
+        "used",
+    )
+
+    def __init__(
+        self, clock: Clock, ledger: Ledger, listener: Listener, settings: WorkerSettings
+    ) -> None:
+        self._clock = clock
+        self._ledger = ledger
+        self._listener = listener
+        self.settings = settings
+        self.alarm = Alarm(clock, settings.worker)
+        self.capacity = settings.spec.memory.kv_blocks
+        self.used = 0
+        self.prompts: deque[int] = deque()
+        self.head_done = 0
+        self.busy_since: float | None = None
+        self.busy_so_far = 0.0
+        self.prefill_tokens = 0
+        self.decode_tokens = 0
+        self.prompts_closed = 0
+        self.step_count = 0
+        self.sent = 0.0
+        self.received = 0.0
+
+    def wake(self) -> None:
+        """Do what is due now."""
+        raise NotImplementedError
+
+    def observe(self) -> tuple[int, int]:
+        """Return how many requests wait and how many are being served, now."""
+        raise NotImplementedError
+
+    def blocks(self, tokens: int) -> int:
+        """Return how many KV blocks ``tokens`` tokens fill."""
+        return -(-tokens // self.settings.batching.block_size)
+
+    def busy_seconds(self, now: float) -> float:
+        """Return the seconds this worker has spent in steps until ``now``."""
+        since = self.busy_since
+        return self.busy_so_far if since is None else self.busy_so_far + (now - since)
+
+    def _work(self, now: float) -> None:
+        if self.busy_since is None:
+            self.busy_since = now
+
+    def _rest(self, now: float) -> None:
+        if self.busy_since is not None:
+            self.busy_so_far += now - self.busy_since
+            self.busy_since = None
+
+    def _nudge(self) -> None:
+        """Start work after everything else that happens at this instant, if idle."""
+        if self.busy_since is None:
+            self.alarm.set(self._clock.now, ADMISSION)

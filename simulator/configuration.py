@@ -1,0 +1,222 @@
+"""From a plain nested mapping, as a YAML file gives it, to checked objects.
+
+A mapping with ``_target_`` becomes what that dotted name builds; without it, what the field it is
+meant for is declared as. Keys are compared with the constructor's, values with its annotations,
+and every error names the key by its full path (``pools.prefill.workers``).
+"""
+
+import difflib
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from simulator.errors import USER_ERRORS, ConfigError
+
+TARGET = "_target_"
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def build(node: object, expected: object, key: str) -> Any:
+    """Return what the value ``node`` at ``key`` stands for, as an ``expected`` annotation asks.
+
+    Raises:
+        ConfigError: an unknown or missing key, a value of another type, a ``_target_`` that
+            cannot be imported, or a constructor that refuses what it got.
+    """
+    if isinstance(node, Mapping):
+        return _build_mapping(node, expected, key)
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if origin in (Union, types.UnionType):
+        return _build_union(node, arguments, key)
+    if origin is Literal:
+        return _choice(node, arguments, key)
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        return _build_sequence(node, expected, key)
+    return _scalar(node, expected, key)
+
+
+def check_keys(
+    node: Mapping[str, object], known: Iterable[str], required: Iterable[str], key: str
+) -> None:
+    """Refuse the first key of ``node`` that is not ``known`` and the first ``required`` one absent.
+
+    Raises:
+        ConfigError: naming the key, and the closest known one.
+    """
+    known = list(known)
+    for name in node:
+        if name not in known:
+            raise ConfigError(f"{_join(key, str(name))}: no such setting; {suggest(name, known)}")
+    for name in required:
+        if name not in node:
+            raise ConfigError(f"{_join(key, name)} is missing")
+
+
+def suggest(name: object, known: Sequence[str]) -> str:
+    """Return a clause that names what ``name`` may have meant, or else all of ``known``."""
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def locate(target: object, key: str) -> Callable[..., Any]:
+    """Return the class or function the dotted name ``target`` stands for.
+
+    Raises:
+        ConfigError: it is not a dotted name, or cannot be imported.
+    """
+    module, _, name = target.rpartition(".") if isinstance(target, str) else ("", "", "")
+    if not module:
+        raise ConfigError(
+            f"{key}.{TARGET} must be a dotted name such as package.module.Class but got {target!r}"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{key}.{TARGET}: cannot import {target!r}: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"{key}.{TARGET}: {target!r} is not a class or function")
+    return typing.cast(Callable[..., Any], found)
+
+
+def _join(key: str, name: str) -> str:
+    return f"{key}.{name}" if key else name
+
+
+def _build_mapping(node: Mapping[str, object], expected: object, key: str) -> Any:
+    if TARGET in node:
+        constructor = locate(node[TARGET], key)
+        built = _call(constructor, {k: v for k, v in node.items() if k != TARGET}, key)
+        _check_kind(built, expected, key)
+        return built
+    choices = _alternatives(expected)
+    plain = next((c for c in choices if typing.get_origin(c) in (dict, Mapping) or c is dict), None)
+    if plain is not None:
+        inner = (typing.get_args(plain) or (object, object))[1]
+        return {name: build(value, inner, _join(key, name)) for name, value in node.items()}
+    constructor = next((c for c in choices if _constructible(c)), None)
+    if constructor is not None:
+        return _call(constructor, node, key)
+    if expected in (Any, object):
+        return {name: build(value, object, _join(key, name)) for name, value in node.items()}
+    if any(isinstance(choice, type) and choice not in _WORDS for choice in choices):
+        raise ConfigError(f"{key}.{TARGET} is missing: name the class this setting builds")
+    raise ConfigError(f"{key} must be {_describe(expected)} but got a group of settings")
+
+
+def _call(constructor: Callable[..., Any], node: Mapping[str, object], key: str) -> Any:
+    """Build the arguments of ``constructor`` and call it, naming ``key`` in what it refuses."""
+    parameters = _parameters(constructor)
+    required = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty]
+    check_keys(node, parameters, required, key)
+    annotations = _annotations(constructor)
+    values = {
+        name: build(value, annotations.get(name, Any), _join(key, name))
+        for name, value in node.items()
+    }
+    try:
+        return constructor(**values)
+    except USER_ERRORS as error:
+        raise type(error)(f"{key}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _parameters(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    signature = inspect.signature(constructor)
+    return {name: p for name, p in signature.parameters.items() if p.kind in named}
+
+
+def _annotations(constructor: Callable[..., Any]) -> dict[str, object]:
+    owner = constructor.__init__ if isinstance(constructor, type) else constructor
+    return typing.get_type_hints(owner)
+
+
+def _alternatives(expected: object) -> tuple[Any, ...]:
+    if typing.get_origin(expected) in (Union, types.UnionType):
+        return typing.get_args(expected)
+    return (expected,)
+
+
+def _constructible(expected: object) -> bool:
+    """Whether settings without ``_target_`` can only mean this class: a concrete one of ours."""
+    return (
+        isinstance(expected, type)
+        and not getattr(expected, "_is_protocol", False)
+        and not inspect.isabstract(expected)
+        and expected.__module__ != "builtins"
+    )
+
+
+def _check_kind(built: object, expected: object, key: str) -> None:
+    """Refuse an object of another class; a protocol is checked by the names it asks for."""
+    if not any(_is_kind(built, choice) for choice in _alternatives(expected)):
+        raise ConfigError(f"{key} must be {_describe(expected)} but got a {type(built).__name__}")
+
+
+def _is_kind(built: object, choice: Any) -> bool:
+    if not isinstance(choice, type):
+        return True
+    if getattr(choice, "_is_protocol", False):
+        names = [n for n in vars(choice) if not n.startswith("_")]
+        return all(hasattr(built, name) for name in names)
+    return isinstance(built, choice)
+
+
+def _build_union(node: object, choices: Sequence[object], key: str) -> Any:
+    if node is None and type(None) in choices:
+        return None
+    kept = [choice for choice in choices if choice is not type(None)]
+    for choice in kept[:-1]:
+        try:
+            return build(node, choice, key)
+        except ConfigError:
+            continue
+    return build(node, kept[-1], key)
+
+
+def _build_sequence(node: Sequence[object], expected: object, key: str) -> Any:
+    origin, arguments = typing.get_origin(expected), typing.get_args(expected)
+    if expected in (Any, object):
+        return tuple(build(value, Any, f"{key}[{at}]") for at, value in enumerate(node))
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        if len(node) != len(arguments):
+            raise ConfigError(f"{key} must be {len(arguments)} values but got {list(node)!r}")
+        inner = list(arguments)
+    elif origin in (tuple, list, Sequence):
+        inner = [arguments[0]] * len(node)
+    else:
+        raise ConfigError(f"{key} must be {_describe(expected)} but got {list(node)!r}")
+    values = (
+        build(v, i, f"{key}[{at}]") for at, (v, i) in enumerate(zip(node, inner, strict=True))
+    )
+    return list(values) if origin is list else tuple(values)
+
+
+def _choice(node: object, choices: Sequence[object], key: str) -> object:
+    if node not in choices:
+        raise ConfigError(f"{key} must be one of {', '.join(map(str, choices))} but got {node!r}")
+    return node
+
+
+def _scalar(node: object, expected: Any, key: str) -> Any:
+    if expected is int and isinstance(node, float) and node.is_integer():
+        return int(node)  # 1e6 is a float to YAML
+    if expected is float and isinstance(node, int) and not isinstance(node, bool):
+        return float(node)
+    if expected is Path and isinstance(node, str):
+        return Path(node)
+    if expected in _WORDS and type(node) is not expected:
+        raise ConfigError(f"{key} must be {_WORDS[expected]} but got {node!r}")
+    if expected not in (Any, object, *_WORDS):
+        raise ConfigError(f"{key} must be {_describe(expected)} but got {node!r}")
+    return node
+
+
+def _describe(expected: Any) -> str:
+    names = [_WORDS.get(c) or getattr(c, "__name__", str(c)) for c in _alternatives(expected)]
+    return " or ".join("null" if name == "NoneType" else name for name in names)

@@ -1,0 +1,185 @@
+"""An experiment and its simulation: the Python door.
+
+::
+
+    from simulator import Experiment, simulate
+
+    results = simulate(Experiment(deployment=deployment, workload=workload, seed=1))
+    print(results.summary["goodput_rps"])
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from simulator.cluster.simulation import RunOptions, Traffic, run
+from simulator.deployment import Deployment, Pool
+from simulator.errors import ConfigError
+from simulator.record import RunRecord
+from simulator.results import SLO, Results
+from workloads.trace import Trace
+from workloads.workload import Workload
+
+OnProgress = Callable[[float, int, int], None]
+"""Called now and then with simulated seconds, requests finished and requests in the trace."""
+
+FILE_KEYS = ("path", "config_json")
+"""Settings that name an input file: its content is part of what identifies a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """One simulation: ``workload`` on ``deployment``, judged by ``slo``.
+
+    ``seed`` is the root of every random stream. Gauges are sampled every ``sample_interval_s``
+    simulated seconds. The clock stops at ``until_s`` simulated seconds, or with ``None`` when the
+    last request is done.
+
+    Raises:
+        ConfigError: a negative seed, or an interval or stop that is not positive.
+    """
+
+    deployment: Deployment
+    workload: Workload
+    slo: SLO = field(default_factory=SLO)
+    seed: int = 0
+    sample_interval_s: float = 1.0
+    until_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0 but got {self.seed!r}")
+        if not 0 < self.sample_interval_s < float("inf"):
+            raise ConfigError(
+                f"sample_interval_s must be above 0 s but got {self.sample_interval_s!r}"
+            )
+        if self.until_s is not None and not self.until_s > 0:
+            raise ConfigError(f"until_s must be above 0 s or null but got {self.until_s!r}")
+
+    def trace(self) -> Trace:
+        """Return the requests the workload draws from this experiment's seed, or its file holds.
+
+        Arrivals and lengths have a stream each, so changing one does not shift the other.
+        """
+        arrivals, lengths = (
+            np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(stream,)))
+            for stream in range(2)
+        )
+        return self.workload.trace(arrivals, lengths)
+
+
+def simulate(
+    experiment: Experiment, *, config: str | None = None, progress: OnProgress | None = None
+) -> Results:
+    """Run ``experiment`` to its end and return what happened.
+
+    ``config`` is the text kept as the run's ``config.yaml`` and digested (:func:`config_text`);
+    ``None`` describes the experiment itself.
+
+    Raises:
+        TraceError: the workload's file or settings cannot be used.
+        ConfigError: the deployment cannot run: a layout that does not divide, or does not fit.
+    """
+    started = time.perf_counter()
+    text = config_text(_plain(experiment)) if config is None else config
+    trace = experiment.trace()
+    record = _run(experiment, trace, progress)
+    context = {
+        "config": text,
+        "seed": experiment.seed,
+        "title": title(experiment.deployment),
+        "model": experiment.deployment.model.name,
+        "accounting": dataclasses.asdict(trace.meta),
+        "wall_s": time.perf_counter() - started,
+    }
+    return Results.from_record(record, slo=experiment.slo, context=context)
+
+
+def title(deployment: Deployment) -> str:
+    """Return one line of words: the model, the GPU and the pools."""
+    pools = " + ".join(_pool_words(pool) for pool in deployment.pools)
+    return f"{deployment.model.name} on {deployment.gpu.name}: {pools}"
+
+
+def config_text(plain: Mapping[str, Any]) -> str:
+    """Return the YAML of a run's settings, headed by what else decides its outcome.
+
+    That is the version of this program, and the SHA-256 of every input file the settings name:
+    the same settings over a changed file are another run.
+    """
+    files = [f"# {key}: sha256 {digest}" for key, digest in _file_digests(plain, "")]
+    head = "\n".join([f"# disaggsim {version('disaggsim')}", *files])
+    return f"{head}\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}"
+
+
+def _run(experiment: Experiment, trace: Trace, progress: OnProgress | None) -> RunRecord:
+    requests = len(trace)
+    options = RunOptions(
+        seed=experiment.seed,
+        sample_interval_s=experiment.sample_interval_s,
+        until_s=experiment.until_s,
+        progress=None if progress is None else lambda now, done: progress(now, done, requests),
+    )
+    return run(experiment.deployment, _traffic(experiment.workload, trace), options)
+
+
+def _traffic(workload: Workload, trace: Trace) -> Traffic:
+    if trace.meta.loop == "closed" and workload.concurrency is None:
+        raise ConfigError(
+            f"trace {trace.meta.name!r} has no arrival times of its own: give workload.concurrency"
+        )
+    return Traffic(
+        arrival_s=trace.column("arrival_s"),
+        input_tokens=trace.column("input_tokens"),
+        output_tokens=trace.column("output_tokens"),
+        concurrency=workload.concurrency,
+    )
+
+
+def _pool_words(pool: Pool) -> str:
+    degrees = {name: getattr(pool.layout, name) for name in ("tp", "pp", "ep", "attention_dp")}
+    words = " ".join(f"{name}{degree}" for name, degree in degrees.items() if degree > 1)
+    return f"{pool.workers} {pool.role} × {words or 'tp1'}"
+
+
+def _plain(value: object) -> Any:
+    """Return ``value`` as YAML can hold it, objects with the ``_target_`` that builds them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        return {"_target_": _dotted(type(value)), **_plain(named)}
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(each) for each in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    return {"_target_": _dotted(type(value)), **_plain(getattr(value, "__dict__", {}))}
+
+
+def _dotted(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _file_digests(plain: object, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the key and content digest of every input file that ``plain`` names, in order."""
+    nested: Sequence[tuple[object, object]] = ()
+    if isinstance(plain, Mapping):
+        nested = list(plain.items())
+    elif isinstance(plain, list):
+        nested = list(enumerate(plain))
+    for name, value in nested:
+        inner = f"{key}.{name}" if key else str(name)
+        if name in FILE_KEYS and isinstance(value, str) and Path(value).is_file():
+            with Path(value).open("rb") as file:
+                yield inner, hashlib.file_digest(file, "sha256").hexdigest()
+        yield from _file_digests(value, inner)

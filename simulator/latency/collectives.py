@@ -1,0 +1,123 @@
+"""Seconds of a collective: α + β by algorithm, size and span.
+
+Inside a scale-up domain every rank has its own port of ``scale_up`` bytes/s; a group that spans
+domains goes through each GPU's NIC for what leaves the domain.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardware.fabric import Fabric
+from hardware.gpu import GPU
+from simulator.latency.efficiency import CollectiveCurve, Efficiency
+from simulator.latency.operators import Number, Operator
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """What joins the ranks of one worker: ports in bytes/s and GPUs per scale-up domain."""
+
+    scale_up: float
+    nic: float
+    domain: int
+
+    @classmethod
+    def of(cls, gpu: GPU, fabric: Fabric) -> "Network":
+        """Return the network that ``gpu`` has in this fabric."""
+        bridge = fabric.host_bridge
+        limit = math.inf if bridge is None else bridge.bandwidth
+        return cls(
+            scale_up=min(gpu.scale_up.bandwidth, limit),
+            nic=min(fabric.nic(gpu).bandwidth, fabric.network.bandwidth),
+            domain=fabric.domain_size(gpu),
+        )
+
+    def split(self, ranks: int) -> tuple[int, int]:
+        """Return ranks per domain and domains that a group of ``ranks`` spans."""
+        local = min(ranks, self.domain)
+        return local, -(-ranks // local)
+
+
+def collective_seconds(op: Operator, network: Network, efficiency: Efficiency) -> Number:
+    """Return seconds of all calls of a collective operator (0 for an empty message)."""
+    if op.kind == "all_reduce":
+        return op.calls * _all_reduce(op, network, efficiency)
+    return op.calls * _exchange(op, network, efficiency)
+
+
+def ideal_seconds(op: Operator, network: Network) -> Number:
+    """Return the seconds the ports alone would need: no start-up, full bandwidth."""
+    local, domains = network.split(op.ranks)
+    up, out = _traffic(op.kind, op.message, local, domains)
+    return op.calls * np.maximum(up / network.scale_up, out / network.nic)
+
+
+def _traffic(kind: str, message: Number, local: int, domains: int) -> tuple[Number, Number]:
+    """Bytes one rank must at least send through its scale-up port and through its NIC."""
+    ranks = local * domains
+    if kind == "all_reduce":
+        # Reduced and multicast by a switch, one rank sends its message once, not twice.
+        up = message * (local - 1) / local
+        return up, message * (domains - 1) / domains / local
+    if kind in ("all_gather", "reduce_scatter"):
+        return message * (ranks - domains), message * (domains - 1)
+    if kind == "all_to_all":
+        return message * (local - 1) / ranks, message * (ranks - local) / ranks
+    return (message, 0.0 * message) if domains == 1 else (0.0 * message, message)
+
+
+def _alpha(curve: CollectiveCurve, ranks: int) -> float:
+    return curve.alpha_s + curve.rank_alpha_s * (ranks - 1) if ranks > 1 else 0.0
+
+
+def _all_reduce(op: Operator, network: Network, efficiency: Efficiency) -> Number:
+    """One-shot for small messages, two-shot for large; across domains on a shard per GPU."""
+    local, domains = network.split(op.ranks)
+    message, started = op.message, np.sign(op.message)
+    seconds = 0.0 * message
+    if local > 1:
+        one = efficiency.collectives["all_reduce_one_shot"]
+        two = efficiency.collectives["all_reduce_two_shot"]
+        seconds = np.minimum(
+            _line(one, local, started, message, (local - 1) / network.scale_up),
+            _line(two, local, started, message, 2.0 * (local - 1) / local / network.scale_up),
+        )
+    if domains > 1:
+        shard = 2.0 * (domains - 1) / domains / local / network.nic
+        seconds = seconds + _line(efficiency.network, domains, started, message, shard)
+    return seconds
+
+
+def _line(
+    curve: CollectiveCurve, ranks: int, started: Number, message: Number, per_byte: float
+) -> Number:
+    return _alpha(curve, ranks) * started + message * (per_byte / curve.bandwidth)
+
+
+def ring_seconds_per_byte(ranks: int, network: Network) -> float:
+    """Return seconds per byte of message of a flat ring that uses all NICs of a domain."""
+    local, _ = network.split(ranks)
+    return (ranks - 1) / min(network.nic * local, network.scale_up)
+
+
+def _exchange(op: Operator, network: Network, efficiency: Efficiency) -> Number:
+    """Start, then both ports move their share; the slower one decides.
+
+    A gather (or scatter) that spans domains is a flat ring of all ranks, as wide as the share of
+    a domain's NICs that plain collectives reach (``ring_across``).
+    """
+    local, domains = network.split(op.ranks)
+    curve, across = efficiency.collectives[op.kind], efficiency.network
+    if domains > 1 and op.kind in ("all_gather", "reduce_scatter"):
+        ring = efficiency.collectives["ring_across"]
+        per_byte = ring_seconds_per_byte(op.ranks, network)
+        return _line(ring, op.ranks, np.sign(op.message), op.message, per_byte)
+    up, out = _traffic(op.kind, op.message, local, domains)
+    alpha = _alpha(curve, local) + _alpha(across, domains)
+    inside = up / (network.scale_up * curve.bandwidth)
+    outside = out / (network.nic * across.bandwidth)
+    return alpha * np.sign(op.message) + np.maximum(inside, outside)

@@ -1,0 +1,210 @@
+"""How much of a GPU's data sheet its kernels reach: small fitted tables, shipped as YAML.
+
+One file per architecture under ``conf/calibration``, written by ``scripts/calibrate`` with its
+source and fit error. An architecture nobody measured names the nearest one it inherits from.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simulator.errors import ConfigError
+from simulator.latency.operators import PEAK_OF
+
+SHIPPED = "conf"
+FOLDER = "calibration"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One kernel family's efficiency.
+
+    A call takes ``floor_s + max(C, M) + overlap · min(C, M)`` with
+    ``C = (FLOPs + ramp · FLOPs of one more row + narrow · FLOPs of one more column) / (peak ·
+    compute)`` and ``M = bytes / (bandwidth · memory)``: ``compute`` and ``memory`` are the
+    fractions reached by large shapes, ``ramp`` the rows (or keys) and ``narrow`` the columns at
+    which half of that is reached, and ``overlap`` the share of the lesser side that is not hidden
+    behind the greater.
+    """
+
+    compute: float
+    memory: float
+    floor_s: float
+    ramp: float = 0.0
+    narrow: float = 0.0
+    overlap: float = 0.0
+
+    def __post_init__(self) -> None:
+        _within("compute", self.compute, 0.0, 1.0)
+        _within("memory", self.memory, 0.0, 1.0)
+        _within("overlap", self.overlap, -1e-12, 1.0)
+        _within("floor_s", self.floor_s, -1e-12, 1.0)
+        _within("ramp", self.ramp, -1e-12, 1e6)
+        _within("narrow", self.narrow, -1e-12, 1e6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectiveCurve:
+    """One collective's α and β inside a scale-up domain.
+
+    ``alpha_s + rank_alpha_s · (ranks − 1)`` seconds to start, then traffic at the fraction
+    ``bandwidth`` of the link.
+    """
+
+    alpha_s: float
+    rank_alpha_s: float = 0.0
+    bandwidth: float = 1.0
+
+    def __post_init__(self) -> None:
+        _within("alpha_s", self.alpha_s, -1e-12, 1.0)
+        _within("rank_alpha_s", self.rank_alpha_s, -1e-12, 1.0)
+        _within("bandwidth", self.bandwidth, 0.0, 1.0)
+
+
+Kernels = Mapping[str, Mapping[str, Curve]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Efficiency:
+    """Everything fitted for one architecture.
+
+    ``kernels`` maps kind → dtype → :class:`Curve`, ``engines`` the same by serving engine where
+    its kernels differ, ``collectives`` algorithm → :class:`CollectiveCurve`. ``measured_on`` lists
+    the GPUs whose measurements it was fitted to (those of the parent when ``inherits`` names one).
+    """
+
+    architecture: str
+    kernels: Kernels
+    collectives: Mapping[str, CollectiveCurve]
+    network: CollectiveCurve
+    moe_skew: float
+    engines: Mapping[str, Kernels] = field(default_factory=dict)
+    measured_on: tuple[str, ...] = ()
+    inherits: str | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.moe_skew >= 1.0:
+            raise ConfigError(f"calibration: moe_skew must be at least 1 but got {self.moe_skew!r}")
+
+    def for_engine(self, engine: str) -> "Efficiency":
+        """Return this efficiency with the kernels of one serving engine."""
+        return replace(self, kernels=_merged(self.kernels, self.engines.get(engine, {})))
+
+    def curve(self, kind: str, dtype: str) -> Curve:
+        """Return the curve of a kernel kind, of ``dtype`` or one computed at the same peak."""
+        curves = self.kernels.get(kind)
+        if not curves:
+            raise ConfigError(f"calibration {self.architecture}: no curve for kernel {kind!r}")
+        if dtype in curves:
+            return curves[dtype]
+        same = [name for name in curves if PEAK_OF[name] == PEAK_OF[dtype]]
+        return curves[same[0] if same else next(iter(curves))]
+
+
+def load(architecture: str, folder: str | None = None) -> Efficiency:
+    """Return the efficiency of ``architecture``, read from ``folder`` (default: the shipped one).
+
+    Raises ``ConfigError`` for an unknown architecture, naming the known ones, and for a file that
+    does not hold what it should.
+    """
+    root: Traversable = Path(folder) if folder else resources.files(SHIPPED) / FOLDER
+    raw = _read(root, architecture)
+    parent = raw.get("inherits")
+    base = None if parent is None else load(str(parent), folder)
+    try:
+        return _parse(raw, base)
+    except (TypeError, KeyError, AttributeError, ConfigError) as error:
+        raise ConfigError(f"calibration {architecture}.yaml: {error}") from error
+
+
+def known(folder: str | None = None) -> list[str]:
+    """Return the architectures ``folder`` (default: the shipped one) has a file for."""
+    root: Traversable = Path(folder) if folder else resources.files(SHIPPED) / FOLDER
+    return sorted(_names(root))
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low < value <= high:
+        raise ConfigError(f"{name} must lie in ({max(low, 0.0):g}, {high:g}] but got {value!r}")
+
+
+def _names(root: Traversable) -> Iterator[str]:
+    if root.is_dir():
+        for entry in root.iterdir():
+            if entry.name.endswith(".yaml"):
+                yield entry.name.removesuffix(".yaml")
+
+
+def _read(root: Traversable, architecture: str) -> dict[str, Any]:
+    path = root / f"{architecture}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(_names(root))) or "none"
+        raise ConfigError(
+            f"calibration: no file for GPU architecture {architecture!r} in {root}; there are: "
+            f"{names}. Set the GPU's architecture to the nearest of these, or give "
+            "latency.calibration a folder with a file for it"
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"calibration {architecture}.yaml: not readable as YAML") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"calibration {architecture}.yaml: expected a mapping at the top level")
+    return raw
+
+
+def _parse(raw: Mapping[str, Any], base: Efficiency | None) -> Efficiency:
+    kernels = _kernels(raw.get("kernels", {}))
+    collectives = {
+        name: CollectiveCurve(**_seconds(values))
+        for name, values in raw.get("collectives", {}).items()
+    }
+    if base is None:
+        return Efficiency(
+            architecture=raw["architecture"],
+            kernels=kernels,
+            collectives=collectives,
+            network=CollectiveCurve(**_seconds(raw["network"])),
+            moe_skew=raw["moe_skew"],
+            engines={name: _kernels(table) for name, table in raw.get("engines", {}).items()},
+            measured_on=tuple(raw["measured_on"]),
+            source=raw["source"],
+        )
+    return replace(
+        base,
+        architecture=raw["architecture"],
+        kernels=_merged(base.kernels, kernels),
+        collectives={**base.collectives, **collectives},
+        inherits=raw["inherits"],
+        measured_on=tuple(raw.get("measured_on", base.measured_on)),
+        source=raw.get("source", base.source),
+    )
+
+
+def _kernels(raw: Mapping[str, Any]) -> Kernels:
+    return {
+        kind: {dtype: Curve(**_seconds(values)) for dtype, values in by_dtype.items()}
+        for kind, by_dtype in raw.items()
+    }
+
+
+def _merged(base: Kernels, over: Kernels) -> Kernels:
+    """Return ``base`` with the curves of ``over`` in place of its own."""
+    kinds = {**base, **over}
+    return {kind: {**base.get(kind, {}), **over.get(kind, {})} for kind in kinds}
+
+
+def _seconds(values: Mapping[str, float]) -> dict[str, float]:
+    """Turn the file's ``…_us`` into seconds."""
+    return {
+        (key.removesuffix("_us") + "_s" if key.endswith("_us") else key): (
+            value * 1e-6 if key.endswith("_us") else value
+        )
+        for key, value in values.items()
+    }

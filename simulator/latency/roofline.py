@@ -1,0 +1,115 @@
+"""Step times from first principles: FLOPs, bytes and messages over what the hardware reaches."""
+
+import logging
+import math
+from dataclasses import dataclass
+
+from hardware.fabric import Fabric
+from hardware.gpu import GPU
+from simulator.errors import ConfigError
+from simulator.latency.base import WorkerSpec
+from simulator.latency.collectives import Network
+from simulator.latency.efficiency import load
+from simulator.latency.machine import Machine
+from simulator.latency.operators import PEAK_OF, Load, Number, PassSpec
+from simulator.latency.stepping import RooflineSteps
+
+log = logging.getLogger(__name__)
+
+ENGINES = ("generic", "trtllm", "sglang", "vllm")
+EXCHANGES = ("all_to_all", "all_gather")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roofline:
+    """The calibrated roofline: any model × GPU × layout, from the operators of its forward pass.
+
+    ``calibration`` is a folder of efficiency files by GPU architecture (``None``: the shipped
+    ones). ``host_overhead_s`` seconds of scheduling and launch are added to every step.
+    ``moe_skew`` is the load of the busiest expert rank over the mean (``None``: the calibrated
+    one). ``cache_upprojected_kv`` spares chunked MLA prefill from redoing the up-projection of
+    earlier chunks. ``expert_exchange`` is ``all_to_all`` (dispatch and combine kernels) or
+    ``all_gather`` (plain collectives over the attention-DP ranks). ``engine`` picks the kernels of
+    a serving engine where they were measured apart.
+    """
+
+    calibration: str | None = None
+    host_overhead_s: float = 0.0
+    moe_skew: float | None = None
+    cache_upprojected_kv: bool = False
+    expert_exchange: str = "all_to_all"
+    engine: str = "generic"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.host_overhead_s < math.inf:
+            raise ConfigError(
+                "latency roofline: host_overhead_s must be at least 0 s "
+                f"but got {self.host_overhead_s!r}"
+            )
+        if self.moe_skew is not None and not 1 <= self.moe_skew < math.inf:
+            raise ConfigError(
+                f"latency roofline: moe_skew must be at least 1 but got {self.moe_skew!r}"
+            )
+        _one_of("expert_exchange", self.expert_exchange, EXCHANGES)
+        _one_of("engine", self.engine, ENGINES)
+
+    def bind(self, worker: WorkerSpec) -> RooflineSteps:
+        """Return the step times of one worker; ``ConfigError`` for a dtype its GPU lacks."""
+        machine = self.machine(worker.gpu, worker.fabric)
+        spec = self.pass_spec(worker, machine)
+        return RooflineSteps(spec, machine, worker.role, self.host_overhead_s)
+
+    def pass_seconds(self, worker: WorkerSpec, load: Load) -> Number:
+        """Return seconds of a pass over arrays of loads **per attention rank**, vectorised.
+
+        The fields of ``load`` broadcast; every entry must have prompt tokens or a batch.
+        """
+        machine = self.machine(worker.gpu, worker.fabric)
+        spec = self.pass_spec(worker, machine)
+        return machine.pass_seconds(spec, load) + self.host_overhead_s
+
+    def machine(self, gpu: GPU, fabric: Fabric) -> Machine:
+        """Return the GPU with its efficiency; the log says so where that is inherited."""
+        efficiency = load(gpu.architecture, self.calibration).for_engine(self.engine)
+        if efficiency.inherits is not None:
+            log.info(
+                "%s (%s) has no measurements: its efficiency is inherited from %s, measured on %s",
+                gpu.name,
+                gpu.architecture,
+                efficiency.inherits,
+                ", ".join(efficiency.measured_on),
+            )
+        return Machine(gpu=gpu, efficiency=efficiency, network=Network.of(gpu, fabric))
+
+    def pass_spec(self, worker: WorkerSpec, machine: Machine) -> PassSpec:
+        """Return what the worker passes through, after checking that its GPU can compute it."""
+        skew = machine.efficiency.moe_skew if self.moe_skew is None else self.moe_skew
+        spec = PassSpec(
+            model=worker.model,
+            layout=worker.layout,
+            precision=worker.precision,
+            cache_upprojected_kv=self.cache_upprojected_kv,
+            moe_skew=skew,
+            expert_exchange=self.expert_exchange,
+        )
+        _check_dtypes(worker, spec)
+        return spec
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        names = ", ".join(known)
+        raise ConfigError(f"latency roofline: {name} must be one of {names} but got {value!r}")
+
+
+def _check_dtypes(worker: WorkerSpec, spec: PassSpec) -> None:
+    """Refuse weights × activations that the GPU has no tensor cores for."""
+    peaks, precision = worker.gpu.peak_flops, worker.precision
+    for dtype in (spec.dtype, spec.computed(spec.attention_weights), "bf16"):
+        if PEAK_OF[dtype] not in peaks:
+            works = ", ".join(known for known, peak in PEAK_OF.items() if peak in peaks) or "none"
+            raise ConfigError(
+                f"precision: {worker.gpu.name} has no {PEAK_OF[dtype]} peak to compute in {dtype} "
+                f"(weights={precision.weights}, activations={precision.activations}); dtypes it "
+                f"can compute in: {works}"
+            )

@@ -1,0 +1,166 @@
+"""The run in plain words: what was simulated, whether it held its targets, where the time went."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from simulator.report.theme import number, seconds, share
+from simulator.results import DURATIONS, POOLS, STAGES, Results, gap_bin_width
+
+LABELS = {metric.name: metric.label for metric in DURATIONS}
+COMPLETE, CLOSE = 0.99, 0.9
+
+
+def title(results: Results) -> str:
+    """Return the page's title: the caller's, or a plain one."""
+    return str(results.context.get("title") or "Simulation report")
+
+
+def subject(results: Results) -> str:
+    """Return one or two sentences on what was simulated."""
+    summary = results.summary
+    arrived, duration = summary["requests"]["arrived"], summary["duration_s"]
+    words = results.context.get("workload")
+    lasted = f" over {seconds(duration)}" if duration else ""
+    source = f" ({words})" if words else ""
+    served = f"{number(arrived)} {_plural('request', arrived)}{lasted}{source}, served by"
+    model = results.context.get("model")
+    of_model = f" of {model}" if model else ""
+    return f"{served} {machines(results)}{of_model}. {outcome(summary)}"
+
+
+def machines(results: Results) -> str:
+    """Return the pools in words: 4 prefill workers (16 × H100) and 2 decode workers (…)."""
+    parts = []
+    for pool in POOLS:
+        members = [worker for worker in results.workers if worker.pool == pool]
+        if members:
+            kinds = " and ".join(sorted({worker.gpu for worker in members}))
+            gpus = sum(worker.gpus for worker in members)
+            workers = _plural("worker", len(members))
+            parts.append(f"{len(members)} {pool} {workers} ({gpus} × {kinds})")
+    return " and ".join(parts) or "no worker at all"
+
+
+def outcome(summary: Mapping[str, Any]) -> str:
+    """Return what became of the requests, in one sentence."""
+    counts = {name: count for name, count in summary["requests"].items() if name != "arrived"}
+    arrived = summary["requests"]["arrived"]
+    if not arrived:
+        return "No request arrived."
+    if counts["completed"] == arrived:
+        return "Every request completed." if arrived > 1 else "It completed."
+    parts = [f"{number(count)} {status}" for status, count in counts.items() if count]
+    return f"Of these, {_join(parts)}."
+
+
+def verdict(results: Results) -> tuple[str, str]:
+    """Return a level (``good``, ``fair``, ``poor`` or ``none``) and whether the SLO was held."""
+    targets, attained = results.slo.targets(), results.summary["slo_attainment"]
+    if attained is None:
+        return "none", "No request arrived, so no target was put to the test."
+    if not targets:
+        return "none", f"No latency target was set; {share(attained)} of the requests completed."
+    named = _join([f"{LABELS[name]} ≤ {seconds(target)}" for name, target in targets.items()])
+    level = "good" if attained >= COMPLETE else "fair" if attained >= CLOSE else "poor"
+    return level, f"{share(attained)} of the requests met the targets: {named}."
+
+
+def against_targets(results: Results) -> list[str]:
+    """Return, per target, how the p99 of its metric compares."""
+    sentences = []
+    for name, target in results.slo.targets().items():
+        tail = results.summary[name]["p99"]
+        if tail is None:
+            sentences.append(f"{LABELS[name]} was measured on no request.")
+            continue
+        side = "within" if tail <= target else "above"
+        sentences.append(
+            f"The p99 {LABELS[name]} of {seconds(tail)} is {side} its target of {seconds(target)}."
+        )
+    return sentences
+
+
+def stage_shares(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the share of all request-seconds spent in each stage (0–1), gateway aside."""
+    spent = {
+        name: (summary[name]["mean"] or 0.0) * summary[name]["count"]
+        for name in STAGES
+        if name in summary
+    }
+    total = sum(spent.values())
+    return {name: amount / total for name, amount in spent.items()} if total > 0 else {}
+
+
+def time_spent(summary: Mapping[str, Any]) -> str:
+    """Return where the requests' time went, largest share first."""
+    shares = sorted(stage_shares(summary).items(), key=lambda item: -item[1])
+    parts = [f"{share(part)} {LABELS[name].lower()}" for name, part in shares if part >= 0.0005]
+    return f"Where the time went: {', '.join(parts)}." if parts else ""
+
+
+def first_token(results: Results) -> str:
+    """Return where a client sees its first token in this run."""
+    if results.first_token == "decode":  # noqa: S105 - a place, not a secret
+        return (
+            "In this run the first token is emitted when the decode worker has taken the request "
+            "over: TTFT includes the KV transfer and the wait for the decode batch."
+        )
+    return (
+        "In this run the first token is emitted by the prefill worker when the prompt is done: "
+        "the KV transfer and the wait for the decode batch fall between the first and second token."
+    )
+
+
+def definitions(results: Results) -> list[tuple[str, str, str]]:
+    """Return the glossary: label, meaning and formula of everything the report names."""
+    width = share(gap_bin_width(results.gaps))
+    return [
+        *((metric.label, metric.meaning, metric.formula) for metric in DURATIONS),
+        (
+            "ITL",
+            "inter-token latency: every gap between two tokens, all requests pooled; percentiles "
+            f"are read off a histogram whose bins are {width} wide, mean and max are exact",
+            "token k + 1 - token k",
+        ),
+        (
+            "Good request",
+            "completed, with every target held; TPOT of a request with fewer than two output "
+            "tokens is undefined and does not count against it",
+            "metric ≤ target, for each target",
+        ),
+        ("Goodput", "good requests per second", "good requests / duration"),
+        (
+            "SLO attainment",
+            "share of all arrivals that were good; rejected and failed ones count as missed",
+            "good requests / arrivals",
+        ),
+        ("Duration", "from the first arrival to the last token", "last finish - first arrival"),
+        (
+            "Tokens/s/GPU",
+            "tokens of completed requests per second and allocated GPU, all pools together",
+            "tokens / duration / GPUs",
+        ),
+        (
+            "GPU-hours",
+            "GPUs allocated over time, starting and draining ones included",
+            "Σ GPUs × allocated time",
+        ),
+        (
+            "KV utilisation",
+            "KV blocks in use, time-weighted, over the blocks a pool has",
+            "∫ used blocks / (blocks × allocated time)",
+        ),
+        (
+            "Percentiles",
+            "interpolated linearly between order statistics, over every request that has the value",
+            "",
+        ),
+    ]
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else f"{word}s"
+
+
+def _join(parts: list[str]) -> str:
+    return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)

@@ -1,0 +1,550 @@
+"""What a run means: per-request frames, metrics beside their definitions, and the run's folder.
+
+Each metric is defined once, here: durations of one request in :data:`DURATIONS`, goodput in
+:class:`SLO`, totals in :func:`summarize`. The report's glossary prints these very definitions.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from simulator.errors import ConfigError
+from simulator.record import (
+    COUNTS,
+    REASONS,
+    STATUSES,
+    TIMES,
+    GapHistogram,
+    RunRecord,
+    WorkerInfo,
+)
+
+Floats = NDArray[np.float64]
+
+POOLS = ("prefill", "decode", "mixed")
+PERCENTILES = (50, 75, 90, 95, 99)
+ROWS_PER_GROUP = 65_536  # parquet row group: small enough that writing 1M requests streams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One duration of a request in seconds: column ``name``, its words, formula and expression.
+
+    The expression is null wherever the request did not reach one of the moments it needs.
+    """
+
+    name: str
+    label: str
+    meaning: str
+    formula: str
+    expression: pl.Expr
+
+
+def _since(end: str, start: str) -> pl.Expr:
+    return pl.col(end) - pl.col(start)
+
+
+DURATIONS = (
+    Metric(
+        name="ttft_s",
+        label="TTFT",
+        meaning="time to first token: from arrival until the client sees the first token",
+        formula="first_token - arrival",
+        expression=_since("first_token_s", "arrival_s"),
+    ),
+    Metric(
+        name="tpot_s",
+        label="TPOT",
+        meaning="time per output token after the first, averaged within one request; "
+        "undefined for fewer than two output tokens",
+        formula="(finish - first_token) / (output_tokens - 1)",
+        expression=pl.when(pl.col("output_tokens") >= 2).then(
+            _since("finish_s", "first_token_s") / (pl.col("output_tokens") - 1)
+        ),
+    ),
+    Metric(
+        name="e2e_s",
+        label="E2E",
+        meaning="end-to-end latency: from arrival until the last token",
+        formula="finish - arrival",
+        expression=_since("finish_s", "arrival_s"),
+    ),
+    Metric(
+        name="gateway_s",
+        label="Gateway",
+        meaning="from arrival until the request stands in a worker's prefill queue",
+        formula="prefill_queue_enter - arrival",
+        expression=_since("prefill_queue_enter_s", "arrival_s"),
+    ),
+    Metric(
+        name="prefill_queue_s",
+        label="Prefill queue",
+        meaning="waiting for a prefill worker",
+        formula="prefill_start - prefill_queue_enter",
+        expression=_since("prefill_start_s", "prefill_queue_enter_s"),
+    ),
+    Metric(
+        name="prefill_s",
+        label="Prefill",
+        meaning="computing the prompt, from its first chunk to its last",
+        formula="prefill_end - prefill_start",
+        expression=_since("prefill_end_s", "prefill_start_s"),
+    ),
+    Metric(
+        name="transfer_queue_s",
+        label="Transfer queue",
+        meaning="prompt done, its KV not yet moving: waiting for room at the decode worker "
+        "or for the link",
+        formula="max(0, transfer_start - prefill_end)",
+        expression=_since("transfer_start_s", "prefill_end_s").clip(lower_bound=0.0),
+    ),
+    Metric(
+        name="transfer_s",
+        label="Transfer",
+        meaning="KV on the wire after the prompt is done; what a layer-wise push moves during "
+        "prefill is hidden behind compute and not counted",
+        formula="transfer_end - max(transfer_start, prefill_end)",
+        expression=pl.col("transfer_end_s")
+        - pl.max_horizontal("transfer_start_s", "prefill_end_s"),
+    ),
+    Metric(
+        name="decode_queue_s",
+        label="Decode queue",
+        meaning="KV in place, waiting to join the decode batch",
+        formula="decode_join - transfer_end (- prefill_end where nothing was transferred)",
+        expression=pl.col("decode_join_s") - pl.coalesce("transfer_end_s", "prefill_end_s"),
+    ),
+    Metric(
+        name="decode_s",
+        label="Decode",
+        meaning="in the decode batch until the last token, preemptions included",
+        formula="finish - decode_join",
+        expression=_since("finish_s", "decode_join_s"),
+    ),
+)
+"""Durations of one request. The seven stages, nulls as 0, add up to ``e2e_s``."""
+
+STAGES = tuple(metric.name for metric in DURATIONS[3:])
+SUMMARIZED = tuple(metric.name for metric in DURATIONS if metric.name != "gateway_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SLO:
+    """Latency targets in seconds; ``None`` is not checked. Defaults are Dynamo's 500 and 50 ms.
+
+    A request is good when it completed and every checked metric is at or below its target; a
+    missing metric fails. TPOT of a request with fewer than two output tokens is undefined, not
+    missing: it does not count against the request.
+    """
+
+    ttft_s: float | None = 0.5
+    tpot_s: float | None = 0.05
+    e2e_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, target in self.named():
+            number = isinstance(target, int | float) and not isinstance(target, bool)
+            if target is not None and not (number and 0 < target < float("inf")):
+                raise ConfigError(
+                    f"slo: {name} must be a positive number of seconds or null but got {target!r}"
+                )
+
+    def named(self) -> list[tuple[str, float | None]]:
+        """Return every metric with its target, checked or not."""
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+    def targets(self) -> dict[str, float]:
+        """Return the checked metrics and their targets in seconds."""
+        return {name: target for name, target in self.named() if target is not None}
+
+    def met(self, metric: str) -> pl.Expr:
+        """Return whether a request held the target of ``metric``."""
+        held = (pl.col(metric) <= self.targets()[metric]).fill_null(value=False)
+        return held | (pl.col("output_tokens") < 2) if metric == "tpot_s" else held
+
+    def good(self) -> pl.Expr:
+        """Return whether a request completed within every target."""
+        completed = pl.col("status") == "completed"
+        return pl.all_horizontal(completed, *(self.met(metric) for metric in self.targets()))
+
+
+def distribution(values: Floats) -> dict[str, float | int | None]:
+    """Return count, mean, min, max, population std and percentiles of the non-NaN ``values``.
+
+    Percentiles interpolate linearly between order statistics. All but the count are ``None``
+    when there is no value.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return _unknown(0)
+    ranks = np.percentile(known, PERCENTILES, overwrite_input=True)
+    return {
+        "mean": float(known.mean()),
+        "min": float(known.min()),
+        **{f"p{rank}": float(value) for rank, value in zip(PERCENTILES, ranks, strict=True)},
+        "max": float(known.max()),
+        "std": float(known.std()),
+        "count": len(known),
+    }
+
+
+def _unknown(count: int) -> dict[str, float | int | None]:
+    names = ("mean", "min", *(f"p{rank}" for rank in PERCENTILES), "max", "std")
+    return {**dict.fromkeys(names), "count": count}
+
+
+def gap_quantiles(gaps: GapHistogram, shares: Sequence[float] | Floats) -> Floats:
+    """Return quantiles (seconds) of the pooled gaps, linear within a bin.
+
+    The error is at most one bin width: :func:`gap_bin_width` of the value.
+    """
+    below = np.concatenate(([0], np.cumsum(gaps.counts)))
+    ranks = np.asarray(shares, dtype=np.float64) * below[-1]
+    bins = np.clip(np.searchsorted(below, ranks, side="left") - 1, 0, len(gaps.counts) - 1)
+    bins = np.maximum(bins, np.argmax(gaps.counts > 0))
+    inside = (ranks - below[bins]) / np.maximum(gaps.counts[bins], 1)
+    low, high = gaps.edges[bins], np.minimum(gaps.edges[bins + 1], gaps.max_s)
+    quantiles: Floats = np.minimum(low + inside * np.maximum(high - low, 0.0), gaps.max_s)
+    return quantiles
+
+
+def gap_bin_width(gaps: GapHistogram) -> float:
+    """Return the relative width of the histogram's bins (0.02 = 2 %): the percentiles' error."""
+    edges = gaps.edges[gaps.edges > 0]
+    return float(np.max(edges[1:] / edges[:-1]) - 1.0) if len(edges) > 1 else 0.0
+
+
+def gap_distribution(gaps: GapHistogram, mean_s: float | None) -> dict[str, float | int | None]:
+    """Return the distribution of all inter-token gaps of all requests, pooled (seconds).
+
+    ``mean_s`` comes exactly from the requests (see :func:`mean_gap`); max is exact; min,
+    percentiles and std are read off the histogram, to within its relative bin width.
+    """
+    count = int(gaps.counts.sum())
+    if not count:
+        return _unknown(0)
+    shares = [0.0, *(rank / 100 for rank in PERCENTILES)]
+    low, *ranks = (float(value) for value in gap_quantiles(gaps, shares))
+    middles = np.minimum((gaps.edges[:-1] + gaps.edges[1:]) / 2, gaps.max_s)
+    centre = np.average(middles, weights=gaps.counts)
+    return {
+        "mean": mean_s,
+        "min": low,
+        **{f"p{rank}": value for rank, value in zip(PERCENTILES, ranks, strict=True)},
+        "max": float(gaps.max_s),
+        "std": float(np.sqrt(np.average((middles - centre) ** 2, weights=gaps.counts))),
+        "count": count,
+    }
+
+
+def mean_gap(requests: pl.LazyFrame) -> float | None:
+    """Return the mean inter-token gap (s): Σ(finish − first_token) / Σ(output_tokens − 1).
+
+    Over the finished requests of at least two output tokens; ``None`` without any.
+    """
+    told = requests.filter(
+        (pl.col("output_tokens") >= 2)
+        & pl.col("finish_s").is_not_null()
+        & pl.col("first_token_s").is_not_null()
+    )
+    seconds, gaps = (
+        told.select(
+            _since("finish_s", "first_token_s").sum(),
+            (pl.col("output_tokens").cast(pl.Int64) - 1).sum(),
+        )
+        .collect()
+        .row(0)
+    )
+    return seconds / gaps if gaps else None
+
+
+def scan_requests(record: RunRecord) -> pl.LazyFrame:
+    """Return the requests, one row each, lazily; raw columns are shared with ``record``.
+
+    NaN times and workers of -1 become null, status and reason become Enums, and every metric of
+    :data:`DURATIONS` is a column.
+    """
+    raw = pl.DataFrame({name: record.requests[name] for name in (*TIMES, *COUNTS)}).lazy()
+    clean = raw.with_columns(
+        *(pl.col(name).fill_nan(None) for name in TIMES),
+        *(pl.col(name).cast(pl.Int32) for name in COUNTS[:-2]),
+    ).with_columns(
+        *(
+            pl.when(pl.col(name) >= 0).then(pl.col(name)).alias(name)
+            for name in ("prefill_worker", "decode_worker")
+        ),
+        _coded("status", STATUSES),
+        pl.when(pl.col("reason") > 0).then(_coded("reason", REASONS)).alias("reason"),
+    )
+    return clean.with_columns(*(metric.expression.alias(metric.name) for metric in DURATIONS))
+
+
+def _coded(name: str, words: Sequence[str]) -> pl.Expr:
+    return pl.col(name).cast(pl.UInt8).cat.to(pl.Enum(words))
+
+
+def timeline_frame(record: RunRecord) -> pl.DataFrame:
+    """Return the sampled gauges in long form, one row per sample and worker, by time then worker.
+
+    ``busy_fraction`` and the byte rates are means over the interval since the previous sample
+    (since 0 s for the first); null where that interval is empty.
+    """
+    gauges, workers = record.timeline, record.workers
+    time = np.asarray(gauges["time_s"], dtype=np.float64)
+    count = len(workers)
+    blocks = _flat(gauges["kv_blocks"])
+    capacity = np.tile([float(worker.kv_blocks) for worker in workers], len(time))
+    return pl.DataFrame(
+        {
+            "time_s": np.repeat(time, count),
+            "worker": np.tile(np.array([w.worker for w in workers], dtype=np.int32), len(time)),
+            "pool": pl.Series([w.pool for w in workers] * len(time), dtype=pl.Enum(POOLS)),
+            "waiting": _flat(gauges["waiting"]).astype(np.int32),
+            "running": _flat(gauges["running"]).astype(np.int32),
+            "kv_blocks": blocks.astype(np.int64),
+            "kv_utilization": blocks / np.where(capacity > 0, capacity, np.nan),
+            "busy_fraction": _rate(gauges["busy_s"], time),
+            "sent_bytes_per_s": _rate(gauges["sent_bytes"], time),
+            "received_bytes_per_s": _rate(gauges["received_bytes"], time),
+        }
+    ).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _flat(gauge: NDArray[Any]) -> Floats:
+    return np.asarray(gauge, dtype=np.float64).ravel()
+
+
+def _rate(total: NDArray[Any], time: Floats) -> Floats:
+    """Return the growth of a cumulative gauge (T, workers) per second, flattened."""
+    seconds = np.diff(time, prepend=0.0)[:, None]
+    grown = np.diff(np.asarray(total, dtype=np.float64), axis=0, prepend=0.0)
+    return np.divide(grown, seconds, out=np.full_like(grown, np.nan), where=seconds > 0).ravel()
+
+
+def events_frame(record: RunRecord) -> pl.DataFrame:
+    """Return what happened to workers, in recorded order: time_s, kind, worker, pool, detail."""
+    pools = {worker.worker: worker.pool for worker in record.workers}
+    rows = [
+        (time, kind, worker if worker >= 0 else None, pools.get(worker), detail)
+        for time, kind, worker, detail in record.events
+    ]
+    schema: dict[str, pl.DataType | type[pl.DataType]] = {
+        "time_s": pl.Float64,
+        "kind": pl.String,
+        "worker": pl.Int32,
+        "pool": pl.Enum(POOLS),
+        "detail": pl.String,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def config_digest(text: str) -> str:
+    """Return the first 12 hex digits of the SHA-256 of a resolved configuration."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _per(amount: float, over: float | None) -> float | None:
+    """Return ``amount`` / ``over``: 0 when nothing was done, ``None`` without a divisor."""
+    if not amount:
+        return 0.0
+    return amount / over if over else None
+
+
+def gpu_hours(workers: Sequence[WorkerInfo]) -> dict[str, float]:
+    """Return GPU-hours allocated (starting and draining included), per pool and in total."""
+    seconds = dict.fromkeys(POOLS, 0.0)
+    for worker in workers:
+        seconds[worker.pool] += worker.gpus * worker.allocated_s
+    return {
+        **{pool: total / 3600 for pool, total in seconds.items()},
+        "total": sum(seconds.values()) / 3600,
+    }
+
+
+def mean_gpus(workers: Sequence[WorkerInfo], end_s: float) -> float:
+    """Return the time-mean of allocated GPUs over the run: their number, where pools are static."""
+    if end_s <= 0:
+        return float(sum(worker.gpus for worker in workers))
+    return sum(worker.gpus * (worker.allocated_s / end_s) for worker in workers)
+
+
+def kv_utilization(workers: Sequence[WorkerInfo]) -> dict[str, float | None]:
+    """Return, per pool, used over available KV block-seconds while allocated (share, 0–1)."""
+    used = {pool: [w for w in workers if w.pool == pool] for pool in POOLS}
+    return {
+        pool: _per(
+            sum(w.kv_block_seconds for w in members),
+            sum(w.kv_blocks * w.allocated_s for w in members),
+        )
+        if members
+        else None
+        for pool, members in used.items()
+    }
+
+
+def _totals(requests: pl.LazyFrame, slo: SLO) -> dict[str, Any]:
+    completed = pl.col("status") == "completed"
+    arrived = pl.col("arrival_s").is_not_null()
+    statuses = {
+        status: (arrived & (pl.col("status") == status)).sum().alias(status) for status in STATUSES
+    }
+    tokens = {
+        name: pl.col(name).cast(pl.Int64).filter(completed).sum()
+        for name in ("input_tokens", "output_tokens")
+    }
+    costs = {
+        name: pl.col(name).cast(pl.Int64).sum() for name in ("preemptions", "recomputed_tokens")
+    }
+    span = pl.col("finish_s").max() - pl.col("arrival_s").min()
+    return (
+        requests.select(
+            arrived.sum().alias("arrived"),
+            *statuses.values(),
+            slo.good().sum().alias("good"),
+            span.alias("duration_s"),
+            **tokens,
+            **costs,
+        )
+        .collect()
+        .row(0, named=True)
+    )
+
+
+def _rejections(requests: pl.LazyFrame) -> dict[str, int]:
+    counted = (
+        requests.filter(pl.col("status") == "rejected")
+        .group_by(pl.col("reason").cast(pl.String).fill_null("unstated"))
+        .len()
+        .sort("reason")
+        .collect()
+    )
+    return dict(counted.iter_rows())
+
+
+def summarize(
+    requests: pl.LazyFrame, record: RunRecord, slo: SLO, context: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the run's summary, ready for JSON: unknown numbers are ``None``.
+
+    ``duration_s`` is last finish − first arrival. Distributions cover every request that has the
+    value. Goodput is good requests per second of duration, attainment their share of all
+    arrivals, rejected ones included. Token rates count the tokens of completed requests; per GPU
+    means per allocated GPU of all pools together.
+    """
+    totals = _totals(requests, slo)
+    duration, gpus = totals["duration_s"], mean_gpus(record.workers, record.end_s)
+    output = _per(totals["output_tokens"], duration)
+    inputs = _per(totals["input_tokens"], duration)
+    wall = context.get("wall_s")
+    spread = {name: distribution(values_of(requests, name)) for name in SUMMARIZED}
+    return {
+        "requests": {name: totals[name] for name in ("arrived", *STATUSES)},
+        "rejected_reasons": _rejections(requests),
+        "duration_s": duration,
+        "ttft_s": spread.pop("ttft_s"),
+        "tpot_s": spread.pop("tpot_s"),
+        "itl_s": gap_distribution(record.gaps, mean_gap(requests)),
+        **spread,
+        "goodput_rps": _per(totals["good"], duration),
+        "slo_attainment": totals["good"] / totals["arrived"] if totals["arrived"] else None,
+        "slo": dict(slo.named()),
+        "first_token": record.first_token,
+        "output_tokens_per_s": output,
+        "output_tokens_per_s_per_gpu": None if output is None else _per(output, gpus),
+        "input_tokens_per_s_per_gpu": None if inputs is None else _per(inputs, gpus),
+        "gpu_hours": gpu_hours(record.workers),
+        "kv_utilization": kv_utilization(record.workers),
+        "preemptions": totals["preemptions"],
+        "recomputed_tokens": totals["recomputed_tokens"],
+        "seed": context.get("seed"),
+        "config_digest": config_digest(str(context.get("config", ""))),
+        "wall_s": wall,
+        "requests_per_wall_s": _per(totals["arrived"], wall),
+        "accounting": dict(context.get("accounting", {})),
+    }
+
+
+def values_of(requests: pl.LazyFrame, name: str) -> Floats:
+    """Return one numeric column as float64, NaN where null; only this column is computed."""
+    column = requests.select(pl.col(name).cast(pl.Float64)).collect().to_series()
+    return column.to_numpy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Results:
+    """One run's frames and summary.
+
+    ``scan`` is the requests frame, lazy so that a million requests are never held twice;
+    :attr:`requests` collects it. ``context`` is what the caller knows about the run: ``config``
+    (the resolved YAML), ``seed``, ``wall_s``, and for the report ``title``, ``model`` and
+    ``workload`` (words) and ``accounting`` (what reading the workload dropped or changed).
+    """
+
+    scan: pl.LazyFrame
+    timeline: pl.DataFrame
+    events: pl.DataFrame
+    summary: Mapping[str, Any]
+    workers: tuple[WorkerInfo, ...]
+    gaps: GapHistogram
+    slo: SLO
+    first_token: str
+    context: Mapping[str, Any]
+
+    @classmethod
+    def from_record(cls, record: RunRecord, *, slo: SLO, context: Mapping[str, Any]) -> "Results":
+        """Return the results of ``record``; its arrays are shared and must not change any more."""
+        requests = scan_requests(record)
+        return cls(
+            scan=requests,
+            timeline=timeline_frame(record),
+            events=events_frame(record),
+            summary=summarize(requests, record, slo, context),
+            workers=record.workers,
+            gaps=record.gaps,
+            slo=slo,
+            first_token=record.first_token,
+            context={**record.notes, **context},
+        )
+
+    @property
+    def requests(self) -> pl.DataFrame:
+        """The whole requests frame, computed on every access."""
+        return self.scan.collect()
+
+    def values(self, name: str) -> Floats:
+        """Return one column of the requests as float64, NaN where null."""
+        return values_of(self.scan, name)
+
+    def write(self, folder: Path, *, report: Callable[["Results", Path], None] | None) -> None:
+        """Write the run into ``folder``; ``report`` writes its HTML (``None``: no HTML).
+
+        ``summary.json`` goes first if there is an old one, and comes last and atomically: its
+        presence means the folder is complete. Equal results give byte-identical parquet files.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "summary.json").unlink(missing_ok=True)
+        config = str(self.context.get("config", ""))
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
+        self.scan.sink_parquet(
+            folder / "requests.parquet", compression="zstd", row_group_size=ROWS_PER_GROUP
+        )
+        self.timeline.write_parquet(folder / "timeline.parquet", compression="zstd")
+        self.events.write_parquet(folder / "events.parquet", compression="zstd")
+        if report is not None:
+            report(self, folder / "report.html")
+        text = json.dumps(self.summary, indent=2, allow_nan=False, default=str)
+        replace_text(folder / "summary.json", text + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` so that no reader ever sees half of it."""
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)

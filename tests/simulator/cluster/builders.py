@@ -1,0 +1,139 @@
+"""Small deployments and traffic for tests of the event engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hardware.fabric import Fabric
+from hardware.gpu import GPU
+from hardware.link import Link
+from simulator.cluster.simulation import Traffic
+from simulator.deployment import Batching, Deployment, Pool, Transfer
+from simulator.latency.base import Piece, WorkerSpec
+from simulator.model import Model
+
+NVLINK = Link(name="test scale-up", bandwidth=450e9, latency_s=0.0)
+NIC = Link(name="test NIC", bandwidth=50e9, latency_s=0.0)
+
+A_GPU = GPU(
+    name="test GPU",
+    architecture="hopper",
+    peak_flops={"bf16": 1e15},
+    memory_bytes=80e9,
+    memory_bandwidth=3e12,
+    scale_up=NVLINK,
+    scale_up_domain=8,
+    nic=NIC,
+    source="made up for tests",
+)
+
+A_FABRIC = Fabric(
+    name="one GPU per domain",
+    network=Link(name="test switch", bandwidth=1e15, latency_s=0.0),
+    domain_gpus=1,
+    source="made up for tests",
+)
+
+A_MODEL = Model(
+    name="test model",
+    layers=4,
+    hidden=512,
+    heads=8,
+    kv_heads=1,
+    head_dim=64,
+    vocab=1000,
+    max_context=1_000_000,
+    dense_intermediate=1024,
+    source="made up for tests",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearLatency:
+    """A step costs ``base`` + ``per_seq``·batch + ``per_context``·context + prompt terms.
+
+    Two pieces: above ``knee`` tokens of context each further token costs twice.
+    """
+
+    base: float = 0.010
+    per_seq: float = 1e-4
+    per_context: float = 1e-7
+    per_token: float = 1e-5
+    per_pair: float = 1e-9
+    knee: float = float("inf")
+    stages: int = 1
+
+    def bind(self, worker: WorkerSpec) -> "LinearLatency":
+        """Return itself: it costs the same on every worker."""
+        return self
+
+    def decode_pieces(self, batch: int) -> Sequence[Piece]:
+        """Return the one or two affine pieces."""
+        fixed = self.base + self.per_seq * batch
+        if self.knee == float("inf"):
+            return [Piece(self.knee, fixed, self.per_context, 0.0)]
+        above = Piece(float("inf"), fixed - self.per_context * self.knee, 2 * self.per_context, 0.0)
+        return [Piece(self.knee, fixed, self.per_context, 0.0), above]
+
+    def step_seconds(
+        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+    ) -> float:
+        """Return the sum of all terms."""
+        _, c0, c1, c2 = next(p for p in self.decode_pieces(batch) if context <= p.upto)
+        decode = c0 + context * (c1 + context * c2)
+        return decode + self.per_token * tokens + self.per_pair * pairs
+
+
+def disaggregated(
+    prefill: int = 2, decode: int = 2, *, batching: Batching | None = None, **changes: Any
+) -> Deployment:
+    """Return a deployment of one-GPU workers with the linear latency model."""
+    batching = batching or Batching()
+    whole = Deployment(
+        model=A_MODEL,
+        gpu=A_GPU,
+        fabric=A_FABRIC,
+        latency=LinearLatency(),
+        pools=(
+            Pool(role="prefill", workers=prefill, batching=replace(batching, kv_blocks=None)),
+            Pool(role="decode", workers=decode, batching=batching),
+        ),
+        transfer=Transfer(),
+    )
+    return replace(whole, **changes)
+
+
+def colocated(workers: int = 1, *, batching: Batching | None = None, **changes: Any) -> Deployment:
+    """Return a deployment of mixed one-GPU workers with the linear latency model."""
+    pools = (Pool(role="mixed", workers=workers, batching=batching or Batching()),)
+    return disaggregated(pools=pools, **changes)
+
+
+def traffic(
+    arrival: Sequence[float],
+    inputs: Sequence[int] | int,
+    outputs: Sequence[int] | int,
+    concurrency: int | None = None,
+) -> Traffic:
+    """Return traffic from plain sequences; a single length stands for all requests."""
+    shape = len(arrival)
+    return Traffic(
+        arrival_s=np.asarray(arrival, dtype=np.float64),
+        input_tokens=np.broadcast_to(np.asarray(inputs, dtype=np.int32), shape),
+        output_tokens=np.broadcast_to(np.asarray(outputs, dtype=np.int32), shape),
+        concurrency=concurrency,
+    )
+
+
+def poisson_traffic(
+    requests: int, rate: float, mean_in: int, mean_out: int, seed: int = 0
+) -> Traffic:
+    """Return Poisson arrivals with geometric-like lengths around the means."""
+    rng = np.random.default_rng(seed)
+    return traffic(
+        np.cumsum(rng.exponential(1 / rate, requests)).tolist(),
+        np.maximum(1, rng.exponential(mean_in, requests).astype(int)).tolist(),
+        np.maximum(1, rng.exponential(mean_out, requests).astype(int)).tolist(),
+    )

@@ -1,0 +1,220 @@
+"""Lines of a text file, plain, gzip or zstd, in blocks of bounded memory with their row numbers."""
+
+import gzip
+import hashlib
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import polars as pl
+
+from workloads.errors import TraceError
+from workloads.readers.zstd import decompressed_bound
+
+BLOCK_BYTES = 1 << 23
+"""Bytes of text parsed at a time, and the longest line accepted."""
+
+HEAD_BYTES = 1 << 16
+"""Bytes a reader may look at to recognise its format."""
+
+FREE_EXPANSION_BYTES = 1 << 28
+MAX_EXPANSION = 100
+"""A compressed file may grow to 256 MiB freely, beyond that to 100 times its size: traces, whose
+times differ from row to row, compress 4 to 20 times."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Consecutive lines of a file, without their ends; ``first_row`` is the 1-based first one."""
+
+    first_row: int
+    text: pl.Series
+
+
+def require_file(path: str) -> Path:
+    """Return ``path`` as a readable regular file that is not empty, or raise ``TraceError``."""
+    file = Path(path).expanduser()
+    try:
+        if file.is_dir():
+            raise TraceError(f"{path}: is a directory, expected a trace file")
+        if not file.exists():
+            raise TraceError(f"{path}: no such file")
+        if not file.is_file():
+            raise TraceError(f"{path}: is not a regular file, expected a trace file")
+        if file.stat().st_size == 0:
+            raise TraceError(f"{path}: the file is empty")
+    except (OSError, ValueError) as error:
+        if isinstance(error, TraceError):
+            raise
+        raise TraceError(f"{path}: cannot be opened ({error})") from error
+    return file
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of the file as it lies on disk, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_head(path: Path) -> bytes:
+    """Return up to :data:`HEAD_BYTES` of the file's decompressed beginning."""
+    with _open(path) as (stream, codec):
+        if codec == "zstd":
+            lines = pl.scan_lines(path, glob=False).head(1).collect_batches()
+            first = "".join(text[0] for text in _zstd_batches(path, lines) if text.len())
+            return first.encode()[:HEAD_BYTES].removeprefix(BYTE_ORDER_MARK)
+        return stream.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
+
+
+def read_lines(path: Path) -> Iterator[Lines]:
+    """Yield the lines of the file in order, in batches.
+
+    Blank lines at the end are left out. Raises ``TraceError`` for a blank line before the last
+    filled one, text that is not UTF-8, NUL bytes, an endless line, and archives that are cut off,
+    damaged or expand beyond all measure.
+    """
+    return _without_trailing_blanks(path, _numbered(_texts(path)))
+
+
+def _numbered(texts: Iterator[pl.Series]) -> Iterator[Lines]:
+    row = 1
+    for text in texts:
+        yield Lines(row, text)
+        row += text.len()
+
+
+def _texts(path: Path) -> Iterator[pl.Series]:
+    with _open(path) as (stream, codec):
+        if codec == "zstd":
+            batches = pl.scan_lines(path, glob=False).collect_batches()
+            yield from (_without_mark(text) for text in _zstd_batches(path, batches))
+        else:
+            yield from _decoded(path, _whole_lines(path, stream))
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[IO[bytes] | gzip.GzipFile, str]]:
+    """Open the file, decompressing gzip; what goes wrong while reading becomes one sentence."""
+    try:
+        with path.open("rb") as raw:
+            magic = raw.read(4)
+            raw.seek(0)
+            if magic == ZSTD_MAGIC:
+                _check_expansion(path, decompressed_bound(raw, str(path)))
+                yield raw, "zstd"
+            elif magic[:2] == GZIP_MAGIC:
+                with gzip.open(raw) as stream:
+                    yield stream, "gzip"
+            else:
+                yield raw, "plain"
+    except EOFError as error:
+        raise TraceError(
+            f"{path}: the gzip file is cut off; it ends before its end marker"
+        ) from error
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise TraceError(f"{path}: the gzip file is damaged ({error})") from error
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read ({error})") from error
+
+
+def _whole_lines(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    """Yield blocks that end with a line end, except perhaps the last."""
+    rest, total = b"", 0
+    while chunk := stream.read(BLOCK_BYTES):
+        if total == 0:
+            chunk = chunk.removeprefix(BYTE_ORDER_MARK)
+        total += len(chunk)
+        _check_expansion(path, total, plain=not isinstance(stream, gzip.GzipFile))
+        cut = chunk.rfind(b"\n") + 1
+        if cut:
+            yield rest + chunk[:cut]
+            rest = chunk[cut:]
+        else:
+            rest += chunk
+        if len(rest) > BLOCK_BYTES:
+            raise TraceError(f"{path}: a line is longer than {BLOCK_BYTES >> 20} MiB")
+    if rest:
+        yield rest
+
+
+def _check_expansion(path: Path, size: int, *, plain: bool = False) -> None:
+    if plain or size <= FREE_EXPANSION_BYTES:
+        return
+    packed = path.stat().st_size
+    if size > MAX_EXPANSION * packed:
+        raise TraceError(
+            f"{path}: {packed} compressed bytes expand to more than {MAX_EXPANSION} times that, "
+            "which no trace does; decompress it yourself if it is genuine"
+        )
+
+
+def _decoded(path: Path, blocks: Iterator[bytes]) -> Iterator[pl.Series]:
+    row = 1
+    for block in blocks:
+        lines = _decode(path, block, row).split("\n")
+        if not lines[-1]:
+            lines.pop()
+        row += len(lines)
+        yield pl.Series(lines, dtype=pl.String).str.strip_suffix("\r")
+
+
+def _decode(path: Path, block: bytes, first_row: int) -> str:
+    """Return the block as text; name the row of the first byte that is none."""
+    nul = block.find(b"\0")
+    if nul >= 0:
+        row = first_row + block.count(b"\n", 0, nul)
+        raise TraceError(f"{path}: row {row} holds a NUL byte, expected text")
+    try:
+        return block.decode()
+    except UnicodeDecodeError as error:
+        row = first_row + block.count(b"\n", 0, error.start)
+        raise TraceError(
+            f"{path}: row {row} holds the byte 0x{block[error.start]:02x}, expected UTF-8 text"
+        ) from error
+
+
+def _zstd_batches(path: Path, batches: Iterator[pl.DataFrame]) -> Iterator[pl.Series]:
+    try:
+        for batch in batches:
+            yield _zstd_text(path, batch)
+    except pl.exceptions.PolarsError as error:
+        raise TraceError(f"{path}: the zstd file does not hold UTF-8 text ({error})") from error
+
+
+def _zstd_text(path: Path, batch: pl.DataFrame) -> pl.Series:
+    text = batch["line"]
+    if text.str.contains("\0", literal=True).any():
+        raise TraceError(f"{path}: the file holds a NUL byte, expected text")
+    return text
+
+
+def _without_mark(text: pl.Series) -> pl.Series:
+    return text.str.strip_prefix("\ufeff")
+
+
+def _without_trailing_blanks(path: Path, batches: Iterator[Lines]) -> Iterator[Lines]:
+    blank_row: int | None = None
+    for batch in batches:
+        filled = batch.text.str.strip_chars().str.len_bytes() > 0
+        if blank_row is None and filled.all():
+            yield batch
+            continue
+        where = filled.arg_true()
+        if not where.len():
+            blank_row = blank_row or batch.first_row
+            continue
+        last = int(where[-1])
+        gap = (~filled).arg_true()
+        if blank_row is None and gap[0] < last:
+            blank_row = batch.first_row + int(gap[0])
+        if blank_row is not None:
+            raise TraceError(f"{path}: row {blank_row} is blank, expected a request")
+        blank_row = batch.first_row + last + 1
+        yield Lines(batch.first_row, batch.text[: last + 1])

@@ -1,0 +1,313 @@
+"""A trace: the canonical frame, one row per LLM call, and the account of how it came about."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from workloads import checks
+from workloads.errors import TraceError
+
+MAX_TOKENS = 100_000_000
+"""More tokens than this in one request is taken for a mistake in the file."""
+
+MAX_ROWS = 2**32 - 1
+"""Row numbers are 32-bit."""
+
+METADATA_KEY = "disaggsim.trace"
+"""Key-value entry of a canonical parquet file that holds :class:`TraceMeta` as JSON."""
+
+RUN = pl.Struct({"first": pl.UInt32(), "n": pl.UInt32()})
+"""``n`` consecutive KV-block ids from ``first``."""
+
+STATUS = pl.Enum(["ok", "failed"])
+"""Whether the source's request succeeded; an answer of zero tokens counts as failed."""
+
+SCHEMA = pl.Schema(
+    (
+        ("request_id", pl.UInt32()),
+        ("source_row", pl.UInt32()),
+        ("arrival_s", pl.Float64()),
+        ("input_tokens", pl.Int32()),
+        ("output_tokens", pl.Int32()),
+        ("session_id", pl.UInt32()),
+        ("turn", pl.UInt16()),
+        ("parent_id", pl.UInt32()),
+        ("delay_s", pl.Float64()),
+        ("block_runs", pl.List(RUN)),
+        ("cached_tokens_hint", pl.Int32()),
+        ("model", pl.Categorical()),
+        ("tenant", pl.Categorical()),
+        ("status", STATUS),
+        ("src_ttft_s", pl.Float32()),
+        ("src_e2e_s", pl.Float32()),
+    )
+)
+"""The canonical columns in order.
+
+``request_id`` is dense, 0..n-1. ``source_row`` is the 0-based data row of the source file.
+``arrival_s`` is seconds since the first kept arrival of a file, or since the start of a synthetic
+workload. ``parent_id`` and ``delay_s`` belong to closed-loop sessions: start = completion of the
+parent + delay. ``block_runs`` are the prompt's leading KV blocks as runs of consecutive cumulative
+ids. ``cached_tokens_hint`` and ``src_*`` are what the source reported, never simulator input.
+"""
+
+REQUIRED = ("request_id", "source_row", "input_tokens", "output_tokens", "status")
+"""Columns without nulls; ``arrival_s`` joins them in an open loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """One thing that was done to a trace, by ``name``, with its settings and counts."""
+
+    name: str
+    counts: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceMeta:
+    """Where a trace came from and what became of its rows.
+
+    ``rows_read + rows_added == rows_kept + sum(drops)`` always holds; ``rows_added`` counts copies
+    made by a rate increase and is 0 otherwise. ``t0`` is the wall-clock time of the first arrival
+    kept from the file (ISO 8601, with an offset only if the file states one), ``time_unit`` the
+    resolution of the source's clock. ``block_size`` is tokens per block id, ``tail_block`` whether
+    a prompt's last partial block has an id, ``context`` whether a row's input is the whole prompt
+    or the new tokens of a turn.
+    """
+
+    name: str
+    format: str
+    sha256: str | None = None
+    licence: str | None = None
+    t0: str | None = None
+    time_unit: str = "s"
+    block_size: int | None = None
+    block_scope: str | None = None
+    tail_block: str | None = None
+    context: str = "full"
+    loop: str = "open"
+    rows_read: int
+    rows_kept: int
+    rows_added: int = 0
+    drops: Mapping[str, int] = field(default_factory=dict)
+    transforms: tuple[Transform, ...] = ()
+
+    def __post_init__(self) -> None:
+        owner = f"trace {self.name!r}"
+        checks.one_of(owner, "context", self.context, ("full", "delta"))
+        checks.one_of(owner, "loop", self.loop, ("open", "closed"))
+        if self.block_size is not None:
+            checks.whole(owner, "block_size", self.block_size, 1)
+        if self.block_scope is not None:
+            checks.one_of(owner, "block_scope", self.block_scope, ("global", "session"))
+        if self.tail_block is not None:
+            checks.one_of(owner, "tail_block", self.tail_block, ("partial", "omitted"))
+        for name in ("rows_read", "rows_kept", "rows_added"):
+            checks.whole(owner, name, getattr(self, name), 0)
+        for reason, count in self.drops.items():
+            checks.whole(owner, f"drops[{reason}]", count, 0)
+        self._check_account(owner)
+
+    def _check_account(self, owner: str) -> None:
+        dropped = sum(self.drops.values())
+        if self.rows_read + self.rows_added != self.rows_kept + dropped:
+            raise TraceError(
+                f"{owner}: {self.rows_read} rows read + {self.rows_added} added must equal "
+                f"{self.rows_kept} kept + {dropped} dropped"
+            )
+
+    def after(
+        self, transform: Transform, *, drops: Mapping[str, int] | None = None, added: int = 0
+    ) -> "TraceMeta":
+        """Return the account after ``transform``, which dropped and added that many rows."""
+        merged = dict(self.drops)
+        for reason, count in (drops or {}).items():
+            if count:
+                merged[reason] = merged.get(reason, 0) + count
+        rows_added = self.rows_added + added
+        return replace(
+            self,
+            drops=merged,
+            rows_added=rows_added,
+            rows_kept=self.rows_read + rows_added - sum(merged.values()),
+            transforms=(*self.transforms, transform),
+        )
+
+    def to_json(self) -> str:
+        """Return this account as a JSON object."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TraceMeta":
+        """Return the account :meth:`to_json` wrote; raise ``TraceError`` for anything else."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            fields["transforms"] = tuple(Transform(**entry) for entry in fields["transforms"])
+            return cls(**fields)
+        except TraceError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise TraceError(f"trace metadata is not what this program writes ({error})") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """Requests in the canonical :data:`SCHEMA`, sorted by (arrival_s, source_row).
+
+    Raises ``TraceError`` when the frame breaks the schema, the order, the token limits or the
+    account of ``meta``, or has no row.
+    """
+
+    frame: pl.DataFrame
+    meta: TraceMeta
+
+    def __post_init__(self) -> None:
+        _check_schema(self.frame, self.meta)
+        _check_rows(self.frame, self.meta)
+        _check_nulls(self.frame, self.meta)
+        _check_ids(self.frame, self.meta)
+        _check_tokens(self.frame, self.meta)
+        if self.meta.loop == "open":
+            _check_order(self.frame, self.meta)
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    def equals(self, other: "Trace") -> bool:
+        """Tell whether both frame (nulls equal nulls) and account are the same."""
+        return self.meta == other.meta and self.frame.equals(other.frame, null_equal=True)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first to the last arrival."""
+        arrivals = self.column("arrival_s")
+        return float(arrivals[-1] - arrivals[0])
+
+    @property
+    def mean_rate(self) -> float:
+        """Requests/s from first to last arrival, (n - 1) / duration; infinite if all at once."""
+        duration = self.duration_s
+        return (len(self) - 1) / duration if duration > 0 else float("inf")
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return one column as a numpy array of shape (n,)."""
+        return self.frame[name].to_numpy()
+
+    def rebased(self) -> "Trace":
+        """Return the trace with its clock at 0 at the first arrival; the account has the shift."""
+        first = float(self.frame["arrival_s"][0])
+        if first == 0:
+            return self
+        meta = self.meta.after(Transform(name="rebase", counts={"shift_s": first}))
+        return Trace(self.frame.with_columns(pl.col("arrival_s") - first), meta)
+
+    def write_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the canonical parquet; it appears at ``path`` whole or not at all."""
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            self.frame.write_parquet(partial, metadata={METADATA_KEY: self.meta.to_json()})
+            partial.replace(target)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise TraceError(f"{target}: cannot write the trace ({error})") from error
+
+
+def canonical_frame(columns: pl.DataFrame) -> pl.DataFrame:
+    """Return ``columns`` in :data:`SCHEMA`, rows already in order.
+
+    ``request_id`` is numbered afresh; a missing ``source_row`` becomes 0..n-1, a missing ``status``
+    ``ok``, and any other missing column null.
+    """
+    rows = pl.int_range(columns.height, dtype=pl.UInt32, eager=True)
+    defaults: dict[str, pl.Expr] = {
+        "source_row": pl.lit(rows),
+        "status": pl.lit("ok", dtype=STATUS),
+    }
+    have = columns.with_columns(pl.lit(rows).alias("request_id"))
+    return have.select(
+        (pl.col(name) if name in have.columns else defaults.get(name, pl.lit(None)))
+        .cast(dtype)
+        .alias(name)
+        for name, dtype in SCHEMA.items()
+    )
+
+
+def _check_schema(frame: pl.DataFrame, meta: TraceMeta) -> None:
+    expected, got = dict(SCHEMA), dict(frame.schema)
+    if list(expected.items()) == list(got.items()):
+        return
+    for name, dtype in expected.items():
+        if name not in got:
+            raise TraceError(f"trace {meta.name!r}: column {name} ({dtype}) is missing")
+        if got[name] != dtype:
+            raise TraceError(
+                f"trace {meta.name!r}: column {name} must be {dtype} but is {got[name]}"
+            )
+    raise TraceError(
+        f"trace {meta.name!r}: columns must be {', '.join(expected)}, in this order, "
+        f"but are {', '.join(got)}"
+    )
+
+
+def _check_rows(frame: pl.DataFrame, meta: TraceMeta) -> None:
+    if frame.height == 0:
+        drops = ", ".join(f"{reason}: {count}" for reason, count in meta.drops.items())
+        raise TraceError(
+            f"trace {meta.name!r}: no request is left of {meta.rows_read} rows read"
+            + (f" (dropped: {drops})" if drops else "")
+        )
+    if frame.height != meta.rows_kept:
+        raise TraceError(
+            f"trace {meta.name!r}: {frame.height} rows, but the account says {meta.rows_kept} kept"
+        )
+
+
+def _check_nulls(frame: pl.DataFrame, meta: TraceMeta) -> None:
+    needed = REQUIRED if meta.loop == "closed" else (*REQUIRED, "arrival_s")
+    for name in needed:
+        if frame[name].null_count():
+            row = frame[name].is_null().arg_true()[0]
+            raise TraceError(f"trace {meta.name!r}: row {row}, {name} is null")
+
+
+def _check_ids(frame: pl.DataFrame, meta: TraceMeta) -> None:
+    ids = frame["request_id"].to_numpy()
+    if not np.array_equal(ids, np.arange(ids.size, dtype=np.uint32)):
+        raise TraceError(f"trace {meta.name!r}: request_id must count 0, 1, 2, … without gaps")
+
+
+def _check_tokens(frame: pl.DataFrame, meta: TraceMeta) -> None:
+    for name in ("input_tokens", "output_tokens"):
+        tokens = frame[name].to_numpy()
+        wrong = np.flatnonzero((tokens < 1) | (tokens > MAX_TOKENS))
+        if wrong.size:
+            raise TraceError(
+                f"trace {meta.name!r}: row {wrong[0]}, {name} {tokens[wrong[0]]} must lie in "
+                f"1..{MAX_TOKENS} tokens"
+            )
+
+
+def _check_order(frame: pl.DataFrame, meta: TraceMeta) -> None:
+    arrivals = frame["arrival_s"].to_numpy()
+    wrong = np.flatnonzero(~(np.isfinite(arrivals) & (arrivals >= 0)))
+    if wrong.size:
+        raise TraceError(
+            f"trace {meta.name!r}: row {wrong[0]}, arrival_s {arrivals[wrong[0]]} must be a "
+            "finite number of seconds, at least 0"
+        )
+    rows = frame["source_row"].to_numpy()
+    tied = arrivals[1:] == arrivals[:-1]
+    wrong = np.flatnonzero((arrivals[1:] < arrivals[:-1]) | (tied & (rows[1:] < rows[:-1])))
+    if wrong.size:
+        raise TraceError(
+            f"trace {meta.name!r}: row {wrong[0] + 1} comes before the row above it; rows must be "
+            "sorted by (arrival_s, source_row)"
+        )

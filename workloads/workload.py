@@ -1,0 +1,149 @@
+"""What a simulation is fed: a replayed trace or a synthetic workload, in an open or closed loop."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+
+from workloads import checks
+from workloads.arrivals import Arrivals
+from workloads.cleaning import Policy
+from workloads.errors import TraceError
+from workloads.lengths import IndependentPairs, LengthPairs, Lengths
+from workloads.readers import read_trace
+from workloads.replay import Replay
+from workloads.trace import Trace, TraceMeta, Transform, canonical_frame
+
+
+class Workload(Protocol):
+    """Requests to simulate."""
+
+    @property
+    def concurrency(self) -> int | None:
+        """Clients of a closed loop, each with one request at a time; ``None``: an open loop.
+
+        In a closed loop arrival times are ignored: the next row is sent when a request ends.
+        """
+        ...
+
+    def trace(self, rng_arrivals: np.random.Generator, rng_lengths: np.random.Generator) -> Trace:
+        """Return the requests; arrival times and lengths draw from their own streams."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceWorkload:
+    """The requests of a trace file as ``replay`` alters them; ``Policy`` explains the rest."""
+
+    path: str
+    format: str = "auto"
+    zero_output: str = "drop"
+    over_context: str = "drop"
+    max_context: int | None = None
+    replay: Replay = field(default_factory=Replay)
+    concurrency: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path:
+            raise TraceError(f"trace workload: path must name a file but got {self.path!r}")
+        self._policy()
+        _check_concurrency(self.concurrency)
+
+    def _policy(self) -> Policy:
+        return Policy(
+            zero_output=self.zero_output,
+            over_context=self.over_context,
+            max_context=self.max_context,
+        )
+
+    def trace(
+        self,
+        rng_arrivals: np.random.Generator,
+        rng_lengths: np.random.Generator,  # noqa: ARG002 - lengths are in the file
+    ) -> Trace:
+        """Return the replayed trace; raise ``TraceError`` for a file that cannot be used."""
+        trace = read_trace(self.path, format=self.format, policy=self._policy())
+        return self.replay.apply(trace, rng_arrivals)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyntheticWorkload:
+    """Requests drawn from an arrival process and length distributions.
+
+    ``requests`` or ``duration_s`` (or both, whichever ends first) bound the workload. Lengths come
+    from ``input_lengths`` and ``output_lengths``, tied by ``correlation``, or together from
+    ``pairs``. With ``concurrency`` clients in a closed loop, ``arrivals`` may be left out.
+    """
+
+    arrivals: Arrivals | None = None
+    input_lengths: Lengths | None = None
+    output_lengths: Lengths | None = None
+    correlation: float = 0.0
+    pairs: LengthPairs | None = None
+    requests: int | None = None
+    duration_s: float | None = None
+    concurrency: int | None = None
+    name: str = "synthetic"
+
+    def __post_init__(self) -> None:
+        _check_concurrency(self.concurrency)
+        self._check_extent()
+        separate = (self.input_lengths, self.output_lengths)
+        if self.pairs is None and None in separate:
+            raise TraceError(
+                "synthetic workload: give input_lengths and output_lengths, or pairs of both"
+            )
+        if self.pairs is not None and (separate != (None, None) or self.correlation):
+            raise TraceError(
+                "synthetic workload: pairs excludes input_lengths, output_lengths and correlation"
+            )
+        self._length_pairs()
+
+    def _check_extent(self) -> None:
+        if self.requests is None and self.duration_s is None:
+            raise TraceError("synthetic workload: give requests or duration_s")
+        if self.requests is not None:
+            checks.whole("synthetic workload", "requests", self.requests, 1)
+        if self.duration_s is not None:
+            checks.positive("synthetic workload", "duration_s", self.duration_s, "s")
+        if self.arrivals is None and self.concurrency is None:
+            raise TraceError("synthetic workload: give arrivals, or concurrency for a closed loop")
+        if self.concurrency is not None and self.requests is None:
+            raise TraceError("synthetic workload: a closed loop (concurrency) needs requests")
+
+    def _length_pairs(self) -> LengthPairs:
+        if self.pairs is not None:
+            return self.pairs
+        assert self.input_lengths is not None  # noqa: S101 - checked in __post_init__
+        assert self.output_lengths is not None  # noqa: S101 - checked in __post_init__
+        return IndependentPairs(
+            input=self.input_lengths, output=self.output_lengths, correlation=self.correlation
+        )
+
+    def trace(self, rng_arrivals: np.random.Generator, rng_lengths: np.random.Generator) -> Trace:
+        """Return the drawn requests; raise ``TraceError`` if the duration holds none."""
+        times = self._times(rng_arrivals)
+        if not times.size:
+            raise TraceError(f"synthetic workload: no request arrives within {self.duration_s!r} s")
+        inputs, outputs = self._length_pairs().sample(times.size, rng_lengths)
+        columns = {"arrival_s": times, "input_tokens": inputs, "output_tokens": outputs}
+        drawn = Transform(name="drawn", counts={"requests": times.size})
+        meta = TraceMeta(
+            name=self.name,
+            format="synthetic",
+            rows_read=times.size,
+            rows_kept=times.size,
+            transforms=(drawn,),
+        )
+        return Trace(canonical_frame(pl.DataFrame(columns)), meta)
+
+    def _times(self, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        if self.concurrency is not None or self.arrivals is None:
+            return np.zeros(self.requests or 0)
+        return self.arrivals.times(rng, n=self.requests, horizon_s=self.duration_s)
+
+
+def _check_concurrency(concurrency: int | None) -> None:
+    if concurrency is not None:
+        checks.whole("workload", "concurrency", concurrency, 1)
