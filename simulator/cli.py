@@ -29,29 +29,38 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from rich.console import Console
 
 from simulator.configuration import suggest
 from simulator.errors import USER_ERRORS, ConfigError
-from simulator.experiment import Experiment, config_text
+from simulator.experiment import Experiment, config_text, simulate
+from simulator.report import write_report
+from simulator.report.terminal import summary_table
+from simulator.results import Results
 from simulator.runs import (
     REPORT,
     Outcome,
-    carry_out,
     claimed,
     discard,
     is_done,
     progress_bar,
     read_outcomes,
     sweep_table,
-    table,
 )
 from simulator.settings import build_experiment, build_report_options
 
 BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
-INPUT_ERRORS = (*USER_ERRORS, HydraException, OmegaConfBaseException, yaml.YAMLError, OSError)
+INPUT_ERRORS: tuple[type[Exception], ...] = (
+    *USER_ERRORS,
+    HydraException,
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    OSError,
+)
 """What the user can mend: told in one sentence. Anything else is a bug and shows its traceback."""
 
 FOLDER_NAME_LIMIT = 120
+PLAIN_WIDTH = 120  # columns of a table that goes to a file or a pipe
 
 
 def main() -> int:
@@ -145,7 +154,10 @@ class Job:
         (folder / "summary.json").unlink(missing_ok=True)
         experiment, options = build_experiment(settings), build_report_options(settings)
         with progress_bar(enabled=os.getpid() == self.process) as progress:
-            carry_out(experiment, folder, config=text, html=options.html, progress=progress)
+            results = simulate(experiment, config=text, progress=progress)
+        results.write(folder, report=write_report if options.html else None)
+        if not sweeping:
+            _say_run(results, folder)
         return "done"
 
 
@@ -189,7 +201,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     def fail(message: str) -> NoReturn:
         raise ConfigError(f"{message}; disaggsim --help tells how to call it")
 
-    parser.error = fail  # type: ignore[method-assign, assignment]
+    parser.error = fail  # type: ignore[method-assign]
     arguments = parser.parse_intermixed_args(list(argv))
     if arguments.experimental_rerun is not None:
         raise ConfigError(
@@ -228,8 +240,6 @@ def _tell(job: Job) -> int:
             _say(sweep_table(outcomes))
     else:
         outcomes = job.outcomes
-        for outcome in outcomes:
-            _say_run(outcome)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         _complain(
@@ -238,11 +248,11 @@ def _tell(job: Job) -> int:
     return min((outcome.exit_code for outcome in failed), default=0)
 
 
-def _say_run(outcome: Outcome) -> None:
-    if outcome.status != "failed":
-        _say(table(outcome.summary))
-        report = Path(outcome.folder) / REPORT
-        _say(f"\nreport: {report}" if report.is_file() else f"\nrun: {outcome.folder}")
+def _say_run(results: Results, folder: Path) -> None:
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    Console(width=width).print(summary_table(results))
+    report, shown = folder / REPORT, os.path.relpath(folder)
+    _say(f"\nreport: {os.path.relpath(report)}" if report.is_file() else f"\nrun: {shown}")
 
 
 def _say(text: str) -> None:

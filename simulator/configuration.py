@@ -97,9 +97,9 @@ def _build_mapping(node: Mapping[str, object], expected: object, key: str) -> An
     if plain is not None:
         inner = (typing.get_args(plain) or (object, object))[1]
         return {name: build(value, inner, _join(key, name)) for name, value in node.items()}
-    constructor = next((c for c in choices if _constructible(c)), None)
-    if constructor is not None:
-        return _call(constructor, node, key)
+    own = next((c for c in choices if _constructible(c)), None)
+    if own is not None:
+        return _call(own, node, key)
     if expected in (Any, object):
         return {name: build(value, object, _join(key, name)) for name, value in node.items()}
     if any(isinstance(choice, type) and choice not in _WORDS for choice in choices):
@@ -132,7 +132,8 @@ def _parameters(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]
 
 
 def _annotations(constructor: Callable[..., Any]) -> dict[str, object]:
-    owner = constructor.__init__ if isinstance(constructor, type) else constructor
+    is_class = isinstance(constructor, type)
+    owner = inspect.getattr_static(constructor, "__init__") if is_class else constructor
     return typing.get_type_hints(owner)
 
 

@@ -97,6 +97,7 @@ def simulate(
         "seed": experiment.seed,
         "title": title(experiment.deployment),
         "model": experiment.deployment.model.name,
+        "workload": f"{trace.meta.name}, {len(trace):,} requests",
         "accounting": dataclasses.asdict(trace.meta),
         "wall_s": time.perf_counter() - started,
     }

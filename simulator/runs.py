@@ -13,9 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulator.errors import ConfigError
-from simulator.experiment import Experiment, OnProgress, simulate
-from simulator.report import write_report
-from simulator.results import Results, config_digest
+from simulator.experiment import OnProgress
+from simulator.results import config_digest
 
 SUMMARY, REPORT, JOB = "summary.json", "report.html", "job.json"
 
@@ -86,15 +85,6 @@ def claimed(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def carry_out(
-    experiment: Experiment, folder: Path, *, config: str, html: bool, progress: OnProgress | None
-) -> Results:
-    """Simulate ``experiment`` and write the run's ``folder``; return the results."""
-    results = simulate(experiment, config=config, progress=progress)
-    results.write(folder, report=write_report if html else None)
-    return results
-
-
 def discard(folder: Path) -> None:
     """Make ``folder`` not look complete, and remove it and the parents it leaves empty.
 
@@ -132,91 +122,8 @@ def progress_bar(*, enabled: bool) -> Iterator[OnProgress | None]:
         yield advance
 
 
-STAGES = {
-    "prefill_queue_s": "prefill queue",
-    "prefill_s": "prefill",
-    "transfer_queue_s": "transfer queue",
-    "transfer_s": "transfer",
-    "decode_queue_s": "decode queue",
-    "decode_s": "decode",
-}
-
-
-def table(summary: Mapping[str, Any]) -> str:
-    """Return a run's summary as a compact table of text."""
-    heads = f"{'':<14}" + "".join(f"{name:>10}" for name in ("mean", "p50", "p90", "p99", "max"))
-    latencies = [
-        _latency_row(name, summary[key], scale)
-        for name, key, scale in (
-            ("TTFT (ms)", "ttft_s", 1e3),
-            ("TPOT (ms)", "tpot_s", 1e3),
-            ("ITL (ms)", "itl_s", 1e3),
-            ("E2E (s)", "e2e_s", 1.0),
-        )
-    ]
-    facts = (
-        ("requests", _requests(summary)),
-        ("goodput", _goodput(summary)),
-        ("tokens", _tokens(summary)),
-        ("GPU-hours", _by_pool(summary["gpu_hours"], "{:.2f}")),
-        ("KV in use", _by_pool(summary["kv_utilization"], "{:.0%}")),
-        ("time spent", _stages(summary)),
-    )
-    return "\n".join([heads, *latencies, *(f"{name:<12}{text}" for name, text in facts)])
-
-
 def _number(value: float | None, pattern: str) -> str:
     return "–" if value is None else pattern.format(value)
-
-
-def _latency_row(name: str, spread: Mapping[str, Any], scale: float) -> str:
-    cells = (spread[column] for column in ("mean", "p50", "p90", "p99", "max"))
-    scaled = (None if cell is None else cell * scale for cell in cells)
-    return f"{name:<14}" + "".join(f"{_number(cell, '{:,.1f}'):>10}" for cell in scaled)
-
-
-def _requests(summary: Mapping[str, Any]) -> str:
-    counts = ", ".join(f"{count:,} {status}" for status, count in summary["requests"].items())
-    return f"{counts} in {_number(summary['duration_s'], '{:,.1f}')} s"
-
-
-def _goodput(summary: Mapping[str, Any]) -> str:
-    targets = ", ".join(
-        f"{name.removesuffix('_s').upper()} ≤ {target * 1e3:g} ms"
-        for name, target in summary["slo"].items()
-        if target is not None
-    )
-    share = _number(summary["slo_attainment"], "{:.1%}")
-    rate = _number(summary["goodput_rps"], "{:.2f}")
-    return f"{rate} requests/s; {share} of arrivals within {targets or 'no target'}"
-
-
-def _tokens(summary: Mapping[str, Any]) -> str:
-    output = _number(summary["output_tokens_per_s"], "{:,.0f}")
-    per_gpu = _number(summary["output_tokens_per_s_per_gpu"], "{:,.1f}")
-    inputs = _number(summary["input_tokens_per_s_per_gpu"], "{:,.1f}")
-    return f"{output} output/s; per GPU {per_gpu} output/s and {inputs} input/s"
-
-
-def _by_pool(values: Mapping[str, float | None], pattern: str) -> str:
-    """Return the pools that exist, the total first."""
-    known = {pool: value for pool, value in values.items() if value}
-    total = known.pop("total", None)
-    parts = ", ".join(f"{pool} {pattern.format(value)}" for pool, value in known.items())
-    return parts if total is None else f"{pattern.format(total)} ({parts})"
-
-
-def _stages(summary: Mapping[str, Any]) -> str:
-    """Return each stage's share of the time all requests spent, largest first."""
-    spent = {
-        words: (summary[key]["mean"] or 0.0) * summary[key]["count"]
-        for key, words in STAGES.items()
-    }
-    total = sum(spent.values())
-    if not total:
-        return "–"
-    ranked = sorted(spent.items(), key=lambda item: -item[1])
-    return ", ".join(f"{words} {seconds / total:.1%}" for words, seconds in ranked if seconds)
 
 
 def sweep_table(outcomes: Sequence[Outcome]) -> str:

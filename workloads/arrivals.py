@@ -21,6 +21,9 @@ Times = NDArray[np.float64]
 MAX_ARRIVALS = 100_000_000
 """More arrivals than this in one workload is taken for a mistake."""
 
+MAX_STAYS = 10_000_000
+"""More changes of an MMPP's state than this is taken for a mistake in its dwell times."""
+
 
 class Arrivals(Protocol):
     """An arrival process."""
@@ -219,10 +222,10 @@ class MMPP:
             ends.append(ends[-1][-1] + np.cumsum(dwell))
             areas.append(areas[-1][-1] + np.cumsum(dwell * np.tile(rates, stays // 2)))
             drawn, stays = drawn + stays, min(2 * stays, 1 << 20)
-            if drawn > MAX_ARRIVALS:
+            if drawn > MAX_STAYS:
                 raise TraceError(
                     f"mmpp arrivals: mean_dwell_s {self.mean_dwell_s} needs more than "
-                    f"{MAX_ARRIVALS} changes of state, expected longer stays"
+                    f"{MAX_STAYS} changes of state, expected longer stays"
                 )
         return np.concatenate(ends), np.concatenate(areas)
 

@@ -20,7 +20,7 @@ from simulator.cluster.worker import Listener, Step, Worker, WorkerSettings
 
 LEAP = 256
 """Longest leap in iterations; longer ones are cut, which changes no result."""
-_SCALAR = 6
+_SCALAR = 24
 _RAMP: NDArray[np.float64] = np.arange(LEAP, dtype=np.float64)
 _RAMP.flags.writeable = False
 
@@ -112,10 +112,8 @@ class BatchWorker(Worker):
 
     # --- the step ----------------------------------------------------------------------------
 
-    def wake(self) -> None:
+    def wake(self, now: float) -> None:
         """End the leap that is due and begin the next."""
-        self._clock.turn = self.alarm.turn
-        now = self._clock.now
         if self._leap:
             self._commit(self._leap)
             self._leap = self._growth_left = 0

@@ -62,35 +62,47 @@ def turn_of(priority: int, component: int) -> int:
 class Alarm:
     """The one pending wake-up of one component; setting it again replaces it.
 
-    ``turn`` is where the wake-up last set stands among ties; the component puts it on the clock
-    when it wakes.
+    ``turn`` is where the wake-up last set stands among ties; it goes on the clock when it rings.
     """
 
-    __slots__ = ("_queue", "_rank", "_turns", "event", "turn")
+    __slots__ = ("_armed", "_queue", "_rank", "_turns", "clock", "event", "turn")
 
     def __init__(self, clock: Clock, component: int) -> None:
+        self.clock = clock
         self._queue = clock.env._queue
         self._rank = component * _SERIALS
         self._turns = [turn_of(priority, component) for priority in range(TICK + 1)]
+        self._armed = False
         self.turn = 0
         self.event: Event = _Wake()
 
     def set(self, when: float, priority: int) -> None:
         """Wake the component at ``when`` (absolute seconds, not in the past), and only then."""
-        event = _Wake()
-        old = self.event
-        if old.callbacks:
-            event.callbacks, old.callbacks = old.callbacks, []
-        self.event = event
+        event = self.event
+        waiting = event.callbacks
+        if waiting is None:  # it has just rung: the same event serves again
+            event.callbacks = []
+        elif self._armed:  # the old entry stays in simpy's queue, with nobody waiting for it
+            event.callbacks = []
+            self.event = event = _Wake()
+            event.callbacks = waiting
+        self._armed = True
         self.turn = self._turns[priority]
         self._rank += 1
         heappush(self._queue, (when, priority, self._rank, event))  # type: ignore[misc]
 
+    def rest(self) -> None:
+        """Wait to be set, if the alarm has rung and nobody has set it since."""
+        if self.event.callbacks is None:
+            self.event.callbacks = []
+            self._armed = False
 
-def sleeper(alarm: Alarm, wake: Callable[[], None]) -> Generator[Event, Any, None]:
-    """Sleep until the alarm rings, handle it, and sleep again: the life of every component."""
+
+def sleeper(alarm: Alarm, wake: Callable[[float], None]) -> Generator[Event, Any, None]:
+    """Sleep until the alarm rings, do what is due ``now``, sleep again: a component's life."""
+    clock, env = alarm.clock, alarm.clock.env
     while True:
         yield alarm.event
-        wake()
-        if alarm.event.callbacks is None:  # it has rung and nobody set it again
-            alarm.event = _Wake()
+        clock.turn = alarm.turn
+        wake(env._now)
+        alarm.rest()

@@ -134,9 +134,9 @@ class Handoff:
             flow.produced_at, flow.tail = due, size / source.spec.model.layers
         return flow
 
-    def deliver(self, request: int) -> None:
+    def deliver(self, request: int, now: float) -> None:
         """Give a transferred prompt to its decode worker and free it at its prefill worker."""
-        ledger, now = self._ledger, self._clock.now
+        ledger = self._ledger
         source = self.sources[ledger.prefill_worker[request]]
         target = self.targets[ledger.decode_worker[request] - self.targets[0].settings.worker]
         size = self._flying.pop(request)

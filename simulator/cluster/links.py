@@ -46,16 +46,15 @@ class Links(Protocol):
         ...
 
 
-Deliver = Callable[[int], None]
+Deliver = Callable[[int, float], None]
 
 
 class Arrivals:
     """Delivers at given times, in the order of time and request: one process for all links."""
 
-    __slots__ = ("_clock", "_deliver", "_heap", "alarm")
+    __slots__ = ("_deliver", "_heap", "alarm")
 
     def __init__(self, clock: Clock, component: int, deliver: Deliver) -> None:
-        self._clock = clock
         self._deliver = deliver
         self._heap: list[tuple[float, int]] = []
         self.alarm = Alarm(clock, component)
@@ -67,13 +66,11 @@ class Arrivals:
         if heap[0][1] == request:
             self.alarm.set(when, TRANSFER_END)
 
-    def wake(self) -> None:
+    def wake(self, now: float) -> None:
         """Hand over everything that has arrived."""
-        self._clock.turn = self.alarm.turn
-        now = self._clock.now
         heap = self._heap
         while heap and heap[0][0] <= now:
-            self._deliver(heappop(heap)[1])
+            self._deliver(heappop(heap)[1], now)
         if heap:
             self.alarm.set(heap[0][0], TRANSFER_END)
 
@@ -208,10 +205,8 @@ class SharedLinks:
         flow = self._flows.get(change[1])
         return flow is not None and flow.version == change[2]
 
-    def wake(self) -> None:
+    def wake(self, now: float) -> None:
         """End the flows that are through and re-rate those whose limits changed."""
-        self._clock.turn = self.alarm.turn
-        now = self._clock.now
         changes = self._changes
         while changes and changes[0][0] <= now:
             change = heappop(changes)

@@ -42,13 +42,11 @@ class PrefillWorker(Worker):
         elif self._stage_free < self._flight[0].ends:
             self.alarm.set(self._stage_free, STEP_END)
 
-    def wake(self) -> None:
+    def wake(self, now: float) -> None:
         """Close the steps that are through, start the next if the first stage is free."""
-        self._clock.turn = self.alarm.turn
-        now = self._clock.now
         flight = self._flight
         while flight and flight[0].ends <= now:
-            self._close(flight.popleft())
+            self._close(flight.popleft(), now)
         if self.prompts and self._stage_free <= now:
             step = self._form(now)
             if step.tokens:
@@ -110,8 +108,8 @@ class PrefillWorker(Worker):
         for request in step.finishing:
             self._listener.prefilling(request, step.ends)
 
-    def _close(self, step: Step) -> None:
-        ledger, now, load = self._ledger, self._clock.now, self.settings.load
+    def _close(self, step: Step, now: float) -> None:
+        ledger, load = self._ledger, self.settings.load
         index = self.settings.index
         load.tokens[index] -= step.tokens
         self.prompts_closed += len(step.finishing)

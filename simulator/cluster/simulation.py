@@ -169,7 +169,7 @@ class Simulation:
         self.telemetry = Telemetry(self.clock, len(self.workers) + 3, interval, self._sampled)
         self.telemetry.workers = list(self.workers)
 
-    def _live(self, alarm: Alarm, wake: Callable[[], None]) -> None:
+    def _live(self, alarm: Alarm, wake: Callable[[float], None]) -> None:
         self.clock.env.process(sleeper(alarm, wake))
 
     def _start(self) -> None:
@@ -180,8 +180,8 @@ class Simulation:
 
     # --- a request's way -----------------------------------------------------------------------
 
-    def _arrive(self, request: int) -> None:
-        ledger, now = self.ledger, self.clock.now
+    def _arrive(self, request: int, now: float) -> None:
+        ledger = self.ledger
         tokens, output = ledger.input_tokens[request], ledger.output_tokens[request]
         index = self.router.place(request, tokens, output)
         worker = self.entries[index]
@@ -284,7 +284,7 @@ class Simulation:
         if self.deployment.first_token == "decode":  # noqa: S105 - a place, not a secret
             handed = ~np.isnan(columns["transfer_end_s"])
             np.copyto(columns["first_token_s"], columns["decode_join_s"], where=handed)
-        self.telemetry.sample()
+        self.telemetry.sample(self.clock.now)
         return RunRecord(
             requests=columns,
             timeline=self.telemetry.timeline(),

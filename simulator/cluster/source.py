@@ -16,7 +16,7 @@ class Source:
     __slots__ = ("_admit", "_clients", "_clock", "_ledger", "_next", "alarm")
 
     def __init__(
-        self, clock: Clock, ledger: Ledger, admit: Callable[[int], None], concurrency: int | None
+        self, clock: Clock, ledger: Ledger, admit: Callable[[int, float], None], concurrency: int | None
     ) -> None:
         self._clock = clock
         self._ledger = ledger
@@ -41,28 +41,27 @@ class Source:
             self._clients += 1
             self.alarm.set(self._clock.now, ARRIVAL)
 
-    def wake(self) -> None:
+    def wake(self, now: float) -> None:
         """Let in everything that is due."""
-        self._clock.turn = self.alarm.turn
         if self._clients is not None:
-            self._dispatch()
+            self._dispatch(now)
         else:
-            self._arrive()
+            self._arrive(now)
 
-    def _dispatch(self) -> None:
-        now, size = self._clock.now, self._ledger.size
+    def _dispatch(self, now: float) -> None:
+        size = self._ledger.size
         while self._clients and self._next < size:
             self._clients -= 1
             request = self._next
             self._next += 1
             self._ledger.arrival[request] = now
-            self._admit(request)
+            self._admit(request, now)
 
-    def _arrive(self) -> None:
-        now, arrival, size = self._clock.now, self._ledger.arrival, self._ledger.size
+    def _arrive(self, now: float) -> None:
+        arrival, size = self._ledger.arrival, self._ledger.size
         request = self._next
         while request < size and arrival[request] <= now:
-            self._admit(request)
+            self._admit(request, now)
             request += 1
         self._next = request
         if request < size:

@@ -26,7 +26,6 @@ class Telemetry:
         interval_s: float,
         on_sample: Callable[[float], None],
     ) -> None:
-        self._clock = clock
         self._interval = interval_s
         self._on_sample = on_sample
         self._tick = 0
@@ -42,17 +41,15 @@ class Telemetry:
         self.block_seconds = [0.0] * len(self.workers)
         self.alarm.set(0.0, TICK)
 
-    def wake(self) -> None:
+    def wake(self, now: float) -> None:
         """Sample, and arm the next sample on the grid."""
-        self._clock.turn = self.alarm.turn
-        self.sample()
+        self.sample(now)
         self._tick += 1
         self.alarm.set(self._tick * self._interval, TICK)
-        self._on_sample(self._clock.now)
+        self._on_sample(now)
 
-    def sample(self) -> None:
-        """Read every worker's gauges now."""
-        now = self._clock.now
+    def sample(self, now: float) -> None:
+        """Read every worker's gauges."""
         row = [self._gauges(worker, now) for worker in self.workers]
         if self._samples:
             if now == self._last:

@@ -123,7 +123,7 @@ class Worker:
         self.sent = 0.0
         self.received = 0.0
 
-    def wake(self) -> None:
+    def wake(self, now: float) -> None:
         """Do what is due now."""
         raise NotImplementedError
 

@@ -129,7 +129,8 @@ def _cdf(seen: View, name: str, label: str, note: str, curve: Floats) -> Panel:
         ],
         x=f"{label} ({unit})",
         y="share (%)",
-        height=260,
+        height=240,
+        margin_t=14,
         hovermode="closest",
         showlegend=False,
         xaxis=_latency_axis(shown, None if target is None else target * scale),
@@ -316,7 +317,7 @@ def activity_panel(seen: View) -> Panel:
             "ticktext": [names[index] for index in shown],
             "showgrid": False,
         },
-        margin={"l": 56, "r": 16, "t": 10, "b": 44},
+        margin_t=10,
     )
     note = "Share of each interval in which a worker was computing; one row per worker."
     return Panel(name="busy", title=title, note=note, figure=drawn, wide=True)
@@ -423,7 +424,7 @@ def _stages(name: str, title: str, note: str, means: dict[str, list[float]]) -> 
         bars,
         x=f"mean time ({unit})",
         y="",
-        height=260,
+        height=230,
         barmode="stack",
         bargap=0.35,
         hovermode="closest",
@@ -444,7 +445,7 @@ def slo_panels(seen: View) -> list[Panel]:
     drawn = theme.figure(
         [theme.line(seen.middles, held * 100, "within every target", theme.INK)],
         x=seen.time,
-        y="requests within the SLO (%)",
+        y="within the SLO (%)",
         xaxis_range=seen.span,
         yaxis_range=[0, 103],
     )
@@ -469,7 +470,7 @@ def _by_length(seen: View, good: NDArray[np.bool_]) -> Panel:
     drawn = theme.figure(
         [bars],
         x="input tokens",
-        y="requests within the SLO (%)",
+        y="within the SLO (%)",
         hovermode="closest",
         bargap=0.15,
         yaxis_range=[0, 103],

@@ -120,7 +120,7 @@ def definitions(results: Results) -> list[tuple[str, str, str]]:
             "ITL",
             "inter-token latency: every gap between two tokens, all requests pooled; percentiles "
             f"are read off a histogram whose bins are {width} wide, mean and max are exact",
-            "token k + 1 - token k",
+            "time of a token - time of the one before",
         ),
         (
             "Good request",

@@ -29,10 +29,10 @@ _CLOCK_UNITS = ((180.0, 1.0, "s"), (3 * 3600.0, 1 / 60, "min"), (4 * 86400.0, 1 
 
 
 def number(value: float | None) -> str:
-    """Return ``value`` with thousands separators and three significant digits: 1,234 or 0.0812."""
+    """Return ``value`` with separators and three significant digits: 1,234, 12.3, 0.0812 or 5."""
     if value is None:
         return "–"
-    if value == 0 or abs(value) >= 100:
+    if value == round(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     digits = max(0, 2 - int(np.floor(np.log10(abs(value)))))
     return f"{value:,.{digits}f}"
@@ -46,8 +46,8 @@ def seconds(value: float | None) -> str:
         return "0 s"
     for limit, scale, unit in _SECOND_UNITS:
         if abs(value) < limit:
-            return f"{number(value * scale)} {unit}"
-    return f"{number(value / 3600)} h"
+            return f"{number(round(value * scale, 9))} {unit}"
+    return f"{number(round(value / 3600, 9))} h"
 
 
 def share(value: float | None) -> str:
@@ -99,11 +99,12 @@ def figure(traces: Sequence[Any], *, x: str, y: str, height: int = 300, **layout
         "tickcolor": "#c8cdd3",
         "automargin": True,
         "title": {"standoff": 8},
+        "tickformat": ",.6~g",
     }
     base = go.Layout(
         template="none",
         height=height,
-        margin={"l": 56, "r": 16, "t": 34, "b": 44},
+        margin={"l": 12, "r": 16, "t": 34, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": FONT, "size": 12, "color": INK},

@@ -72,7 +72,8 @@ def test_azure_2023_code_has_its_published_figures() -> None:
     assert gaps.std() / gaps.mean() == pytest.approx(13.15, abs=0.01)
     assert trace.column("input_tokens").mean() == pytest.approx(2047.8, abs=0.05)
     assert trace.column("output_tokens").mean() == pytest.approx(27.9, abs=0.05)
-    assert np.quantile(trace.column("input_tokens"), [0.5, 0.9]).tolist() == [1469, 5187]
+    quantiles = np.quantile(trace.column("input_tokens"), [0.5, 0.9])
+    assert quantiles == pytest.approx([1469, 5187], abs=1)
     assert trace.column("input_tokens").max() == 7437
     assert trace.column("output_tokens").max() == 1899
 

@@ -72,7 +72,7 @@ def _text(row: bytes) -> str:
         text = row.decode()
     except UnicodeDecodeError:
         return f"{shown(row)} (binary)"
-    return shown(text) if text.isprintable() else f"{shown(row)} (binary)"
+    return shown(text) if text.replace("\t", " ").isprintable() else f"{shown(row)} (binary)"
 
 
 def _list(names: list[str]) -> str:

@@ -1,0 +1,281 @@
+"""One HTML page that opens anywhere, offline: text, tables, figures and plotly.js itself."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from plotly.offline import get_plotlyjs
+
+from simulator.report import prose
+from simulator.report.figures import SECTIONS, Panel, view
+from simulator.report.theme import number, seconds, share
+from simulator.results import DURATIONS, SUMMARIZED, Results, config_digest
+
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:"
+)
+"""Content security policy: the page may run what it carries and load nothing at all."""
+
+MAX_ROWS = 200
+LABELS = {metric.name: metric.label for metric in DURATIONS} | {"itl_s": "ITL"}
+STATISTICS = ("mean", "p50", "p75", "p90", "p95", "p99", "max", "std", "count")
+
+
+def write_report(results: Results, path: Path) -> None:
+    """Write the report of ``results`` to ``path``: one file that needs no network."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(_pieces(results))
+
+
+def _pieces(results: Results) -> Iterable[str]:
+    """Yield the page from top to bottom."""
+    seen = view(results)
+    sections = [(anchor, title, build(seen)) for anchor, title, build in SECTIONS]
+    yield _head(prose.title(results))
+    yield _nav([(anchor, title) for anchor, title, _ in sections])
+    yield "<main>"
+    yield _overview(results)
+    for anchor, title, panels in sections:
+        extra = _workers(results) if anchor == "workers" else ""
+        yield _section(anchor, title, "".join(map(_panel, panels)) + extra)
+    yield _section("configuration", "Configuration", _configuration(results))
+    yield _section("definitions", "Definitions", _definitions(results))
+    yield "</main>"
+    yield _figures([panel for _, _, panels in sections for panel in panels])
+    yield f"<script>{get_plotlyjs()}</script>\n"
+    yield f"<script>{_asset('page.js')}</script>\n</body></html>\n"
+
+
+def _asset(name: str) -> str:
+    return (files("simulator.report") / name).read_text(encoding="utf-8")
+
+
+def _head(title: str) -> str:
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title>\n'
+        f"<style>{_asset('style.css')}</style></head><body>\n"
+    )
+
+
+def _nav(sections: Sequence[tuple[str, str]]) -> str:
+    places = [("summary", "Summary"), *sections]
+    places += [("configuration", "Configuration"), ("definitions", "Definitions")]
+    links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in places)
+    return f'<nav aria-label="Sections"><div>{links}</div></nav>\n'
+
+
+def _section(anchor: str, title: str, body: str) -> str:
+    return (
+        f'<section id="{anchor}"><h2>{escape(title)}</h2><div class="grid">{body}</div></section>\n'
+    )
+
+
+def _overview(results: Results) -> str:
+    level, told = prose.verdict(results)
+    sentences = [*prose.against_targets(results), prose.time_spent(results.summary)]
+    return (
+        f'<header id="summary"><h1>{escape(prose.title(results))}</h1>'
+        f'<p class="lead">{escape(prose.subject(results))}</p>'
+        f'<div class="verdict {level}"><strong>{escape(told)}</strong> '
+        f"<span>{escape(' '.join(sentences))}</span></div>"
+        f'<dl class="tiles">{"".join(map(_tile, tiles(results)))}</dl>'
+        f'<div class="grid">{_latency_table(results)}{_notes(results)}</div></header>\n'
+    )
+
+
+def tiles(results: Results) -> list[tuple[str, str, str]]:
+    """Return the headline numbers: label, value, and a line of detail."""
+    summary = results.summary
+    latencies = [
+        (LABELS[name], seconds(summary[name]["p50"]), f"p99 {seconds(summary[name]['p99'])}")
+        for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s")
+    ]
+    completed, duration = summary["requests"]["completed"], summary["duration_s"]
+    rate = f"of {number(completed / duration)} completed/s" if duration else "nothing finished"
+    hours = summary["gpu_hours"]
+    kv = {pool: used for pool, used in summary["kv_utilization"].items() if used is not None}
+    per_pool = [
+        f"{pool} {number(hours[pool])}" for pool in hours if pool != "total" and hours[pool]
+    ]
+    per_used = [f"{pool} {share(value)}" for pool, value in kv.items()]
+    preempted = summary["preemptions"]
+    return [
+        *((f"{label}, median", value, tail) for label, value, tail in latencies),
+        ("SLO attainment", share(summary["slo_attainment"]), "of all arrivals"),
+        ("Goodput", f"{number(summary['goodput_rps'])} req/s", rate),
+        (
+            "Output per GPU",
+            f"{number(summary['output_tokens_per_s_per_gpu'])} tok/s",
+            f"input {number(summary['input_tokens_per_s_per_gpu'])} tok/s",
+        ),
+        ("GPU-hours", number(hours["total"]), ", ".join(per_pool)),
+        ("KV in use, fullest pool", share(max(kv.values(), default=None)), ", ".join(per_used)),
+        ("Preemptions", number(preempted), f"{number(summary['recomputed_tokens'])} tokens redone"),
+    ]
+
+
+def _tile(tile: tuple[str, str, str]) -> str:
+    label, value, detail = (escape(text) for text in tile)
+    return f"<div><dt>{label}</dt><dd>{value}<small>{detail}</small></dd></div>"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return an HTML table; the first column names the row, all cells are escaped."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
+
+
+def _latency_table(results: Results) -> str:
+    order = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
+    names = (*order, *(name for name in SUMMARIZED if name not in order))
+    rows = []
+    for name in names:
+        told = results.summary[name]
+        cells = [seconds(told[statistic]) for statistic in STATISTICS[:-1]]
+        rows.append((LABELS[name], *cells, number(told["count"])))
+    table = _table(("", *STATISTICS), rows)
+    return f'<div class="card wide"><h3>Latencies and stages</h3>{table}</div>'
+
+
+def _notes(results: Results) -> str:
+    """Return what reading the workload changed, and why requests were rejected, if anything."""
+    summary = results.summary
+    rows = [
+        (f"rejected: {why}", number(count)) for why, count in summary["rejected_reasons"].items()
+    ]
+    rows += _flat("", summary["accounting"])
+    if not rows:
+        return ""
+    table = _table(("", ""), rows)
+    return f'<details class="card wide"><summary>Workload and accounting</summary>{table}</details>'
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return nested mappings as rows of dotted names and words, empty values left out."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flat(f"{prefix}{name}.", value)
+        elif value not in (None, "", (), []):
+            rows.append((f"{prefix}{name}", _words(value)))
+    return rows
+
+
+def _words(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _panel(panel: Panel) -> str:
+    wide = " wide" if panel.wide else ""
+    head = f"<figcaption><h3>{escape(panel.title)}</h3>"
+    if panel.figure is None:
+        note = f'<p class="empty">{escape(panel.note)}</p>'
+        return f'<figure class="card{wide}">{head}</figcaption>{note}</figure>'
+    height = panel.figure.layout.height
+    plot = f'<div class="plot" id="plot-{panel.name}" style="height:{height}px"></div>'
+    return (
+        f'<figure class="card{wide}">{head}<p>{escape(panel.note)}</p></figcaption>{plot}</figure>'
+    )
+
+
+def _figures(panels: Sequence[Panel]) -> str:
+    """Return every figure's data as one JSON island that no markup inside can break out of."""
+    drawn = {panel.name: panel.figure for panel in panels if panel.figure is not None}
+    parts = (f""plot-{name}":{figure.to_json()}" for name, figure in drawn.items())
+    text = f"{{{','.join(parts)}}}".replace("&", "\\u0026").replace("<", "\\u003c")
+    return f'<script type="application/json" id="figures">{text}</script>\n'
+
+
+def _workers(results: Results) -> str:
+    """Return the table of workers, and of events where there is more than their start."""
+    sent = _bytes_moved(results)
+    rows = [
+        (
+            f"{w.pool} {w.worker}",
+            f"{w.gpus} × {w.gpu}",
+            share(w.busy_s / w.allocated_s if w.allocated_s else None),
+            share(w.kv_block_seconds / full if (full := w.kv_blocks * w.allocated_s) else None),
+            number(w.prefill_tokens),
+            number(w.decode_tokens),
+            *(number(moved / 1e9) for moved in sent.get(w.worker, (0.0, 0.0))),
+        )
+        for w in results.workers[:MAX_ROWS]
+    ]
+    heads = ("worker", "GPUs", "busy", "KV in use", "prompt tokens", "output tokens")
+    table = _table((*heads, "sent (GB)", "received (GB)"), rows)
+    more = _more(len(results.workers))
+    workers = f'<details class="card wide"><summary>Per worker</summary>{table}{more}</details>'
+    return workers + _events(results)
+
+
+def _more(count: int) -> str:
+    return f"<p>The first {MAX_ROWS:,} of {count:,}.</p>" if count > MAX_ROWS else ""
+
+
+def _bytes_moved(results: Results) -> dict[int, tuple[float, float]]:
+    """Return bytes sent and received per worker, summed over the sampled intervals."""
+    every = pl.col("time_s").diff().fill_null(pl.col("time_s").first()).over("worker")
+    moved = (
+        results.timeline.lazy()
+        .with_columns(every.alias("span_s"))
+        .group_by("worker")
+        .agg(
+            (pl.col(name) * pl.col("span_s")).sum()
+            for name in ("sent_bytes_per_s", "received_bytes_per_s")
+        )
+        .collect()
+    )
+    return {worker: (sent, received) for worker, sent, received in moved.iter_rows()}
+
+
+def _events(results: Results) -> str:
+    events = results.events
+    if not len(events.filter((pl.col("time_s") > 0) & (pl.col("kind") != "stopped"))):
+        return ""
+    rows = [
+        (seconds(time), kind, f"{pool} {worker}" if pool else "", detail)
+        for time, kind, worker, pool, detail in events.head(MAX_ROWS).iter_rows()
+    ]
+    table = _table(("time", "event", "worker", "detail"), rows)
+    return (
+        f'<details class="card wide"><summary>Events</summary>{table}{_more(len(events))}</details>'
+    )
+
+
+def _configuration(results: Results) -> str:
+    summary, text = results.summary, str(results.context.get("config", ""))
+    wall = f", simulated in {seconds(summary['wall_s'])}" if summary["wall_s"] else ""
+    line = f"Seed {summary['seed']}, configuration {config_digest(text)}{wall}."
+    shown = (
+        f"<details><summary>Resolved configuration</summary><pre>{escape(text)}</pre></details>"
+        if text
+        else '<p class="empty">No configuration was given.</p>'
+    )
+    return f'<div class="card wide"><p>{escape(line)}</p>{shown}</div>'
+
+
+def _definitions(results: Results) -> str:
+    rows = "".join(
+        f"<dt>{escape(label)}</dt><dd>{escape(meaning)}"
+        + (f"<code>{escape(formula)}</code>" if formula else "")
+        + "</dd>"
+        for label, meaning, formula in prose.definitions(results)
+    )
+    first = escape(prose.first_token(results))
+    return f'<div class="card wide"><p>{first}</p><dl class="glossary">{rows}</dl></div>'

@@ -1,0 +1,135 @@
+"""The shipped calibration: loadable for every GPU, honest about its source, and accurate."""
+
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from hardware.gpu import GPU
+from simulator.configuration import build
+from simulator.errors import ConfigError
+from simulator.latency.efficiency import Curve, known, load
+from simulator.latency.roofline import Roofline
+
+ROOT = Path(__file__).parents[3]
+STEPS = ROOT.parent / "shared/data/step_latencies.csv"
+GPUS = sorted(path.stem for path in (ROOT / "conf/hardware").glob("*.yaml"))
+MEASURED = ("ampere", "hopper", "blackwell")
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_every_shipped_gpu_has_an_efficiency(name: str) -> None:
+    """Each GPU's architecture is calibrated, or says whose calibration it inherits."""
+    gpu = build(yaml.safe_load((ROOT / f"conf/hardware/{name}.yaml").read_text()), GPU, name)
+    efficiency = load(gpu.architecture)
+    assert efficiency.measured_on
+    assert efficiency.source
+    assert (efficiency.inherits is None) == (gpu.architecture in MEASURED)
+
+
+@pytest.mark.parametrize("architecture", MEASURED)
+def test_the_file_states_source_and_error(architecture: str) -> None:
+    """A fitted file carries where its numbers come from and how well they fit."""
+    raw = yaml.safe_load((ROOT / f"conf/calibration/{architecture}.yaml").read_text())
+    assert raw["source"]
+    assert 0 < raw["fit_error"]["steps"]["median_abs_pct"] < 15
+
+
+def test_every_latency_choice_is_known() -> None:
+    """Each shipped latency YAML names a class, and what has no default is marked mandatory."""
+    for path in (ROOT / "conf/latency").glob("*.yaml"):
+        node = yaml.safe_load(path.read_text())
+        node = {key: "x.csv" if value == "???" else value for key, value in node.items()}
+        assert hasattr(build(node, object, "latency"), "bind"), path.name
+
+
+def test_an_unknown_architecture_lists_the_known() -> None:
+    """Someone's own GPU gets the list to choose the nearest from."""
+    with pytest.raises(ConfigError, match="hopper") as error:
+        load("quantum")
+    assert all(name in str(error.value) for name in known())
+
+
+def test_inheritance_is_logged(spec_from: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A GPU nobody measured says whose efficiency it borrows."""
+    from hardware.fabric import Fabric
+
+    gpu = spec_from("hardware", "l40s", GPU)
+    with caplog.at_level("INFO"):
+        Roofline().machine(gpu, spec_from("fabric", "pcie_box", Fabric))
+    assert "L40S" in caplog.text
+    assert "H100 SXM" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("[1, 2", "YAML"),
+        ("just words", "mapping"),
+        ("architecture: mine", "kernels"),
+        ("architecture: mine\ninherits: hopper\nkernels: {gemm: {bf16: {compute: 2}}}", "compute"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str, word: str) -> None:
+    """A calibration folder of one's own is checked."""
+    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "hopper.yaml").write_bytes((ROOT / "conf/calibration/hopper.yaml").read_bytes())
+    with pytest.raises(ConfigError, match=r"mine\.yaml") as error:
+        Roofline(calibration=str(tmp_path)).machine(_gpu("mine"), _fabric())
+    assert word in str(error.value)
+
+
+def _gpu(architecture: str) -> Any:
+    node = yaml.safe_load((ROOT / "conf/hardware/h100_sxm.yaml").read_text())
+    return build({**node, "architecture": architecture}, GPU, "gpu")
+
+
+def _fabric() -> Any:
+    from hardware.fabric import Fabric
+
+    return build(yaml.safe_load((ROOT / "conf/fabric/hgx8.yaml").read_text()), Fabric, "fabric")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"compute": 0.0}, {"compute": 1.2}, {"memory": -1.0}, {"overlap": 2.0}, {"floor_s": -1e-6}],
+)
+def test_a_curve_is_a_fraction_of_the_data_sheet(values: dict[str, float]) -> None:
+    """No kernel is more efficient than the hardware, and none takes negative time."""
+    good = {"compute": 0.5, "memory": 0.5, "floor_s": 1e-6}
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        Curve(**{**good, **values})
+
+
+@pytest.fixture(scope="module")
+def calibrate() -> Iterator[ModuleType]:
+    """Import scripts/calibrate, whose rows and errors the accuracy is judged by."""
+    loader = importlib.machinery.SourceFileLoader("calibrate", str(ROOT / "scripts/calibrate"))
+    spec = importlib.util.spec_from_loader("calibrate", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["calibrate"] = module
+    loader.exec_module(module)
+    yield module
+    del sys.modules["calibrate"]
+
+
+@pytest.mark.skipif(not STEPS.is_file(), reason=f"measured step latencies are not at {STEPS}")
+def test_step_latencies_are_accurate(calibrate: ModuleType) -> None:
+    """Against composed silicon measurements the median error is small, for every model and GPU."""
+    errors = calibrate.errors_of(
+        pl.read_csv(STEPS), {name: load(name) for name in calibrate.ARCHITECTURES}
+    )
+    assert len(errors) > 2000
+    absolute = errors.with_columns(absolute=pl.col("error").abs())
+    assert absolute["absolute"].median() < 0.06
+    for by, bound in (("model", 0.15), ("system", 0.08), ("phase", 0.06)):
+        worst = absolute.group_by(by).agg(pl.col("absolute").median())["absolute"].max()
+        assert worst < bound, by
