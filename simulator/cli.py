@@ -14,9 +14,10 @@ import re
 import sys
 import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -43,6 +44,7 @@ from simulator.runs import (
     claimed,
     discard,
     is_done,
+    labels,
     progress_bar,
     read_outcomes,
     sweep_table,
@@ -76,6 +78,9 @@ def main() -> int:
     except INPUT_ERRORS as error:
         _complain(sentence(error))
         return BAD_INPUT
+    except Exception:
+        _tell(job)  # what a sweep had finished when its launcher broke
+        raise
     return _tell(job)
 
 
@@ -136,13 +141,14 @@ class Job:
         outcome = Outcome(
             command=self.command,
             number=settings.job.num if sweeping else 0,
-            overrides=settings.job.override_dirname,
+            overrides=list(settings.overrides.task),
             folder=os.path.relpath(folder),
             **ending,
         )
         self.outcomes.append(outcome)
         if sweeping:
             outcome.write()
+            _complain(f"job {outcome.number} {outcome.status}: {' '.join(outcome.overrides)}")
         elif outcome.status == "failed":
             discard(folder)
 
@@ -178,6 +184,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def _run_hydra(job: Job) -> None:
+    HydraConfig.instance().cfg = None  # a sweep before this one in the same process is over
     arguments = _parse(sys.argv[1:])
     _warn_of_shadows(arguments)
     sys.argv[1:] = _flags_last(sys.argv[1:], arguments.overrides)
@@ -233,19 +240,16 @@ def _warn_of_shadows(arguments: argparse.Namespace) -> None:
 
 
 def _tell(job: Job) -> int:
-    """Print what came of the command and return its exit code."""
+    """Print what came of the command and return its exit code: a bug's before bad input's."""
+    outcomes = job.outcomes
     if HydraConfig.initialized():
         outcomes = read_outcomes(Path(HydraConfig.get().sweep.dir), job.command)
         if any(outcome.status != "failed" for outcome in outcomes):
             _say(sweep_table(outcomes))
-    else:
-        outcomes = job.outcomes
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    for outcome in failed:
-        _complain(
-            f"{outcome.overrides}: {outcome.message}" if len(outcomes) > 1 else outcome.message
-        )
-    return min((outcome.exit_code for outcome in failed), default=0)
+    for name, outcome in zip(labels(outcomes), outcomes, strict=True):
+        if outcome.status == "failed":
+            _complain(f"{name}: {outcome.message}" if len(outcomes) > 1 else outcome.message)
+    return min((each.exit_code for each in outcomes if each.status == "failed"), default=0)
 
 
 def _say_run(results: Results, folder: Path) -> None:
@@ -300,6 +304,13 @@ def _hydra_sentence(error: HydraException) -> str:
         return f"{text.splitlines()[0]}: several values need -m (one run each), or [a,b] for a list"
     cause = error.__cause__
     parent = getattr(cause, "parent_node", None)
-    if isinstance(cause, OmegaConfBaseException) and isinstance(parent, Mapping | DictConfig):
-        return f"{cause.full_key}: no such setting; {suggest(cause.key, [str(k) for k in parent])}"
+    if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):
+        known = {str(key) for key in parent}
+        if cause.full_key == str(cause.key):  # at the top, groups are settings too
+            known = known - {"hydra"} | {each.name for each in _groups()}
+        return f"{cause.full_key}: no such setting; {suggest(cause.key, sorted(known))}"
     return text
+
+
+def _groups() -> list[Traversable]:
+    return [each for each in files("conf").iterdir() if each.is_dir() and each.name[0] not in "._"]

@@ -29,7 +29,7 @@ class Outcome:
 
     command: str
     number: int
-    overrides: str
+    overrides: Sequence[str]
     folder: str
     status: str
     exit_code: int = 0
@@ -126,16 +126,25 @@ def _number(value: float | None, pattern: str) -> str:
     return "–" if value is None else pattern.format(value)
 
 
+def labels(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return what tells each job from the others: the overrides they do not all share."""
+    first = outcomes[0].overrides if outcomes else ()
+    shared = {o for o in first if all(o in outcome.overrides for outcome in outcomes)}
+    own = ([o for o in outcome.overrides if o not in shared] for outcome in outcomes)
+    return [" ".join(each) or f"job {at}" for at, each in enumerate(own)]
+
+
 def sweep_table(outcomes: Sequence[Outcome]) -> str:
-    """Return one line per job that has results, then where they are."""
+    """Return one line per job that has results, and where they are."""
     heads = ("TTFT p50", "TTFT p99", "TPOT p50", "goodput", "in SLO", "out/s/GPU")
-    width = max([len("job"), *(len(outcome.overrides) for outcome in outcomes)])
+    names = labels(outcomes)
+    width = max(len(name) for name in ["job", *names])
     lines = [f"{'job':<{width}}" + "".join(f"{head:>12}" for head in heads) + "  folder"]
-    for outcome in outcomes:
+    for name, outcome in zip(names, outcomes, strict=True):
         if outcome.status != "failed":
             cells = "".join(f"{cell:>12}" for cell in _sweep_cells(outcome.summary))
             done = " (already done)" if outcome.status == "skipped" else ""
-            lines.append(f"{outcome.overrides:<{width}}{cells}  {outcome.folder}{done}")
+            lines.append(f"{name:<{width}}{cells}  {outcome.folder}{done}")
     return "\n".join(lines)
 
 

@@ -46,7 +46,7 @@ def fake_record(run: FakeRun | None = None) -> RunRecord:
     end = float(np.nanmax(np.concatenate([columns["finish_s"], columns["arrival_s"], [0.0]])))
     pools = ["prefill"] * run.prefill + ["decode"] * run.decode + ["mixed"] * run.mixed
     timeline = _timeline(columns, pools, np.linspace(0.0, end, run.samples + 1)[1:])
-    workers = tuple(_worker(columns, timeline, index, pool) for index, pool in enumerate(pools))
+    workers = tuple(_worker(columns, timeline, i, pool) for i, pool in enumerate(pools))
     return RunRecord(
         requests=columns,
         timeline=timeline,
@@ -249,12 +249,12 @@ def _worker(columns: Columns, timeline: dict[str, Floats], index: int, pool: str
         kv_blocks=KV_BLOCKS,
         block_size=BLOCK,
         max_transfer_bandwidth=PORT,
-        busy_s=float(timeline["busy_s"][-1, index]),
+        busy_s=float(timeline["busy_s"][-1:, index].sum()),
         steps=len(prompts) + int(answers.sum(dtype=np.int64)) // 8,
         prefill_tokens=int(prompts.sum(dtype=np.int64)),
         decode_tokens=int(answers.sum(dtype=np.int64)),
         kv_block_seconds=float(
             np.sum(timeline["kv_blocks"][:, index] * np.diff(time, prepend=0.0))
         ),
-        allocated_s=float(time[-1]),
+        allocated_s=float(time[-1:].sum()),
     )

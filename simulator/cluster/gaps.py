@@ -52,11 +52,11 @@ class GapLog:
     def _flush_runs(self) -> None:
         runs = np.array(self._runs, dtype=np.int64).reshape(-1, 4)
         self._runs.clear()
-        for batch in np.unique(runs[:, 0]):
+        for batch in sorted(set(runs[:, 0].tolist())):
             for block in np.array_split(
                 chosen := runs[runs[:, 0] == batch], len(chosen) // 512 + 1
             ):
-                self._expand(int(batch), block)
+                self._expand(batch, block)
 
     def _expand(self, batch: int, runs: NDArray[np.int64]) -> None:
         _, weight, context, count = runs.T

@@ -62,7 +62,7 @@ class Traffic:
 class RunOptions:
     """How to run: ``seed`` of the routing stream, gauge interval and last instant in seconds.
 
-    ``progress`` is called after each sample of the gauges with the simulated seconds and the requests done.
+    ``progress`` is called after each sample of the gauges with simulated seconds and requests done.
     ``leap`` bounds the iterations a decode worker takes at once; it changes no result.
     """
 
@@ -76,6 +76,8 @@ class RunOptions:
 class Simulation:
     """A deployment under traffic. ``run`` it to the end, or ``step`` through its events."""
 
+    batch_worker: type[BatchWorker] = BatchWorker
+
     def __init__(self, deployment: Deployment, traffic: Traffic, options: RunOptions) -> None:
         self.deployment = deployment
         self.options = options
@@ -83,7 +85,6 @@ class Simulation:
         self.clock = Clock()
         self.done = 0
         self._finish = self.clock.env.event()
-        self._component = 0
         self.entries: list[PrefillWorker | BatchWorker] = []
         self.decoders: list[BatchWorker] = []
         self.workers: list[PrefillWorker | BatchWorker] = []
@@ -126,7 +127,7 @@ class Simulation:
                 steps=steps,
                 load=router.load,
             )
-            kind = PrefillWorker if pool.role == "prefill" else BatchWorker
+            kind = PrefillWorker if pool.role == "prefill" else self.batch_worker
             worker = kind(self.clock, self.ledger, self, settings)
             if isinstance(worker, BatchWorker) and self.options.leap is not None:
                 worker.leap_limit = self.options.leap
@@ -277,14 +278,15 @@ class Simulation:
         audit(self, record)
         return record
 
-    def record(self) -> RunRecord:
-        """Return everything so far as columns."""
+    def record(self, *, sample: bool = True) -> RunRecord:
+        """Return everything so far as columns, after a last sample of the gauges."""
         arrived = self.source.arrived
         columns = {name: column[:arrived] for name, column in self.ledger.columns().items()}
         if self.deployment.first_token == "decode":  # noqa: S105 - a place, not a secret
             handed = ~np.isnan(columns["transfer_end_s"])
             np.copyto(columns["first_token_s"], columns["decode_join_s"], where=handed)
-        self.telemetry.sample(self.clock.now)
+        if sample:
+            self.telemetry.sample(self.clock.now)
         return RunRecord(
             requests=columns,
             timeline=self.telemetry.timeline(),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -113,20 +113,24 @@ def load(architecture: str, folder: str | None = None) -> Efficiency:
     Raises ``ConfigError`` for an unknown architecture, naming the known ones, and for a file that
     does not hold what it should.
     """
-    root: Traversable = Path(folder) if folder else resources.files(SHIPPED) / FOLDER
+    root = _root(folder)
     raw = _read(root, architecture)
     parent = raw.get("inherits")
-    base = None if parent is None else load(str(parent), folder)
     try:
-        return _parse(raw, base)
-    except (TypeError, KeyError, AttributeError, ConfigError) as error:
+        if parent is None:
+            return _measured(raw)
+        return _inherited(raw, _measured(_read(root, str(parent))))
+    except ConfigError as error:
         raise ConfigError(f"calibration {architecture}.yaml: {error}") from error
 
 
 def known(folder: str | None = None) -> list[str]:
     """Return the architectures ``folder`` (default: the shipped one) has a file for."""
-    root: Traversable = Path(folder) if folder else resources.files(SHIPPED) / FOLDER
-    return sorted(_names(root))
+    return sorted(_names(_root(folder)))
+
+
+def _root(folder: str | None) -> Traversable:
+    return Path(folder) if folder else resources.files(SHIPPED) / FOLDER
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -159,39 +163,52 @@ def _read(root: Traversable, architecture: str) -> dict[str, Any]:
     return raw
 
 
-def _parse(raw: Mapping[str, Any], base: Efficiency | None) -> Efficiency:
-    kernels = _kernels(raw.get("kernels", {}))
-    collectives = {
-        name: CollectiveCurve(**_seconds(values))
-        for name, values in raw.get("collectives", {}).items()
-    }
-    if base is None:
-        return Efficiency(
-            architecture=raw["architecture"],
-            kernels=kernels,
-            collectives=collectives,
-            network=CollectiveCurve(**_seconds(raw["network"])),
-            moe_skew=raw["moe_skew"],
-            engines={name: _kernels(table) for name, table in raw.get("engines", {}).items()},
-            measured_on=tuple(raw["measured_on"]),
-            source=raw["source"],
-        )
-    return replace(
-        base,
-        architecture=raw["architecture"],
-        kernels=_merged(base.kernels, kernels),
-        collectives={**base.collectives, **collectives},
-        inherits=raw["inherits"],
-        measured_on=tuple(raw.get("measured_on", base.measured_on)),
-        source=raw.get("source", base.source),
+def _measured(raw: Mapping[str, Any]) -> Efficiency:
+    """Return a file that holds everything itself."""
+    for name in ("architecture", "kernels", "collectives", "network", "moe_skew", "measured_on"):
+        if name not in raw:
+            raise ConfigError(f"{name} is missing")
+    return Efficiency(
+        architecture=str(raw["architecture"]),
+        kernels=_kernels(raw["kernels"], "kernels"),
+        collectives=_collectives(raw["collectives"]),
+        network=_curve(raw["network"], CollectiveCurve, "network"),
+        moe_skew=float(raw["moe_skew"]),
+        engines={
+            name: _kernels(table, f"engines.{name}")
+            for name, table in _mapping(raw.get("engines") or {}, "engines").items()
+        },
+        measured_on=tuple(raw["measured_on"]),
+        source=str(raw.get("source", "")),
     )
 
 
-def _kernels(raw: Mapping[str, Any]) -> Kernels:
+def _inherited(raw: Mapping[str, Any], base: Efficiency) -> Efficiency:
+    """Return ``base`` with what the file states in place of its own."""
+    collectives = _collectives(raw.get("collectives") or {})
+    return replace(
+        base,
+        architecture=str(raw.get("architecture", base.architecture)),
+        kernels=_merged(base.kernels, _kernels(raw.get("kernels") or {}, "kernels")),
+        collectives={**base.collectives, **collectives},
+        inherits=str(raw["inherits"]),
+        source=str(raw.get("source", base.source)),
+    )
+
+
+def _kernels(raw: object, key: str) -> Kernels:
     return {
-        kind: {dtype: Curve(**_seconds(values)) for dtype, values in by_dtype.items()}
-        for kind, by_dtype in raw.items()
+        kind: {
+            dtype: _curve(values, Curve, f"{key}.{kind}.{dtype}")
+            for dtype, values in _mapping(by_dtype, f"{key}.{kind}").items()
+        }
+        for kind, by_dtype in _mapping(raw, key).items()
     }
+
+
+def _collectives(raw: object) -> dict[str, CollectiveCurve]:
+    table = _mapping(raw, "collectives")
+    return {name: _curve(v, CollectiveCurve, f"collectives.{name}") for name, v in table.items()}
 
 
 def _merged(base: Kernels, over: Kernels) -> Kernels:
@@ -200,11 +217,25 @@ def _merged(base: Kernels, over: Kernels) -> Kernels:
     return {kind: {**base.get(kind, {}), **over.get(kind, {})} for kind in kinds}
 
 
-def _seconds(values: Mapping[str, float]) -> dict[str, float]:
-    """Turn the file's ``…_us`` into seconds."""
-    return {
-        (key.removesuffix("_us") + "_s" if key.endswith("_us") else key): (
-            value * 1e-6 if key.endswith("_us") else value
-        )
-        for key, value in values.items()
-    }
+def _mapping(raw: object, key: str) -> Mapping[str, Any]:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{key} must be a mapping but got {raw!r}")
+    return raw
+
+
+AnyCurve = TypeVar("AnyCurve", Curve, CollectiveCurve)
+
+
+def _curve(raw: object, kind: type[AnyCurve], key: str) -> AnyCurve:
+    """Build a curve from its numbers, turning the file's ``…_us`` into seconds."""
+    numbers = {}
+    for name, value in _mapping(raw, key).items():
+        if type(value) not in (int, float):
+            raise ConfigError(f"{key}.{name} must be a number but got {value!r}")
+        micro = name.endswith("_us")
+        numbers[name.removesuffix("_us") + "_s" if micro else name] = value * (1e-6 if micro else 1)
+    try:
+        return kind(**numbers)
+    except (TypeError, ConfigError) as error:
+        reason = str(error).partition("__init__() ")[2] or str(error)
+        raise ConfigError(f"{key}: {reason}") from error

@@ -35,15 +35,14 @@ class Grid:
 
     def row(self, value: float) -> NDArray[np.float64]:
         """Return seconds along the second axis at ``value`` of the first."""
-        row: NDArray[np.float64] = self.seconds[0]
-        if len(self.first) == 1:
-            return row
+        last = len(self.first) - 1
         index = int(np.searchsorted(self.first, value, side="right")) - 1
-        index = min(max(index, 0), len(self.first) - 2)
-        low, high = self.first[index], self.first[index + 1]
-        share = (value - low) / (high - low)
-        row = self.seconds[index] + (self.seconds[index + 1] - self.seconds[index]) * share
-        return row
+        index = min(max(index, 0), max(last - 1, 0))
+        lower: NDArray[np.float64] = self.seconds[index]
+        upper: NDArray[np.float64] = self.seconds[min(index + 1, last)]
+        width = float(self.first[min(index + 1, last)] - self.first[index])
+        share = (value - float(self.first[index])) / width if width else 0.0
+        return lower + (upper - lower) * share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,8 +191,8 @@ def _tint(name: str) -> str:
 
 def load_panels(seen: View) -> list[Panel]:
     """Return arrivals and completions per second, and requests waiting and running per pool."""
-    waiting = "Requests standing in the queues of each pool, summed over its workers."
-    running = "Requests being prefilled or in the decode batches, summed over each pool."
+    waiting = "Requests in the queues of each pool, all its workers together."
+    running = "Requests being prefilled or decoded, all workers of a pool together."
     return [
         _flow(seen),
         _pool_sums(seen, "waiting", "Waiting requests", waiting),
@@ -272,7 +272,8 @@ def _mean_and_max(
 
 def _roof(lines: list[go.Scatter], full: float) -> float:
     """Return an axis end: ``full`` once the lines come near it, else a quarter above them."""
-    highest = max((float(np.nanmax(each.y)) for each in lines if len(each.y)), default=0.0)
+    heights = np.concatenate([np.asarray(each.y, dtype=np.float64) for each in lines])
+    highest = float(np.nanmax(heights)) if np.isfinite(heights).any() else 0.0
     return full * 1.04 if highest > full * 0.6 or highest <= 0 else highest * 1.25
 
 
@@ -327,7 +328,7 @@ def link_panels(seen: View) -> list[Panel]:
     """Return bytes sent by the prefill pool and received by the decode pool, against the ports."""
     if not {"prefill", "decode"} <= set(seen.pools):
         note = "Nothing is transferred: mixed workers keep a request's KV from its first token on."
-        return [Panel(name="links", title="KV transfers", note=note, figure=None)]
+        return [Panel(name="links", title="KV transfers", note=note, figure=None, wide=True)]
     return [
         _link(seen, "prefill", "sent_bytes_per_s", "Sent by prefill workers"),
         _link(seen, "decode", "received_bytes_per_s", "Received by decode workers"),

@@ -197,7 +197,7 @@ def _panel(panel: Panel) -> str:
 def _figures(panels: Sequence[Panel]) -> str:
     """Return every figure's data as one JSON island that no markup inside can break out of."""
     drawn = {panel.name: panel.figure for panel in panels if panel.figure is not None}
-    parts = (f""plot-{name}":{figure.to_json()}" for name, figure in drawn.items())
+    parts = (f'"plot-{name}":{figure.to_json()}' for name, figure in drawn.items())
     text = f"{{{','.join(parts)}}}".replace("&", "\\u0026").replace("<", "\\u003c")
     return f'<script type="application/json" id="figures">{text}</script>\n'
 

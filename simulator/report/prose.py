@@ -67,7 +67,9 @@ def verdict(results: Results) -> tuple[str, str]:
 
 def against_targets(results: Results) -> list[str]:
     """Return, per target, how the p99 of its metric compares."""
-    sentences = []
+    sentences: list[str] = []
+    if not results.summary["requests"]["arrived"]:
+        return sentences
     for name, target in results.slo.targets().items():
         tail = results.summary[name]["p99"]
         if tail is None:

@@ -135,7 +135,7 @@ def line(
         y=np.round(y, 6),
         name=name,
         mode="lines" if np.isfinite(y).all() and len(y) > 1 else "lines+markers",
-        marker={"size": 3.5},
+        marker={"size": 3.5 if len(y) > 5 else 8},
         line={
             "color": colour,
             "width": 1.4 if faint else 2,

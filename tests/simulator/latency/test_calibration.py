@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import yaml
 
+from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.configuration import build
 from simulator.errors import ConfigError
@@ -59,8 +60,6 @@ def test_an_unknown_architecture_lists_the_known() -> None:
 
 def test_inheritance_is_logged(spec_from: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A GPU nobody measured says whose efficiency it borrows."""
-    from hardware.fabric import Fabric
-
     gpu = spec_from("hardware", "l40s", GPU)
     with caplog.at_level("INFO"):
         Roofline().machine(gpu, spec_from("fabric", "pcie_box", Fabric))
@@ -74,7 +73,10 @@ def test_inheritance_is_logged(spec_from: Any, caplog: pytest.LogCaptureFixture)
         ("[1, 2", "YAML"),
         ("just words", "mapping"),
         ("architecture: mine", "kernels"),
-        ("architecture: mine\ninherits: hopper\nkernels: {gemm: {bf16: {compute: 2}}}", "compute"),
+        ("inherits: hopper\nkernels: {gemm: {bf16: {compute: 0.5}}}", "kernels.gemm.bf16"),
+        ("inherits: hopper\nkernels: {gemm: {bf16: {compute: fast}}}", "gemm.bf16.compute"),
+        ("inherits: hopper\ncollectives: {all_gather: {alpha_us: 1, bandwidth: 2}}", "all_gather"),
+        ("inherits: mine", "architecture is missing"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, text: str, word: str) -> None:
@@ -92,8 +94,6 @@ def _gpu(architecture: str) -> Any:
 
 
 def _fabric() -> Any:
-    from hardware.fabric import Fabric
-
     return build(yaml.safe_load((ROOT / "conf/fabric/hgx8.yaml").read_text()), Fabric, "fabric")
 
 

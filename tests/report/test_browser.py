@@ -1,0 +1,132 @@
+"""The report as a browser sees it: it draws, it asks for nothing, and nothing lies over anything."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from simulator.report import prose, write_report
+from simulator.report.theme import seconds
+from simulator.results import SLO, Results
+from tests.fakes import FakeRun, fake_record
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+HOSTILE = "</script><script>window.broken = 1</script>"
+RUNS = {
+    "disaggregated": FakeRun(requests=1500, rejected=0.01, layerwise=True),
+    "mixed": FakeRun(requests=100, prefill=0, decode=0, mixed=2),
+    "rejected": FakeRun(requests=20, rejected=1.0),
+    "one": FakeRun(requests=1, samples=1),
+}
+UNDRAWN = """() => [...document.querySelectorAll('.plot')].filter(plot => {
+  const svg = plot.querySelector('svg.main-svg');
+  const marks = plot.querySelectorAll('.scatterlayer path, .barlayer path, .heatmaplayer image');
+  return !svg || svg.getBoundingClientRect().width < 100 || marks.length === 0;
+}).map(plot => plot.id)"""
+OUTSIDE = """() => [...document.querySelectorAll('.plot')].filter(plot => {
+  const box = plot.getBoundingClientRect();
+  const texts = [...plot.querySelectorAll('.xtitle, .ytitle, .legendtext, .xtick text')];
+  return texts.some(text => {
+    const own = text.getBoundingClientRect();
+    return own.left < box.left - 1 || own.right > box.right + 1
+      || own.top < box.top - 1 || own.bottom > box.bottom + 1;
+  });
+}).map(plot => plot.id)"""
+
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
+
+
+@dataclass(slots=True)
+class Visit:
+    """One page, opened: what it complained about and what it asked for beyond its own file."""
+
+    page: "sync_api.Page"
+    results: Results
+    complaints: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[sync_api.Browser]":
+    """Start one headless browser for the whole file."""
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def visit(
+    request: pytest.FixtureRequest,
+    browser: "sync_api.Browser",
+    tmp_path_factory: pytest.TempPathFactory,
+) -> "Iterator[Visit]":
+    """Write a report and open it from disk at desktop width."""
+    path = tmp_path_factory.mktemp(request.param) / "report.html"
+    context = {"title": f"A run {HOSTILE}", "config": f"name: {HOSTILE}\n", "seed": 1, "wall_s": 1}
+    results = Results.from_record(fake_record(RUNS[request.param]), slo=SLO(), context=context)
+    write_report(results, path)
+    opened = Visit(browser.new_page(viewport={"width": 1280, "height": 900}), results)
+    _listen(opened)
+    opened.page.goto(path.as_uri())
+    opened.page.wait_for_function(
+        "document.querySelectorAll('.plot').length === document.querySelectorAll("
+        "'.plot.js-plotly-plot').length"
+    )
+    yield opened
+    opened.page.close()
+
+
+def _listen(visit: Visit) -> None:
+    def note(message: "sync_api.ConsoleMessage") -> None:
+        visit.complaints.append(f"{message.type}: {message.text}")
+
+    visit.page.on("console", note)
+    visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    visit.page.on("request", lambda sent: visit.requests.append(sent.url))
+
+
+def test_the_page_draws_quietly_and_alone(visit: Visit) -> None:
+    """No error nor warning in the console, and nothing is fetched but the page itself."""
+    outside = [url for url in visit.requests if not url.startswith(("data:", "blob:"))]
+    assert visit.complaints == []
+    assert len(outside) == 1
+    assert outside[0].startswith("file:")
+
+
+def test_every_figure_is_drawn(visit: Visit) -> None:
+    """Every plot of the page has an image of some width with marks in it."""
+    assert visit.page.evaluate(UNDRAWN) == []
+
+
+def test_headline_numbers_are_on_the_page(visit: Visit) -> None:
+    """The verdict and the latencies of the summary can be read, and a panel without data says so."""
+    text = visit.page.inner_text("main")
+    assert prose.verdict(visit.results)[1] in text
+    for name in ("ttft_s", "e2e_s"):
+        assert seconds(visit.results.summary[name]["p99"]) in text
+    if not visit.results.summary["ttft_s"]["count"]:
+        assert "No request has this metric." in text
+
+
+def test_text_from_outside_does_not_run(visit: Visit) -> None:
+    """A script in the configuration or title is shown as text and never executed."""
+    assert visit.page.evaluate("window.broken") is None
+    assert HOSTILE in visit.page.inner_text("h1")
+    assert HOSTILE in (visit.page.text_content("#configuration pre") or "")
+
+
+@pytest.mark.parametrize("width", [1280, 800, 400])
+def test_nothing_is_cut_off(visit: Visit, width: int) -> None:
+    """At any width the page has no sideways scroll and no axis title or legend leaves its figure."""
+    visit.page.set_viewport_size({"width": width, "height": 900})
+    visit.page.wait_for_timeout(350)  # plotly redraws a moment after a resize
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert visit.page.evaluate(OUTSIDE) == []

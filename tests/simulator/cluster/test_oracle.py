@@ -1,0 +1,126 @@
+"""Leaping equals stepping, to the last bit, in every column."""
+
+import numpy as np
+import pytest
+from builders import LinearLatency, colocated, disaggregated, poisson_traffic, traffic
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import SteppingSimulation
+
+from simulator.cluster.audit import audit
+from simulator.cluster.simulation import RunOptions, Simulation, Traffic
+from simulator.deployment import Batching, Deployment, Transfer
+from simulator.record import RunRecord
+
+TIGHT = Batching(kv_blocks=90, max_num_seqs=24, max_num_batched_tokens=256, block_size=16)
+SMALL_BLOCKS = Batching(kv_blocks=700, max_num_seqs=16, max_num_batched_tokens=300, block_size=1)
+NO_EVICT = Batching(kv_blocks=200, max_num_seqs=24, reserve="full")
+UNCHUNKED = Batching(kv_blocks=150, max_num_batched_tokens=128, max_num_seqs=32, chunked_prefill=False)
+BATCHINGS = {"tight": TIGHT, "small blocks": SMALL_BLOCKS, "no evict": NO_EVICT, "whole": UNCHUNKED}
+TRANSFERS = [
+    Transfer(mode=mode, sharing=sharing)
+    for mode in ("pull", "push", "push_layerwise")
+    for sharing in ("fifo", "processor_sharing", "max_min")
+]
+
+
+def assert_same(one: RunRecord, other: RunRecord) -> None:
+    """Compare two runs with ``==`` on every column, gauge, gap and total."""
+    for name, column in one.requests.items():
+        np.testing.assert_array_equal(column, other.requests[name], err_msg=name)
+    for name, gauge in one.timeline.items():
+        np.testing.assert_array_equal(gauge, other.timeline[name], err_msg=name)
+    np.testing.assert_array_equal(one.gaps.counts, other.gaps.counts)
+    assert one.gaps.max_s == other.gaps.max_s
+    assert one.end_s == other.end_s
+    assert one.workers == other.workers
+
+
+def both(deployment: Deployment, load: Traffic, interval_s: float = 0.37) -> RunRecord:
+    """Run leaping and stepping, compare, and return the record."""
+    options = RunOptions(sample_interval_s=interval_s)
+    leaping = Simulation(deployment, load, options).run()
+    assert_same(leaping, SteppingSimulation(deployment, load, options).run())
+    return leaping
+
+
+@pytest.mark.parametrize("batching", BATCHINGS.values(), ids=BATCHINGS.keys())
+@pytest.mark.parametrize("build", [disaggregated, colocated])
+def test_batching_equals_oracle(build: object, batching: Batching) -> None:
+    """Under memory pressure, preemption and every admission rule the columns agree."""
+    deployment = build(2, batching=batching, latency=LinearLatency(knee=3000.0))  # type: ignore[operator]
+    record = both(deployment, poisson_traffic(400, 40, 120, 60))
+    if batching.reserve == "prompt":
+        assert record.requests["preemptions"].sum() > 0, "the case must exercise preemption"
+
+
+@pytest.mark.parametrize("transfer", TRANSFERS, ids=lambda t: f"{t.mode}-{t.sharing}")
+def test_transfer_equals_oracle(transfer: Transfer) -> None:
+    """However KV is handed over, the columns agree."""
+    deployment = disaggregated(2, 3, batching=TIGHT, transfer=transfer)
+    both(deployment, poisson_traffic(300, 60, 120, 40))
+
+
+def test_ties_equal_oracle() -> None:
+    """With all times on one coarse grid, everything happens at once and still agrees."""
+    latency = LinearLatency(
+        base=0.25, per_seq=0.0, per_context=0.0, per_token=0.0, per_pair=0.0
+    )
+    rng = np.random.default_rng(5)
+    arrivals = np.sort(rng.integers(0, 60, 300) * 0.25)
+    load = traffic(arrivals.tolist(), rng.integers(1, 200, 300), rng.integers(1, 40, 300))
+    for build in (disaggregated, colocated):
+        both(build(2, batching=TIGHT, latency=latency), load, interval_s=0.25)
+
+
+def test_long_leaps_equal_oracle() -> None:
+    """Leaps longer than the cut, across pieces, agree."""
+    load = traffic([0.0, 0.5, 40.0], [1000, 10, 500], [3000, 1500, 900])
+    both(disaggregated(1, 1, latency=LinearLatency(knee=2222.0)), load, interval_s=7.0)
+
+
+def test_closed_loop_equals_oracle() -> None:
+    """With clients that wait for their answers the columns agree."""
+    base = poisson_traffic(200, 1, 100, 50)
+    load = Traffic(
+        arrival_s=base.arrival_s,
+        input_tokens=base.input_tokens,
+        output_tokens=base.output_tokens,
+        concurrency=12,
+    )
+    both(disaggregated(1, 1, batching=TIGHT), load)
+    both(colocated(1, batching=TIGHT), load)
+
+
+lengths = st.lists(
+    st.tuples(st.integers(0, 12), st.integers(1, 400), st.integers(1, 60)), min_size=1, max_size=40
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=lengths,
+    blocks=st.integers(30, 120),
+    seqs=st.integers(1, 12),
+    layerwise=st.booleans(),
+    mixed=st.booleans(),
+)
+def test_any_traffic_equals_oracle(
+    rows: list[tuple[int, int, int]], blocks: int, seqs: int, layerwise: bool, mixed: bool
+) -> None:
+    """Whatever arrives, ties included, leaping equals stepping and every law holds."""
+    rows.sort()
+    batching = Batching(kv_blocks=blocks, max_num_seqs=seqs, max_num_batched_tokens=64)
+    mode = "push_layerwise" if layerwise else "pull"
+    build = colocated if mixed else disaggregated
+    deployment = build(2, batching=batching, transfer=Transfer(mode=mode))
+    both(deployment, traffic(*zip(*[(0.1 * t, i, o) for t, i, o in rows], strict=True)))
+
+
+def test_laws_hold_at_every_event() -> None:
+    """Conservation, causality and accounting hold after each single event."""
+    for deployment in (disaggregated(2, 2, batching=TIGHT), colocated(2, batching=TIGHT)):
+        simulation = Simulation(deployment, poisson_traffic(60, 40, 120, 40), RunOptions())
+        while simulation.done < simulation.ledger.size:
+            simulation.step()
+            audit(simulation, simulation.record(sample=False))
