@@ -14,7 +14,7 @@ import re
 import sys
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -78,6 +78,9 @@ def main() -> int:
     except INPUT_ERRORS as error:
         _complain(sentence(error))
         return BAD_INPUT
+    except ValueError as error:  # jobs keep theirs to themselves: this one is of Hydra's composing
+        _complain(sentence(error))
+        return BAD_INPUT
     except Exception:
         _tell(job)  # what a sweep had finished when its launcher broke
         raise
@@ -92,8 +95,9 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
     """
     try:
         with hydra.initialize_config_module("conf", version_base="1.3"):
-            config = hydra.compose("config", overrides=list(overrides))
-        return build_experiment(_plain(config))
+            settings = _plain(hydra.compose("config", overrides=list(overrides)))
+        _check_model(settings, overrides)
+        return build_experiment(settings)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(sentence(error)) from error
 
@@ -141,7 +145,7 @@ class Job:
         outcome = Outcome(
             command=self.command,
             number=settings.job.num if sweeping else 0,
-            overrides=list(settings.overrides.task),
+            overrides=_task_overrides(),
             folder=os.path.relpath(folder),
             **ending,
         )
@@ -154,6 +158,7 @@ class Job:
 
     def _work(self, config: DictConfig, folder: Path, sweeping: bool) -> str:
         settings = _plain(config)
+        _check_model(settings, _task_overrides())
         text = config_text(settings)
         if sweeping and is_done(folder, text):
             return "skipped"
@@ -197,6 +202,22 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], plain)
 
 
+def _task_overrides() -> list[str]:
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return cast(list[str], overrides)
+
+
+def _check_model(settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse overrides of the shipped model's shape beside the file read in its place."""
+    path = settings.get("model", {}).get("config_json")
+    for override in overrides if path is not None else ():
+        key = override.lstrip("+~").partition("=")[0]
+        if key.startswith("model.") and key != "model.config_json":
+            raise ConfigError(
+                f"{key} has no effect beside model.config_json={path}: change the file"
+            )
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return Hydra's reading of the arguments, wherever the flags stand.
 
@@ -214,7 +235,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise ConfigError(
             "--experimental-rerun is not supported: it would load a pickle; repeat the overrides"
         )
+    if arguments.multirun + (arguments.cfg is not None) + (arguments.info is not None) > 1:
+        raise ConfigError("only one of --multirun, --cfg and --info can be given")
+    for override in arguments.overrides:
+        _check_choice(override)
     return arguments
+
+
+def _check_choice(override: str) -> None:
+    """Refuse a number, null or mapping where a group's choice is wanted; Hydra names no key."""
+    given = re.fullmatch(r"(\w+(?:/\w+)*)=(null|true|false|[-+.\d{].*)", override, re.IGNORECASE)
+    folder = files("conf").joinpath(*given[1].split("/")) if given else None
+    if given and folder is not None and folder.is_dir():
+        known = sorted(each.name.removesuffix(".yaml") for each in folder.iterdir())
+        raise ConfigError(f"{override}: no such choice; {suggest(given[2], known)}")
 
 
 def _flags_last(argv: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -290,7 +324,7 @@ def sentence(error: BaseException) -> str:
 
 def _missing_config(error: MissingConfigException) -> str:
     if not error.options:
-        return str(error)
+        return str(error).partition("Config search path")[0]
     group, _, name = str(error.missing_cfg_file).rpartition("/")
     hint = ""
     if group == "hydra/launcher":

@@ -120,9 +120,14 @@ def _call(constructor: Callable[..., Any], node: Mapping[str, object], key: str)
     try:
         return constructor(**values)
     except USER_ERRORS as error:
-        raise type(error)(f"{key}: {error}") from error
+        raise type(error)(_at(key, str(error))) from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+def _at(key: str, problem: str) -> str:
+    """Return ``problem`` with ``key`` before it, unless it begins with that very word."""
+    return problem if problem.startswith(f"{key}:") else f"{key}: {problem}"
 
 
 def _parameters(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]:

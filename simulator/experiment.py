@@ -31,8 +31,8 @@ from workloads.workload import Workload
 OnProgress = Callable[[float, int, int], None]
 """Called now and then with simulated seconds, requests finished and requests in the trace."""
 
-FILE_KEYS = ("path", "config_json")
-"""Settings that name an input file: its content is part of what identifies a run."""
+FILE_KEYS = ("path", "config_json", "calibration")
+"""Settings, or their endings, that name an input: its content is part of a run's identity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +154,8 @@ def _pool_words(pool: Pool) -> str:
 def _plain(value: object) -> Any:
     """Return ``value`` as YAML can hold it, objects with the ``_target_`` that builds them."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        named = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        given = [each.name for each in dataclasses.fields(value) if each.init]
+        named = {name: getattr(value, name) for name in given}
         return {"_target_": _dotted(type(value)), **_plain(named)}
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items()}
@@ -164,6 +165,8 @@ def _plain(value: object) -> Any:
         return value
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
     return {"_target_": _dotted(type(value)), **_plain(getattr(value, "__dict__", {}))}
 
 
@@ -180,7 +183,16 @@ def _file_digests(plain: object, key: str) -> Iterator[tuple[str, str]]:
         nested = list(enumerate(plain))
     for name, value in nested:
         inner = f"{key}.{name}" if key else str(name)
-        if name in FILE_KEYS and isinstance(value, str) and Path(value).is_file():
-            with Path(value).open("rb") as file:
-                yield inner, hashlib.file_digest(file, "sha256").hexdigest()
+        if isinstance(value, str) and str(name).endswith(FILE_KEYS) and Path(value).exists():
+            yield inner, _content_digest(Path(value))
         yield from _file_digests(value, inner)
+
+
+def _content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all files of a folder and their names."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    inside = sorted(each for each in path.rglob("*") if each.is_file())
+    parts = [f"{each.relative_to(path)} {_content_digest(each)}\n" for each in inside]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -20,7 +20,8 @@ from simulator.cluster.worker import Listener, Step, Worker, WorkerSettings
 
 LEAP = 256
 """Longest leap in iterations; longer ones are cut, which changes no result."""
-_SCALAR = 24
+SCALAR_LEAP = 24
+"""Leaps up to this long are summed in plain floats, longer ones by numpy, to the same bits."""
 _RAMP: NDArray[np.float64] = np.arange(LEAP, dtype=np.float64)
 _RAMP.flags.writeable = False
 
@@ -125,33 +126,33 @@ class BatchWorker(Worker):
 
     def _begin(self, now: float) -> None:
         self._since = now
-        preempted = self._grow(now) if self._running else False
+        if self._running:
+            self._grow(now)
         if self._ready:
             self._join_ready(now)
         if self._pending:
             self._grant()
         if self._arrived:
             self._join_arrived(now)
-        held_back = preempted and bool(self._running)
-        if self.prompts and not held_back:
+        if self.prompts:
             self._prompt_step = self._form(now)
         if self._prompt_step is not None:
             self._mixed_step(self._prompt_step, now)
         elif self._running:
-            self._plan(now, 1 if held_back else self.leap_limit)
+            self._plan(now)
         else:
             self._rest(now)
             return
         self._work(now)
 
-    def _plan(self, now: float, limit: int) -> None:
-        """Find how far the batch stays as it is, ``limit`` iterations at most, and when that is."""
+    def _plan(self, now: float) -> None:
+        """Find how far the batch stays as it is, and when that is."""
         batch = len(self._running)
         context = self._context
         piece = self._times.piece(batch, context)
-        leap = self._reach(batch, piece.upto, limit)
+        leap = self._reach(batch, piece.upto)
         _, c0, c1, c2 = piece
-        if leap <= _SCALAR:
+        if leap <= SCALAR_LEAP:
             self._marks = None
             end = first = now + (c0 + context * (c1 + context * c2))
             for _ in range(leap - 1):
@@ -168,9 +169,9 @@ class BatchWorker(Worker):
         if self._fresh:
             self._stamp_second(first)
 
-    def _reach(self, batch: int, upto: float, limit: int) -> int:
+    def _reach(self, batch: int, upto: float) -> int:
         """Return the number of iterations until the batch, a piece or the KV cache ends."""
-        leap = min(self._ends[0][0] - self._step, limit)
+        leap = min(self._ends[0][0] - self._step, self.leap_limit)
         last = self._context + batch * (leap - 1)
         if last > upto:
             leap = int((upto - self._context) // batch) + 1
@@ -271,7 +272,6 @@ class BatchWorker(Worker):
         past = self._clock.turn > self.alarm.turn
         if self._marks is not None:
             done = int(np.searchsorted(self._marks, now, side="right" if past else "left"))
-            done = min(done, self._leap - 1)
             return done, float(self._marks[done - 1]) if done else self._since
         batch, context, began = len(self._running), self._context, self._since
         _, c0, c1, c2 = self._times.piece(batch, context)
@@ -343,18 +343,17 @@ class BatchWorker(Worker):
             self.used += blocks
             self._listener.reserved(pending.popleft())
 
-    def _grow(self, now: float) -> bool:
-        """Take this iteration's new blocks, preempting the youngest until they fit."""
+    def _grow(self, now: float) -> None:
+        """Take this iteration's new blocks, preempting the youngest until they fit.
+
+        What was preempted waits at the head of the queue and cannot be readmitted in the same
+        step: it would need at least the blocks it just gave up.
+        """
         growth = self._growth
         phase = self._step % len(growth)
-        if not growth[phase]:
-            return False
-        preempted = False
-        while self.used + growth[phase] > self.capacity:
-            preempted = True
+        while growth[phase] and self.used + growth[phase] > self.capacity:
             self._preempt(now)
         self.used += growth[phase]
-        return preempted
 
     def _preempt(self, now: float) -> None:
         if self.head_done:

@@ -36,7 +36,7 @@ class GapLog:
         self._max = 0.0
 
     def iterations(self, batch: int, weight: int, context: int, count: int) -> None:
-        """Record ``count`` iterations of ``batch``, ``context`` tokens long in the first of them."""
+        """Record ``count`` iterations of ``batch``; the first has ``context`` KV tokens."""
         runs = self._runs
         runs.append((batch, weight, context, count))
         if len(runs) >= _FLUSH:

@@ -1,4 +1,4 @@
-"""The prefill worker: token-budget batches of prompt chunks, one pipeline-depth of them in flight."""
+"""The prefill worker: token-budget batches of prompt chunks, as many in flight as stages."""
 
 from collections import deque
 

@@ -16,7 +16,11 @@ class Source:
     __slots__ = ("_admit", "_clients", "_clock", "_ledger", "_next", "alarm")
 
     def __init__(
-        self, clock: Clock, ledger: Ledger, admit: Callable[[int, float], None], concurrency: int | None
+        self,
+        clock: Clock,
+        ledger: Ledger,
+        admit: Callable[[int, float], None],
+        concurrency: int | None,
     ) -> None:
         self._clock = clock
         self._ledger = ledger

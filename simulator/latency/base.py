@@ -54,7 +54,7 @@ class StepModel(Protocol):
     def step_seconds(
         self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
     ) -> float:
-        """Return seconds of a step that computes ``tokens`` new prompt tokens beside ``batch`` decodes.
+        """Return seconds of a step of ``tokens`` new prompt tokens beside ``batch`` decodes.
 
         Over the step's chunks, each of q new tokens after p earlier ones: ``tokens`` = Σq,
         ``pairs`` = Σ(q·p + q(q+1)/2) attended pairs, ``past`` = Σp, ``prompts`` = the number of

@@ -12,7 +12,7 @@ import numpy as np
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.latency.efficiency import CollectiveCurve, Efficiency
-from simulator.latency.operators import Number, Operator
+from simulator.latency.passes import Number, Operator
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import yaml
 
 from simulator.errors import ConfigError
-from simulator.latency.operators import PEAK_OF
+from simulator.latency.passes import PEAK_OF
 
 SHIPPED = "conf"
 FOLDER = "calibration"

@@ -8,14 +8,8 @@ import numpy as np
 from hardware.gpu import GPU
 from simulator.latency.collectives import COLLECTIVES, Network, collective_seconds, ideal_seconds
 from simulator.latency.efficiency import Efficiency
-from simulator.latency.operators import (
-    PEAK_OF,
-    Load,
-    Number,
-    Operator,
-    PassSpec,
-    forward_pass,
-)
+from simulator.latency.operators import forward_pass
+from simulator.latency.passes import PEAK_OF, Load, Number, Operator, PassSpec
 
 PRODUCTS = ("gemm", "experts")
 """Kernels that need tensor cores of their dtype; the others fall back to 16 bits."""

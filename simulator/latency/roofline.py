@@ -11,7 +11,7 @@ from simulator.latency.base import WorkerSpec
 from simulator.latency.collectives import Network
 from simulator.latency.efficiency import load
 from simulator.latency.machine import Machine
-from simulator.latency.operators import PEAK_OF, Load, Number, PassSpec
+from simulator.latency.passes import PEAK_OF, Load, Number, PassSpec
 from simulator.latency.stepping import RooflineSteps
 
 log = logging.getLogger(__name__)

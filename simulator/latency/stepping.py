@@ -13,16 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.latency.attention import Term, attention_terms
 from simulator.latency.base import Piece
 from simulator.latency.machine import Machine, Rates
-from simulator.latency.operators import (
-    Number,
-    PassSpec,
-    Term,
-    attention_terms,
-    head_operators,
-    token_operators,
-)
+from simulator.latency.operators import head_operators, token_operators
+from simulator.latency.passes import Number, PassSpec
 from simulator.latency.pieces import Part, at, sum_of
 
 BLOCK_BITS = 8

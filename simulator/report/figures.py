@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import numpy as np
 import plotly.graph_objects as go
-import polars as pl
 from numpy.typing import NDArray
 
 from simulator.report import series, theme
@@ -33,7 +32,7 @@ class View:
     """What several figures share: sampled gauges, the time axis, and arrivals in time bins."""
 
     results: Results
-    samples: pl.DataFrame
+    samples: series.Samples
     scale: float
     unit: str
     end_s: float
@@ -73,7 +72,7 @@ def view(results: Results) -> View:
     present = {worker.pool for worker in results.workers}
     return View(
         results=results,
-        samples=series.sampled(results.timeline),
+        samples=series.sampled(results.timeline, tuple(w.pool for w in results.workers)),
         scale=scale,
         unit=unit,
         end_s=end,
@@ -231,13 +230,13 @@ def _held(values: Floats) -> Floats:
 
 
 def _pool_sums(seen: View, gauge: str, title: str, note: str) -> Panel:
-    if not len(seen.samples):
+    if not len(seen.samples.time_s):
         return Panel(name=gauge, title=title, note=NOTHING_SAMPLED, figure=None)
     lines = []
     for pool in seen.pools:
-        frame = series.over_workers(seen.samples, pool, gauge)
-        x = frame["time_s"].to_numpy() * seen.scale
-        lines.append(theme.line(x, frame["sum"].to_numpy(), pool, theme.POOL_COLOURS[pool]))
+        total = seen.samples.of(pool, gauge).sum(axis=1)
+        x = seen.samples.time_s * seen.scale
+        lines.append(theme.line(x, total, pool, theme.POOL_COLOURS[pool]))
     drawn = theme.figure(
         lines, x=seen.time, y=title.lower(), xaxis_range=seen.span, showlegend=True
     )
@@ -247,7 +246,7 @@ def _pool_sums(seen: View, gauge: str, title: str, note: str) -> Panel:
 def memory_panel(seen: View) -> Panel:
     """Return the share of KV blocks in use over time, per pool."""
     title = "KV cache in use"
-    if not len(seen.samples):
+    if not len(seen.samples.time_s):
         return Panel(name="kv", title=title, note=NOTHING_SAMPLED, figure=None)
     note = "Share of a worker's KV blocks, reserved ones included: the mean of each pool (solid)"
     note += " and its fullest worker (dotted). At 100 % requests wait or are preempted."
@@ -261,12 +260,12 @@ def _mean_and_max(
     seen: View, gauge: str, pools: tuple[str, ...], *, scale: float
 ) -> list[go.Scatter]:
     lines = []
+    x = seen.samples.time_s * seen.scale
     for pool in pools:
-        frame = series.over_workers(seen.samples, pool, gauge)
-        x, colour = frame["time_s"].to_numpy() * seen.scale, theme.POOL_COLOURS[pool]
-        for kind in ("mean", "max"):
-            y = frame[kind].to_numpy().astype(np.float64) * scale
-            lines.append(theme.line(x, y, f"{pool} {kind}", colour, faint=kind == "max"))
+        values, colour = seen.samples.of(pool, gauge) * scale, theme.POOL_COLOURS[pool]
+        mean, top = series.mean_over_workers(values), series.max_over_workers(values)
+        lines.append(theme.line(x, mean, f"{pool} mean", colour))
+        lines.append(theme.line(x, top, f"{pool} max", colour, faint=True))
     return lines
 
 
@@ -280,14 +279,12 @@ def _roof(lines: list[go.Scatter], full: float) -> float:
 def activity_panel(seen: View) -> Panel:
     """Return the heat map of busy time, time by worker."""
     title = "Busy workers"
-    if not len(seen.samples):
+    if not len(seen.samples.time_s):
         return Panel(name="busy", title=title, note=NOTHING_SAMPLED, figure=None)
-    table = seen.samples.pivot(on="bin", index="worker", values="busy_fraction")
-    times = seen.samples.group_by("bin").agg(pl.col("time_s").first()).sort("bin")["time_s"]
     names = [f"{w.pool} {w.worker}" for w in seen.results.workers]
-    busy = table.drop("worker").to_numpy().astype(np.float64) * 100
+    busy = seen.samples.gauges["busy_fraction"].T * 100
     heat = go.Heatmap(
-        x=times.to_numpy() * seen.scale,
+        x=np.round(seen.samples.time_s * seen.scale, 6),
         y=list(range(len(names))),
         z=np.round(busy, 1).astype(np.float32),
         zmin=0,
@@ -336,7 +333,7 @@ def link_panels(seen: View) -> list[Panel]:
 
 
 def _link(seen: View, pool: str, gauge: str, title: str) -> Panel:
-    if not len(seen.samples):
+    if not len(seen.samples.time_s):
         return Panel(name=gauge, title=title, note=NOTHING_SAMPLED, figure=None)
     lines = _mean_and_max(seen, gauge, (pool,), scale=1e-9)
     limits = {w.max_transfer_bandwidth for w in seen.results.workers if w.pool == pool}

@@ -1,5 +1,8 @@
 """Small arrays for figures, whatever the size of the run: quantiles, bins and sampled gauges."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -69,7 +72,7 @@ def binned_share(
     chosen = bins >= 0
     total = np.bincount(bins[chosen], minlength=count)
     true = np.bincount(bins[chosen & flags], minlength=count).astype(np.float64)
-    return np.divide(true, total, out=np.full(count, np.nan), where=total > 0), total
+    return _ratio(true, total), total
 
 
 def length_edges(lengths: Floats, most: int = 10) -> Floats:
@@ -82,38 +85,64 @@ def length_edges(lengths: Floats, most: int = 10) -> Floats:
     return edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1])
 
 
-def sampled(timeline: pl.DataFrame) -> pl.DataFrame:
-    """Return ``timeline`` averaged over runs of samples, at most :data:`MAX_SAMPLES` per worker.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Gauges averaged over runs of samples: ``time_s`` (bins,), each gauge (bins, workers).
 
-    Columns: ``time_s`` (middle of the run of samples), worker, pool and the mean of each gauge.
+    NaN where a gauge is unknown; ``pools`` names each worker's pool, in the gauges' order.
     """
-    workers = timeline["worker"].n_unique()
-    samples = len(timeline) // max(workers, 1)
-    stride = max(1, -(-samples // MAX_SAMPLES))
-    gauges = ("waiting", "running", "kv_utilization", "busy_fraction")
+
+    time_s: Floats
+    pools: tuple[str, ...]
+    gauges: Mapping[str, Floats]
+
+    def of(self, pool: str, gauge: str) -> Floats:
+        """Return a gauge of the workers of one pool, shape (bins, workers of the pool)."""
+        chosen = [worker for worker, name in enumerate(self.pools) if name == pool]
+        return self.gauges[gauge][:, chosen]
+
+
+def sampled(timeline: pl.DataFrame, pools: tuple[str, ...]) -> Samples:
+    """Return ``timeline`` averaged to at most :data:`MAX_SAMPLES` bins of equally many samples.
+
+    The timeline has one row per worker of ``pools`` for every sample, by time then worker.
+    """
+    names = ("waiting", "running", "kv_utilization", "busy_fraction")
     rates = ("sent_bytes_per_s", "received_bytes_per_s")
-    return (
-        timeline.lazy()
-        .with_columns((pl.int_range(pl.len()) // max(workers * stride, 1)).alias("bin"))
-        .group_by("bin", "worker", "pool")
-        .agg(pl.col("time_s", *gauges, *rates).mean())
-        .sort("bin", "worker")
-        .collect()
-    )
+    count = max(len(pools), 1)
+    stride = max(1, -(-(len(timeline) // count) // MAX_SAMPLES))
+    means = {
+        name: _mean_of_runs(timeline[name].cast(pl.Float64).to_numpy().reshape(-1, count), stride)
+        for name in ("time_s", *names, *rates)
+    }
+    return Samples(time_s=means.pop("time_s")[:, 0], pools=pools, gauges=means)
 
 
-def over_workers(samples: pl.DataFrame, pool: str, gauge: str) -> pl.DataFrame:
-    """Return ``time_s`` and the ``sum``, ``mean`` and ``max`` of a gauge over a pool's workers."""
-    return (
-        samples.lazy()
-        .filter(pl.col("pool") == pool)
-        .group_by("bin")
-        .agg(
-            pl.col("time_s").first(),
-            pl.col(gauge).sum().alias("sum"),
-            pl.col(gauge).mean().alias("mean"),
-            pl.col(gauge).max().alias("max"),
-        )
-        .sort("bin")
-        .collect()
-    )
+def _mean_of_runs(values: Floats, stride: int) -> Floats:
+    """Return the means of the non-NaN ``values`` (T, workers) over runs of ``stride`` rows."""
+    starts = np.arange(0, len(values), stride)
+    if not len(starts):
+        return values
+    known = ~np.isnan(values)
+    total = np.add.reduceat(np.where(known, values, 0.0), starts, axis=0)
+    count = np.add.reduceat(known.astype(np.int64), starts, axis=0)
+    return _ratio(total, count)
+
+
+def mean_over_workers(gauge: Floats) -> Floats:
+    """Return the mean over workers of a gauge (bins, workers), NaN where none is known."""
+    known = ~np.isnan(gauge)
+    total, count = np.where(known, gauge, 0.0).sum(axis=1), known.sum(axis=1)
+    return _ratio(total, count)
+
+
+def max_over_workers(gauge: Floats) -> Floats:
+    """Return the greatest of the workers of a gauge (bins, workers), NaN where none is known."""
+    highest: Floats = np.fmax.reduce(gauge, axis=1, initial=np.nan)
+    return highest
+
+
+def _ratio(total: Floats, count: NDArray[np.int64]) -> Floats:
+    """Return ``total`` / ``count``, NaN where the count is 0."""
+    known: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
+    return known

@@ -131,7 +131,7 @@ def line(
 ) -> go.Scatter:
     """Return a line; ``faint`` ones are thin and dotted, ``step`` ones hold until the next x."""
     return go.Scatter(
-        x=x,
+        x=np.round(x, 6),
         y=np.round(y, 6),
         name=name,
         mode="lines" if np.isfinite(y).all() and len(y) > 1 else "lines+markers",

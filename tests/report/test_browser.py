@@ -1,8 +1,9 @@
-"""The report as a browser sees it: it draws, it asks for nothing, and nothing lies over anything."""
+"""The report as a browser sees it: it draws, asks for nothing, and fits the window."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +11,9 @@ from simulator.report import prose, write_report
 from simulator.report.theme import seconds
 from simulator.results import SLO, Results
 from tests.fakes import FakeRun, fake_record
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -23,7 +27,6 @@ RUNS = {
     "disaggregated": FakeRun(requests=1500, rejected=0.01, layerwise=True),
     "mixed": FakeRun(requests=100, prefill=0, decode=0, mixed=2),
     "rejected": FakeRun(requests=20, rejected=1.0),
-    "one": FakeRun(requests=1, samples=1),
 }
 UNDRAWN = """() => [...document.querySelectorAll('.plot')].filter(plot => {
   const svg = plot.querySelector('svg.main-svg');
@@ -47,14 +50,14 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is no
 class Visit:
     """One page, opened: what it complained about and what it asked for beyond its own file."""
 
-    page: "sync_api.Page"
+    page: "Page"
     results: Results
     complaints: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
-def browser() -> "Iterator[sync_api.Browser]":
+def browser() -> "Iterator[Browser]":
     """Start one headless browser for the whole file."""
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
@@ -65,7 +68,7 @@ def browser() -> "Iterator[sync_api.Browser]":
 @pytest.fixture(scope="module", params=RUNS)
 def visit(
     request: pytest.FixtureRequest,
-    browser: "sync_api.Browser",
+    browser: "Browser",
     tmp_path_factory: pytest.TempPathFactory,
 ) -> "Iterator[Visit]":
     """Write a report and open it from disk at desktop width."""
@@ -85,7 +88,7 @@ def visit(
 
 
 def _listen(visit: Visit) -> None:
-    def note(message: "sync_api.ConsoleMessage") -> None:
+    def note(message: "ConsoleMessage") -> None:
         visit.complaints.append(f"{message.type}: {message.text}")
 
     visit.page.on("console", note)
@@ -107,7 +110,7 @@ def test_every_figure_is_drawn(visit: Visit) -> None:
 
 
 def test_headline_numbers_are_on_the_page(visit: Visit) -> None:
-    """The verdict and the latencies of the summary can be read, and a panel without data says so."""
+    """The verdict and the latencies can be read, and a panel without data says so."""
     text = visit.page.inner_text("main")
     assert prose.verdict(visit.results)[1] in text
     for name in ("ttft_s", "e2e_s"):
@@ -125,7 +128,7 @@ def test_text_from_outside_does_not_run(visit: Visit) -> None:
 
 @pytest.mark.parametrize("width", [1280, 800, 400])
 def test_nothing_is_cut_off(visit: Visit, width: int) -> None:
-    """At any width the page has no sideways scroll and no axis title or legend leaves its figure."""
+    """At any width nothing scrolls sideways and no axis title or legend leaves its figure."""
     visit.page.set_viewport_size({"width": width, "height": 900})
     visit.page.wait_for_timeout(350)  # plotly redraws a moment after a resize
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width

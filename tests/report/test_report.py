@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from rich.console import Console
 
 from simulator.report import prose, series, theme, write_report
 from simulator.report.figures import SECTIONS, Panel, view
+from simulator.report.terminal import summary_table
 from simulator.results import SLO, STAGES, Results
 from tests.fakes import PORT, FakeRun, fake_record
 
@@ -219,14 +221,21 @@ def test_bins_keep_the_last_edge_and_drop_what_is_outside() -> None:
 
 def test_sampled_gauges_keep_their_mean() -> None:
     """Averaging runs of samples keeps each worker's mean and at most the allowed points."""
-    timeline = results_of(FakeRun(requests=300, samples=900)).timeline
-    samples = series.sampled(timeline)
-    assert len(samples) == 300 * 4
+    results = results_of(FakeRun(requests=300, samples=900))
+    samples = series.sampled(results.timeline, tuple(w.pool for w in results.workers))
+    assert samples.gauges["running"].shape == (series.MAX_SAMPLES, 4)
     for worker in range(4):
-        fine, coarse = (
-            f.filter(pl.col("worker") == worker)["running"] for f in (timeline, samples)
-        )
-        assert coarse.mean() == pytest.approx(fine.mean())
+        fine = results.timeline.filter(pl.col("worker") == worker)["running"]
+        assert samples.gauges["running"][:, worker].mean() == pytest.approx(fine.mean())
+    decode = samples.of("decode", "running")
+    assert (series.max_over_workers(decode) >= series.mean_over_workers(decode)).all()
+
+
+def test_an_unknown_gauge_is_left_out_of_means() -> None:
+    """Means and maxima over workers skip NaN, and are NaN only where every worker's is."""
+    gauge = np.array([[1.0, np.nan], [np.nan, np.nan], [1.0, 3.0]])
+    np.testing.assert_array_equal(series.mean_over_workers(gauge), [1.0, np.nan, 2.0])
+    np.testing.assert_array_equal(series.max_over_workers(gauge), [1.0, np.nan, 3.0])
 
 
 @pytest.mark.parametrize(
@@ -269,3 +278,19 @@ def test_the_verdict_follows_the_attainment(ttft_s: float, level: str) -> None:
     assert told[0] == level
     assert told[1].startswith(theme.share(results.summary["slo_attainment"]))
     assert f"TTFT ≤ {theme.seconds(ttft_s)}" in told[1]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_terminal_table_says_what_the_summary_says(name: str) -> None:
+    """Latencies with their target, goodput, attainment, cost and rejections are printed."""
+    results = results_of(RUNS[name])
+    console = Console(width=100, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(summary_table(results))
+    lines = {line.split("  ")[0].strip(): line for line in capture.get().splitlines()}
+    assert theme.seconds(results.summary["ttft_s"]["p99"]) in lines["TTFT"]
+    assert lines["TTFT"].endswith("≤ 500 ms")
+    assert theme.number(results.summary["goodput_rps"]) in lines["goodput"]
+    assert theme.share(results.summary["slo_attainment"]) in lines["SLO attainment"]
+    assert ("rejected" in lines) == bool(results.summary["requests"]["rejected"])
+    assert {"GPU-hours", "KV utilisation", "time spent", "preemptions"} <= set(lines)

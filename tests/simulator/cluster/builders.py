@@ -36,6 +36,13 @@ A_FABRIC = Fabric(
     source="made up for tests",
 )
 
+INSTANT = Link(name="instant", bandwidth=1e40, latency_s=0.0)
+INSTANT_LINKS = {
+    "gpu": replace(A_GPU, scale_up=INSTANT, nic=INSTANT),
+    "fabric": replace(A_FABRIC, network=INSTANT),
+}
+"""A transfer over these takes less than the clock can tell: it ends at the instant it starts."""
+
 A_MODEL = Model(
     name="test model",
     layers=4,

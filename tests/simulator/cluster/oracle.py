@@ -195,9 +195,7 @@ class SteppingWorker(BatchWorker):
             return
         sequence = self.batch.pop()
         self.used -= sequence.held
-        ledger.generated[sequence.request] = (
-            ledger.output_tokens[sequence.request] - sequence.left
-        )
+        ledger.generated[sequence.request] = ledger.output_tokens[sequence.request] - sequence.left
         ledger.preemptions[sequence.request] += 1
         ledger.recomputed_tokens[sequence.request] += sequence.length - 1
         self.interrupted[sequence.request] = now
@@ -207,7 +205,9 @@ class SteppingWorker(BatchWorker):
         """Fill the rest of the token budget with prompt chunks."""
         ledger, batching, step = self._ledger, self.settings.batching, Step()
         budget = batching.max_num_batched_tokens - len(self.batch)
-        while self.prompts and budget > 0 and step.prompts + len(self.batch) < batching.max_num_seqs:
+        while (
+            self.prompts and budget > 0 and step.prompts + len(self.batch) < batching.max_num_seqs
+        ):
             request = self.prompts[0]
             target = ledger.input_tokens[request] + ledger.generated[request]
             left = target - self.partial

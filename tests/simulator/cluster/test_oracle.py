@@ -2,11 +2,19 @@
 
 import numpy as np
 import pytest
-from builders import LinearLatency, colocated, disaggregated, poisson_traffic, traffic
+from builders import (
+    INSTANT_LINKS,
+    LinearLatency,
+    colocated,
+    disaggregated,
+    poisson_traffic,
+    traffic,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import SteppingSimulation
 
+from simulator.cluster import batch
 from simulator.cluster.audit import audit
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic
 from simulator.deployment import Batching, Deployment, Transfer
@@ -15,7 +23,9 @@ from simulator.record import RunRecord
 TIGHT = Batching(kv_blocks=90, max_num_seqs=24, max_num_batched_tokens=256, block_size=16)
 SMALL_BLOCKS = Batching(kv_blocks=700, max_num_seqs=16, max_num_batched_tokens=300, block_size=1)
 NO_EVICT = Batching(kv_blocks=200, max_num_seqs=24, reserve="full")
-UNCHUNKED = Batching(kv_blocks=150, max_num_batched_tokens=128, max_num_seqs=32, chunked_prefill=False)
+UNCHUNKED = Batching(
+    kv_blocks=150, max_num_batched_tokens=128, max_num_seqs=32, chunked_prefill=False
+)
 BATCHINGS = {"tight": TIGHT, "small blocks": SMALL_BLOCKS, "no evict": NO_EVICT, "whole": UNCHUNKED}
 TRANSFERS = [
     Transfer(mode=mode, sharing=sharing)
@@ -37,11 +47,14 @@ def assert_same(one: RunRecord, other: RunRecord) -> None:
 
 
 def both(deployment: Deployment, load: Traffic, interval_s: float = 0.37) -> RunRecord:
-    """Run leaping and stepping, compare, and return the record."""
+    """Run stepping, leaping and leaping by numpy alone, compare, and return the record."""
     options = RunOptions(sample_interval_s=interval_s)
-    leaping = Simulation(deployment, load, options).run()
-    assert_same(leaping, SteppingSimulation(deployment, load, options).run())
-    return leaping
+    stepping = SteppingSimulation(deployment, load, options).run()
+    assert_same(Simulation(deployment, load, options).run(), stepping)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch, "SCALAR_LEAP", 0)
+        assert_same(Simulation(deployment, load, options).run(), stepping)
+    return stepping
 
 
 @pytest.mark.parametrize("batching", BATCHINGS.values(), ids=BATCHINGS.keys())
@@ -63,14 +76,13 @@ def test_transfer_equals_oracle(transfer: Transfer) -> None:
 
 def test_ties_equal_oracle() -> None:
     """With all times on one coarse grid, everything happens at once and still agrees."""
-    latency = LinearLatency(
-        base=0.25, per_seq=0.0, per_context=0.0, per_token=0.0, per_pair=0.0
-    )
+    latency = LinearLatency(base=0.25, per_seq=0.0, per_context=0.0, per_token=0.0, per_pair=0.0)
     rng = np.random.default_rng(5)
     arrivals = np.sort(rng.integers(0, 60, 300) * 0.25)
     load = traffic(arrivals.tolist(), rng.integers(1, 200, 300), rng.integers(1, 40, 300))
     for build in (disaggregated, colocated):
-        both(build(2, batching=TIGHT, latency=latency), load, interval_s=0.25)
+        deployment = build(2, batching=TIGHT, latency=latency, **INSTANT_LINKS)
+        both(deployment, load, interval_s=0.25)
 
 
 def test_long_leaps_equal_oracle() -> None:
@@ -115,6 +127,29 @@ def test_any_traffic_equals_oracle(
     build = colocated if mixed else disaggregated
     deployment = build(2, batching=batching, transfer=Transfer(mode=mode))
     both(deployment, traffic(*zip(*[(0.1 * t, i, o) for t, i, o in rows], strict=True)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 8), st.integers(1, 24), st.integers(1, 70)),
+        min_size=6,
+        max_size=30,
+    ),
+    blocks=st.integers(94, 130),
+    mixed=st.booleans(),
+)
+def test_ties_under_pressure_equal_oracle(
+    rows: list[tuple[int, int, int]], blocks: int, mixed: bool
+) -> None:
+    """With every event on one grid and blocks of one token, each tie is decided alike."""
+    rows.sort()
+    batching = Batching(kv_blocks=blocks, block_size=1, max_num_batched_tokens=40, max_num_seqs=16)
+    latency = LinearLatency(base=0.25, per_seq=0.0, per_context=0.0, per_token=0.0, per_pair=0.0)
+    change = {"batching": batching, "latency": latency, **INSTANT_LINKS}
+    deployment = colocated(1, **change) if mixed else disaggregated(2, 1, **change)
+    load = traffic(*zip(*[(0.25 * t, i, o) for t, i, o in rows], strict=True))
+    both(deployment, load, interval_s=0.25)
 
 
 def test_laws_hold_at_every_event() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hardware.gpu import GPU
 from simulator.errors import ConfigError
 from simulator.latency.base import WorkerSpec
-from simulator.latency.operators import Load, forward_pass
+from simulator.latency.operators import forward_pass
+from simulator.latency.passes import Load
 from simulator.latency.pieces import at
 from simulator.latency.roofline import Roofline
 from simulator.latency.stepping import RooflineSteps
@@ -162,7 +163,9 @@ def test_both_engines_use_the_same_times(workers: dict[str, WorkerSpec], loads: 
     for name in ("dense", "tep", "sparse", "windowed", "linear", "wide"):
         steps = Roofline(host_overhead_s=1e-3).bind(workers[name])
         vector = np.asarray(Roofline(host_overhead_s=1e-3).pass_seconds(workers[name], loads))
-        scalar = [steps.step_seconds(*(int(x) for x in row)) for row in zip(*loads, strict=True)]
+        scalar = [
+            steps.step_seconds(*(int(x) for x in row)) for row in np.column_stack(list(loads))
+        ]
         assert np.allclose(scalar, vector, rtol=1e-10, atol=0.0), name
 
 
@@ -173,11 +176,11 @@ def test_attention_ranks_share_the_batch(workers: dict[str, WorkerSpec]) -> None
         workers["dep"], Load(batch=np.array([32.0]), context=32 * 4000.0)
     )
     assert steps.step_seconds(0, 0, 0, 0, 512, 512 * 4000) == pytest.approx(
-        float(rank[0]), rel=1e-12
-    )  # type: ignore[index]
+        float(np.asarray(rank)[0]), rel=1e-12
+    )
     assert steps.step_seconds(0, 0, 0, 0, 500, 500 * 4000) == pytest.approx(
-        float(rank[0]), rel=1e-12
-    )  # type: ignore[index]
+        float(np.asarray(rank)[0]), rel=1e-12
+    )
 
 
 def test_pipeline_stages(workers: dict[str, WorkerSpec]) -> None:
@@ -187,11 +190,13 @@ def test_pipeline_stages(workers: dict[str, WorkerSpec]) -> None:
     decoder = Roofline().bind(worker)
     assert (prefiller.stages, decoder.stages) == (2, 1)
     one = Roofline().pass_seconds(worker, Load(batch=np.array([8.0]), context=8 * 900.0))
-    assert decoder.step_seconds(0, 0, 0, 0, 16, 16 * 900) == pytest.approx(float(one[0]), rel=1e-12)  # type: ignore[index]
+    assert decoder.step_seconds(0, 0, 0, 0, 16, 16 * 900) == pytest.approx(
+        float(np.asarray(one)[0]), rel=1e-12
+    )
     whole = Roofline().pass_seconds(
         worker, Load(tokens=np.array([4096.0]), pairs=4096 * 4097 / 2, prompts=1.0)
     )
-    assert prefill(prefiller, 4096) == pytest.approx(float(whole[0]), rel=1e-12)  # type: ignore[index]
+    assert prefill(prefiller, 4096) == pytest.approx(float(np.asarray(whole)[0]), rel=1e-12)
 
 
 def test_tensor_parallelism_saturates(workers: dict[str, WorkerSpec]) -> None:

@@ -1,7 +1,7 @@
 """Tables: exact at their nodes, bilinear between, refused with a reason."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,7 +29,7 @@ PREFILL = [
 Bind = Callable[[str, str], TableSteps]
 
 
-def csv(header: str, rows: list[tuple[float, ...]]) -> str:
+def csv(header: str, rows: Sequence[tuple[float, ...]]) -> str:
     """Write rows as CSV."""
     return "\n".join([header, *(",".join(repr(value) for value in row) for row in rows)]) + "\n"
 

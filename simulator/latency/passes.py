@@ -1,0 +1,100 @@
+"""What a forward pass is of, what it works on, and what an operator is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.layout import TENSOR_DTYPE, Layout, Precision
+from simulator.model import Model
+
+Number = float | NDArray[np.float64]
+
+PEAK_OF: Mapping[str, str] = MappingProxyType(
+    {**TENSOR_DTYPE, "fp32": "bf16", "int4": "bf16"}  # int4 is storage: computed in 16 bits
+)
+"""The tensor peak a stored dtype is computed at."""
+
+_WIDTHS = {"bf16": 2, "fp8": 1, "int8": 1, "fp4": 0}
+RESIDUAL_BYTES = 2.0
+"""Bytes of a hidden state: the residual stream, norms and all-reduces stay in 16 bits."""
+
+
+class Load(NamedTuple):
+    """What the busiest attention rank works on in one step; floats or arrays that broadcast.
+
+    ``tokens`` new prompt tokens of ``prompts`` chunks, attending ``pairs`` and following ``past``
+    earlier tokens, beside ``batch`` decodes over ``context`` KV tokens.
+    """
+
+    tokens: Number = 0.0
+    pairs: Number = 0.0
+    past: Number = 0.0
+    prompts: Number = 0.0
+    batch: Number = 0.0
+    context: Number = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassSpec:
+    """What is passed through: a model, spread and stored in a certain way.
+
+    ``cache_upprojected_kv``: chunked MLA prefill keeps K and V of earlier chunks up-projected
+    instead of redoing them. ``moe_skew``: load of the busiest expert rank over the mean.
+    ``expert_exchange`` is how tokens of attention-DP ranks meet their experts: ``all_to_all``
+    (dispatch and combine) or ``all_gather`` (every rank sees all tokens, then reduce-scatter).
+    """
+
+    model: Model
+    layout: Layout
+    precision: Precision
+    cache_upprojected_kv: bool = False
+    moe_skew: float = 1.0
+    expert_exchange: str = "all_to_all"
+
+    @property
+    def dtype(self) -> str:
+        """The dtype FFNs and experts run in: the wider of weights and activations."""
+        return self.computed(self.precision.weights)
+
+    @property
+    def attention_dtype(self) -> str:
+        """The dtype prefill attention runs in: that of the KV cache, MLA always 16 bits."""
+        narrow = PEAK_OF[self.precision.kv] != "bf16"
+        return "fp8" if narrow and self.model.attention == "gqa" else "bf16"
+
+    @property
+    def attention_weights(self) -> str:
+        """The dtype the attention projections are stored in."""
+        return self.precision.attention or self.precision.weights
+
+    def computed(self, weights: str) -> str:
+        """Return the dtype that products with weights of this dtype run in."""
+        activations = self.precision.activations
+        wider = _WIDTHS[PEAK_OF[activations]] > _WIDTHS[PEAK_OF[weights]]
+        return activations if wider else weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """One kind of kernel or collective of a pass, summed over its ``calls``.
+
+    ``flops`` and ``bytes`` (moved through HBM) are totals over the calls; ``ramp`` and
+    ``narrow`` are the FLOPs one more row (of products; key, of attention) and one more column
+    would add, by which efficiency curves charge small shapes. Collectives have ``ranks`` and a
+    ``message``: bytes one rank holds, per call (of an all-to-all, what one rank sends in all).
+    """
+
+    name: str
+    kind: str
+    dtype: str = "bf16"
+    calls: Number = 1.0
+    flops: Number = 0.0
+    ramp: Number = 0.0
+    narrow: Number = 0.0
+    bytes: Number = 0.0
+    message: Number = 0.0
+    ranks: int = 1

@@ -1,0 +1,62 @@
+"""The compact table a terminal shows at the end of a run."""
+
+from rich.console import Group
+from rich.table import Table
+
+from simulator.report import prose
+from simulator.report.theme import number, seconds, share
+from simulator.results import Results
+
+ROWS = (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("ITL", "itl_s"), ("E2E", "e2e_s"))
+
+
+def summary_table(results: Results) -> Group:
+    """Return the latencies, and below them throughput, cost and where the time was spent."""
+    return Group(_latencies(results), "", _facts(results))
+
+
+def _latencies(results: Results) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", style="bold")
+    for name in ("mean", "p50", "p90", "p99", "target"):
+        table.add_column(name, justify="right")
+    targets = results.slo.targets()
+    for label, name in ROWS:
+        told = results.summary[name]
+        cells = [seconds(told[column]) for column in ("mean", "p50", "p90", "p99")]
+        target = targets.get(name)
+        table.add_row(label, *cells, f"≤ {seconds(target)}" if target else "")
+    return table
+
+
+def _facts(results: Results) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, value in facts(results):
+        table.add_row(name, value)
+    return table
+
+
+def facts(results: Results) -> list[tuple[str, str]]:
+    """Return the run's headline numbers as label and text."""
+    summary = results.summary
+    shares = sorted(prose.stage_shares(summary).items(), key=lambda item: -item[1])
+    spent = [f"{prose.LABELS[name].lower()} {share(part)}" for name, part in shares if part]
+    hours = [f"{pool} {number(value)}" for pool, value in summary["gpu_hours"].items() if value]
+    used = {pool: value for pool, value in summary["kv_utilization"].items() if value is not None}
+    counts = [f"{number(count)} {status}" for status, count in summary["requests"].items() if count]
+    rejected = [f"{number(n)} × {why}" for why, n in summary["rejected_reasons"].items()]
+    preempted, redone = summary["preemptions"], summary["recomputed_tokens"]
+    return [
+        ("requests", ", ".join(counts) or "none"),
+        *([("rejected", ", ".join(rejected))] if rejected else []),
+        ("goodput", f"{number(summary['goodput_rps'])} requests/s"),
+        ("SLO attainment", f"{share(summary['slo_attainment'])} of all arrivals"),
+        ("output tokens/s/GPU", number(summary["output_tokens_per_s_per_gpu"])),
+        ("input tokens/s/GPU", number(summary["input_tokens_per_s_per_gpu"])),
+        ("GPU-hours", ", ".join(hours) or "0"),
+        ("KV utilisation", ", ".join(f"{pool} {share(u)}" for pool, u in used.items()) or "–"),
+        ("time spent", ", ".join(spent) or "–"),
+        ("preemptions", f"{number(preempted)} ({number(redone)} tokens recomputed)"),
+    ]

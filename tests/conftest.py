@@ -1,0 +1,51 @@
+"""What tests of the whole program share."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TINY = ("latency=polynomial", "workload.requests=20", "report=none")
+"""Overrides that make a run take a fraction of a second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Finished]
+
+
+@pytest.fixture
+def disaggsim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Return a function that runs the command line in this process, in an empty directory."""
+    from simulator.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["disaggsim", *arguments])
+        capsys.readouterr()
+        code = main()
+        told = capsys.readouterr()
+        return Finished(code=code, out=told.out, err=told.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def command_path() -> Path:
+    """Return the installed ``disaggsim`` of the interpreter that runs the tests."""
+    path = Path(sys.executable).parent / "disaggsim"
+    if not path.exists():
+        pytest.skip("disaggsim is not installed beside this interpreter")
+    return path
