@@ -38,7 +38,7 @@ COUNTS = (
     "status",
     "reason",
 )
-"""int32 columns of a request; workers are -1 where none, status and reason index the tuples below."""
+"""int32 columns of a request; workers are -1 where none, status and reason index what follows."""
 
 STATUSES = ("incomplete", "completed", "rejected", "failed")
 REASONS = ("", "exceeds_kv_capacity", "exceeds_context", "exceeds_prefill_kv_capacity")

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from simulator.cluster.clock import ARRIVAL, Alarm, Clock
 from simulator.cluster.ledger import Ledger
 
+Admit = Callable[[int, float], None]
+"""Takes a request and the instant it arrives."""
+
 
 class Source:
     """Lets requests in: at their arrival times, or (``concurrency``) as earlier ones end.
@@ -19,7 +22,7 @@ class Source:
         self,
         clock: Clock,
         ledger: Ledger,
-        admit: Callable[[int, float], None],
+        admit: Admit,
         concurrency: int | None,
     ) -> None:
         self._clock = clock

@@ -62,7 +62,7 @@ class Random:
 class LeastRequests:
     """The worker with the fewest unfinished requests; ties go to the lowest index."""
 
-    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:  # noqa: ARG002
         """Return the worker with the fewest requests."""
         loads = pool.requests
         return loads.index(min(loads))
@@ -75,7 +75,7 @@ class LeastTokens:
     Ties go to fewer requests, then to the lowest index.
     """
 
-    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:  # noqa: ARG002
         """Return the worker with the fewest pending prompt tokens."""
         tokens = pool.tokens
         least = min(tokens)
@@ -93,7 +93,7 @@ class LeastKV:
     (Dynamo's decode cost with ``track_output_blocks`` off). Ties go to the lowest index.
     """
 
-    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:  # noqa: ARG002
         """Return the worker with the fewest placed KV blocks."""
         loads = pool.kv_blocks
         return loads.index(min(loads))

@@ -72,7 +72,7 @@ class LinearLatency:
     knee: float = float("inf")
     stages: int = 1
 
-    def bind(self, worker: WorkerSpec) -> "LinearLatency":
+    def bind(self, worker: WorkerSpec) -> "LinearLatency":  # noqa: ARG002 - a protocol's
         """Return itself: it costs the same on every worker."""
         return self
 
@@ -85,7 +85,13 @@ class LinearLatency:
         return [Piece(self.knee, fixed, self.per_context, 0.0), above]
 
     def step_seconds(
-        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+        self,
+        tokens: int,
+        pairs: int,
+        past: int,  # noqa: ARG002 - a protocol's
+        prompts: int,  # noqa: ARG002 - a protocol's
+        batch: int,
+        context: int,
     ) -> float:
         """Return the sum of all terms."""
         _, c0, c1, c2 = next(p for p in self.decode_pieces(batch) if context <= p.upto)

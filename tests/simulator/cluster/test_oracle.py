@@ -26,7 +26,7 @@ NO_EVICT = Batching(kv_blocks=200, max_num_seqs=24, reserve="full")
 UNCHUNKED = Batching(
     kv_blocks=150, max_num_batched_tokens=128, max_num_seqs=32, chunked_prefill=False
 )
-BATCHINGS = {"tight": TIGHT, "small blocks": SMALL_BLOCKS, "no evict": NO_EVICT, "whole": UNCHUNKED}
+BATCHINGS = {"tight": TIGHT, "small blocks": SMALL_BLOCKS, "no evict": NO_EVICT, "whole": WHOLE}
 TRANSFERS = [
     Transfer(mode=mode, sharing=sharing)
     for mode in ("pull", "push", "push_layerwise")
