@@ -189,10 +189,9 @@ def _file_digests(plain: object, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _content_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of all files of a folder and their names."""
+    """Return the SHA-256 of a file, or of the YAML files of a folder with their names."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    inside = sorted(each for each in path.rglob("*") if each.is_file())
-    parts = [f"{each.relative_to(path)} {_content_digest(each)}\n" for each in inside]
+    parts = [f"{each.name} {_content_digest(each)}\n" for each in sorted(path.glob("*.yaml"))]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

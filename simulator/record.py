@@ -69,7 +69,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GapHistogram:
-    """All inter-token gaps, pooled, as counts over log-spaced ``edges`` (seconds; n + 1 of them)."""
+    """All inter-token gaps, pooled: ``counts`` over n + 1 log-spaced ``edges`` in seconds."""
 
     edges: NDArray[np.float64]
     counts: NDArray[np.int64]

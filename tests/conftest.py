@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-TINY = ("latency=polynomial", "workload.requests=20", "report=none")
+FAST = ("latency=polynomial", "report=none")
+TINY = (*FAST, "workload.requests=20")
 """Overrides that make a run take a fraction of a second."""
 
 
