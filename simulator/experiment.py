@@ -40,7 +40,7 @@ class Experiment:
     """One simulation: ``workload`` on ``deployment``, judged by ``slo``.
 
     ``seed`` is the root of every random stream. Gauges are sampled every ``sample_interval_s``
-    simulated seconds. The clock stops at ``until_s`` simulated seconds, or with ``None`` when the
+    simulated seconds (``None``: a thousandth of the arrivals' span). The clock stops at ``until_s`` simulated seconds, or with ``None`` when the
     last request is done.
 
     Raises:
@@ -51,16 +51,15 @@ class Experiment:
     workload: Workload
     slo: SLO = field(default_factory=SLO)
     seed: int = 0
-    sample_interval_s: float = 1.0
+    sample_interval_s: float | None = None
     until_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0 but got {self.seed!r}")
-        if not 0 < self.sample_interval_s < float("inf"):
-            raise ConfigError(
-                f"sample_interval_s must be above 0 s but got {self.sample_interval_s!r}"
-            )
+        interval = self.sample_interval_s
+        if interval is not None and not 0 < interval < float("inf"):
+            raise ConfigError(f"sample_interval_s must be above 0 s or null but got {interval!r}")
         if self.until_s is not None and not self.until_s > 0:
             raise ConfigError(f"until_s must be above 0 s or null but got {self.until_s!r}")
 
@@ -129,10 +128,10 @@ def _run(experiment: Experiment, trace: Trace, progress: OnProgress | None) -> R
         until_s=experiment.until_s,
         progress=None if progress is None else lambda now, done: progress(now, done, requests),
     )
-    return run(experiment.deployment, _traffic(experiment.workload, trace), options)
+    return run(experiment.deployment, traffic_of(experiment.workload, trace), options)
 
 
-def _traffic(workload: Workload, trace: Trace) -> Traffic:
+def traffic_of(workload: Workload, trace: Trace) -> Traffic:
     if trace.meta.loop == "closed" and workload.concurrency is None:
         raise ConfigError(
             f"trace {trace.meta.name!r} has no arrival times of its own: give workload.concurrency"

@@ -298,7 +298,7 @@ def test_interrupted(command_path: Path, tmp_path: Path) -> None:
 
 
 def test_the_installed_command(command_path: Path, tmp_path: Path) -> None:
-    """The console script runs, keeps talk and result apart, and fails with code 2 and a sentence."""
+    """The console script runs, keeps talk and result apart, and fails with code 2."""
     done = subprocess.run(
         [command_path, *TINY], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -1,6 +1,9 @@
-"""Sweeps: every launcher runs them, a failing job loses no other, and a rerun does only the rest."""
+"""Sweeps: every launcher runs them, a failing job loses no other, a rerun does only the rest."""
 
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,15 +20,28 @@ OPTIONS = {
 """Every launcher that runs on one machine. Slurm and Ray need a cluster and are not tried here."""
 
 
-def sweep(
-    command: Path, folder: Path, launcher: str, seeds: str
-) -> subprocess.CompletedProcess[str]:
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep's folder and how its command ended."""
+
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+    def job(self, seed: int) -> Path:
+        """Return the folder of the job of one seed."""
+        (found,) = (each for each in self.folder.glob("multirun/*") if f"seed={seed}," in each.name)
+        return found
+
+
+def sweep(command: Path, folder: Path, launcher: str, seeds: str) -> Sweep:
     """Run a tiny simulation per seed in ``folder`` with a launcher."""
     plugin = PLUGINS.get(launcher)
     if plugin is not None and find_spec(f"hydra_plugins.{plugin}") is None:
         pytest.skip(f"{plugin} is not installed")
     arguments = [f"hydra/launcher={launcher}", *OPTIONS[launcher], f"seed={seeds}", *TINY]
-    return subprocess.run(
+    ended = subprocess.run(
         [command, "-m", *arguments],
         cwd=folder,
         capture_output=True,
@@ -33,54 +49,53 @@ def sweep(
         check=False,
         timeout=120,
     )
+    return Sweep(folder=folder, code=ended.returncode, out=ended.stdout, err=ended.stderr)
 
 
-def job(folder: Path, seed: int) -> Path:
-    """Return the folder of one job of a sweep."""
-    (found,) = (path for path in folder.glob("multirun/*") if f"seed={seed}," in path.name)
-    return found
+@pytest.fixture(scope="module")
+def swept(command_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Sweep]:
+    """Return a function that sweeps three seeds with a launcher, once; the middle one fails."""
+
+    @cache
+    def first(launcher: str) -> Sweep:
+        return sweep(command_path, tmp_path_factory.mktemp(launcher), launcher, "0,-1,2")
+
+    return first
 
 
 @pytest.mark.parametrize("launcher", OPTIONS)
-def test_a_failing_job_loses_no_other(launcher: str, command_path: Path, tmp_path: Path) -> None:
+def test_a_failing_job_loses_no_other(launcher: str, swept: Callable[[str], Sweep]) -> None:
     """The job in the middle fails in one sentence; those around it finish and are tabled."""
-    ended = sweep(command_path, tmp_path, launcher, "0,-1,2")
-    assert ended.returncode == 2
-    sentences = [line for line in ended.stderr.splitlines() if "must be at least" in line]
+    ended = swept(launcher)
+    assert ended.code == 2
+    sentences = [line for line in ended.err.splitlines() if "must be at least" in line]
     assert sentences == ["disaggsim: seed=-1: seed must be at least 0 but got -1"]
-    assert "Traceback" not in ended.stderr
-    assert [(job(tmp_path, seed) / "summary.json").exists() for seed in (0, -1, 2)] == [
-        True,
-        False,
-        True,
-    ]
-    rows = ended.stdout.splitlines()[1:]
-    assert [row.split()[0] for row in rows] == ["seed=0", "seed=2"]
+    assert "Traceback" not in ended.err
+    complete = [(ended.job(seed) / "summary.json").exists() for seed in (0, -1, 2)]
+    assert complete == [True, False, True]
+    assert [row.split()[0] for row in ended.out.splitlines()[1:]] == ["seed=0", "seed=2"]
 
 
 @pytest.mark.parametrize("launcher", OPTIONS)
-def test_a_rerun_does_only_the_rest(launcher: str, command_path: Path, tmp_path: Path) -> None:
+def test_a_rerun_does_only_the_rest(
+    launcher: str, swept: Callable[[str], Sweep], command_path: Path
+) -> None:
     """The same sweep again skips what is done, says so, and does what is not."""
-    assert sweep(command_path, tmp_path, launcher, "0").returncode == 0
-    summary = job(tmp_path, 0) / "summary.json"
-    before = summary.read_bytes()
-    again = sweep(command_path, tmp_path, launcher, "0,1")
-    assert again.returncode == 0
-    assert summary.read_bytes() == before
-    done, fresh = again.stdout.splitlines()[1:]
+    first = swept(launcher)
+    before = (first.job(2) / "summary.json").stat().st_mtime_ns
+    again = sweep(command_path, first.folder, launcher, "2,3")
+    assert again.code == 0
+    assert (again.job(2) / "summary.json").stat().st_mtime_ns == before
+    done, fresh = again.out.splitlines()[1:]
     assert done.endswith("(already done)")
     assert not fresh.endswith("(already done)")
 
 
-def test_launchers_agree(command_path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [name for name in OPTIONS if name != "basic"])
+def test_launchers_agree(launcher: str, swept: Callable[[str], Sweep]) -> None:
     """A job's requests are the same bytes whichever launcher ran it."""
-    written = []
-    for launcher in OPTIONS:
-        folder = tmp_path / launcher
-        folder.mkdir()
-        assert sweep(command_path, folder, launcher, "3").returncode == 0
-        written.append((job(folder, 3) / "requests.parquet").read_bytes())
-    assert written[0] == written[1] == written[2]
+    files = [swept(each).job(0) / "requests.parquet" for each in ("basic", launcher)]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_other_settings_are_not_skipped(command_path: Path, tmp_path: Path) -> None:

@@ -20,10 +20,9 @@ class Ports:
     by_kind: dict[str, list[Port]]
     taken: int = 0
 
-    @property
-    def bandwidth(self) -> float:
-        """The most this worker moves per second, over its wider kind of link."""
-        return max(sum(port.bandwidth for port in ranks) for ranks in self.by_kind.values())
+    def bandwidth(self, kind: str) -> float:
+        """Return the most this worker moves per second over links of ``kind``."""
+        return sum(port.bandwidth for port in self.by_kind[kind])
 
     def next(self, kind: str) -> Port:
         """Return the port of the rank the next request's KV lies on."""
@@ -84,6 +83,11 @@ class Handoff:
     def bytes_in_flight(self) -> float:
         """KV bytes under way."""
         return sum(self._flying.values())
+
+    def bandwidth(self, worker: int) -> float:
+        """Return the bytes/s at which ``worker`` can send or receive over the paths it has."""
+        kinds = {path.kind for ends, path in self.paths.items() if worker in ends}
+        return max((self.ends[worker].ports.bandwidth(kind) for kind in kinds), default=0.0)
 
     def prefilling(self, request: int, end: float) -> None:
         """Begin a layer-wise hand-over while the prompt is being computed."""

@@ -62,12 +62,13 @@ class Traffic:
 class RunOptions:
     """How to run: ``seed`` of the routing stream, gauge interval and last instant in seconds.
 
+    An interval of ``None`` is a thousandth of the arrivals' span, but at least 10 ms.
     ``progress`` is called after each sample of the gauges with simulated seconds and requests done.
     ``leap`` bounds the iterations a decode worker takes at once; it changes no result.
     """
 
     seed: int = 0
-    sample_interval_s: float = 1.0
+    sample_interval_s: float | None = None
     until_s: float | None = None
     progress: Callable[[float, int], None] | None = None
     leap: int | None = None
@@ -167,6 +168,9 @@ class Simulation:
 
     def _build_telemetry(self) -> None:
         interval = self.options.sample_interval_s
+        if interval is None:
+            span = self.ledger.arrival[-1] - self.ledger.arrival[0]
+            interval = max(0.01, span / 1000)
         self.telemetry = Telemetry(self.clock, len(self.workers) + 3, interval, self._sampled)
         self.telemetry.workers = list(self.workers)
 
@@ -298,7 +302,7 @@ class Simulation:
         )
 
     def _info(self, worker: Worker) -> WorkerInfo:
-        spec, ports = worker.settings.spec, self.handoff.ends.get(worker.settings.worker)
+        spec = worker.settings.spec
         return WorkerInfo(
             worker=worker.settings.worker,
             pool=spec.role,
@@ -306,7 +310,7 @@ class Simulation:
             gpu=spec.gpu.name,
             kv_blocks=worker.capacity,
             block_size=worker.settings.batching.block_size,
-            max_transfer_bandwidth=ports.ports.bandwidth if ports else 0.0,
+            max_transfer_bandwidth=self.handoff.bandwidth(worker.settings.worker),
             busy_s=worker.busy_seconds(self.clock.now),
             steps=worker.step_count,
             prefill_tokens=worker.prefill_tokens,

@@ -94,7 +94,7 @@ def erlang_wait(servers: int, load: float) -> float:
 def test_decode_batch_is_processor_sharing() -> None:
     """With steps as long as the batch is large, sojourns are M/G/1-PS: S/(1−ρ), whatever G.
 
-    A step of n sequences takes n × 1 ms, so each advances at rate 1/n, as under processor
+    A step of n sequences takes n × 0.1 ms, so each advances at rate 1/n, as under processor
     sharing; answers have two very different lengths to show that only the mean matters.
     """
     step, load = 1e-4, 0.6
