@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cluster.clock import STEP_END, Clock
-from simulator.cluster.gaps import GapLog
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.timing import DecodeTimes
 from simulator.cluster.worker import Listener, Step, Worker, WorkerSettings
 
 LEAP = 256
@@ -38,6 +36,7 @@ class BatchWorker(Worker):
         "_context",
         "_ends",
         "_fresh",
+        "_gaps",
         "_growth",
         "_growth_left",
         "_leap",
@@ -51,7 +50,6 @@ class BatchWorker(Worker):
         "_since",
         "_step",
         "_times",
-        "gaps",
         "leap_limit",
     )
 
@@ -59,8 +57,8 @@ class BatchWorker(Worker):
         self, clock: Clock, ledger: Ledger, listener: Listener, settings: WorkerSettings
     ) -> None:
         super().__init__(clock, ledger, listener, settings)
-        self._times = DecodeTimes(settings.steps)
-        self.gaps = GapLog(self._times.seconds)
+        self._times = settings.times
+        self._gaps = settings.gaps
         self._max_seqs = settings.batching.max_num_seqs
         self._running: dict[int, int] = {}  # request -> step it ends at, youngest last
         self._ends: list[tuple[int, int]] = []  # heap of (step, request); may hold stale entries
@@ -207,7 +205,7 @@ class BatchWorker(Worker):
         self._leap = 1
         self._growth_left = 0
         self.prefill_tokens += step.tokens
-        self.gaps.gap(seconds, batch - len(self._fresh))
+        self._gaps.gap(seconds, batch - len(self._fresh))
         self.alarm.set(step.ends, STEP_END)
         if self._fresh:
             self._stamp_second(step.ends)
@@ -224,7 +222,10 @@ class BatchWorker(Worker):
         """Account for ``count`` finished iterations; the growth of the one after is not taken."""
         batch = len(self._running)
         if batch and self._prompt_step is None:
-            self._log(batch, count)
+            if self._fresh:
+                self._log_fresh(batch, count)
+            else:
+                self._gaps.iterations(batch, batch, self._context, count)
         if count > 1:
             self.used += self._growth_over(count - 1)
         self._step += count
@@ -232,15 +233,13 @@ class BatchWorker(Worker):
         self.decode_tokens += batch * count
         self.step_count += count
 
-    def _log(self, batch: int, count: int) -> None:
-        fresh, context, gaps = len(self._fresh), self._context, self.gaps
-        if fresh:
-            gaps.iterations(batch, batch - fresh, context, 1)
-            self._fresh.clear()
-            context += batch
-            count -= 1
-        if count:
-            gaps.iterations(batch, batch, context, count)
+    def _log_fresh(self, batch: int, count: int) -> None:
+        """Leave the first gaps of those who just joined out: they began before the transfer."""
+        context, gaps = self._context, self._gaps
+        gaps.iterations(batch, batch - len(self._fresh), context, 1)
+        self._fresh.clear()
+        if count > 1:
+            gaps.iterations(batch, batch, context + batch, count - 1)
 
     def _growth_over(self, count: int) -> int:
         """Return the blocks taken over the ``count`` iterations after the current one."""
@@ -483,7 +482,7 @@ class BatchWorker(Worker):
             if paused is None:
                 ledger.prefill_end[request] = ledger.first_token[request] = now
             else:
-                self.gaps.gap(now - paused, 1)
+                self._gaps.gap(now - paused, 1)
             if ledger.generated[request] < ledger.output_tokens[request]:
                 self._ready.append(request)
                 continue

@@ -6,8 +6,9 @@ from stepping. This module alone touches simpy's private queue (hence ``simpy<5`
 ``(time, priority, rank, event)``, where the rank orders components, not scheduling calls.
 """
 
+import gc
 from collections.abc import Callable, Generator
-from heapq import heappush
+from heapq import heappop, heappush
 from typing import Any
 
 from simpy import Environment
@@ -53,6 +54,33 @@ class Clock:
         """Simulated seconds since the start."""
         return self.env._now
 
+    @property
+    def pending(self) -> int:
+        """How many entries wait in the queue."""
+        return len(self.env._queue)
+
+    def run(self, until: Event) -> None:
+        """Process events until ``until`` has happened.
+
+        The same as ``env.run(until)``, without its per-event bookkeeping for failed events: a
+        failed process raises here at once. Cyclic garbage collection pauses meanwhile, as the
+        components make no cycles and it would scan every column again and again.
+        """
+        env, queue = self.env, self.env._queue
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            while until.callbacks is not None:
+                env._now, _, _, event = heappop(queue)
+                callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+                for callback in callbacks:
+                    callback(event)
+                if not event._ok:
+                    raise event.value
+        finally:
+            if collecting:
+                gc.enable()
+
 
 def turn_of(priority: int, component: int) -> int:
     """Return where events of ``component`` with ``priority`` stand among ties."""
@@ -92,10 +120,9 @@ class Alarm:
         heappush(self._queue, (when, priority, self._rank, event))  # type: ignore[misc]
 
     def rest(self) -> None:
-        """Wait to be set, if the alarm has rung and nobody has set it since."""
-        if self.event.callbacks is None:
-            self.event.callbacks = []
-            self._armed = False
+        """Wait to be set: the alarm has rung and nobody has set it since."""
+        self.event.callbacks = []
+        self._armed = False
 
 
 def sleeper(alarm: Alarm, wake: Callable[[float], None]) -> Generator[Event, Any, None]:
@@ -105,4 +132,5 @@ def sleeper(alarm: Alarm, wake: Callable[[float], None]) -> Generator[Event, Any
         yield alarm.event
         clock.turn = alarm.turn
         wake(env._now)
-        alarm.rest()
+        if alarm.event.callbacks is None:
+            alarm.rest()

@@ -11,7 +11,7 @@ from hardware.fabric import Fabric, Slot
 from simulator.cluster.audit import audit
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.clock import Alarm, Clock, sleeper
-from simulator.cluster.gaps import pooled
+from simulator.cluster.gaps import GapLog, pooled
 from simulator.cluster.handoff import Endpoint, Handoff, Ports
 from simulator.cluster.ledger import COMPLETED, REJECTED, Ledger
 from simulator.cluster.links import Arrivals, FifoLinks, SharedLinks, equal_shares, max_min_shares
@@ -19,6 +19,7 @@ from simulator.cluster.prefill import PrefillWorker
 from simulator.cluster.router import Router
 from simulator.cluster.source import Source
 from simulator.cluster.telemetry import Telemetry
+from simulator.cluster.timing import DecodeTimes
 from simulator.cluster.worker import Load, Worker, WorkerSettings
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError, InvariantError
@@ -90,8 +91,12 @@ class Simulation:
         self.decoders: list[BatchWorker] = []
         self.workers: list[PrefillWorker | BatchWorker] = []
         self._specs: list[WorkerSpec] = []
+        self._gap_logs: list[GapLog] = []
         self.source = Source(self.clock, self.ledger, self._arrive, traffic.concurrency)
         self._build_workers()
+        self._refusals = {
+            worker.settings.spec.role: self._refused_by(worker) for worker in self.entries
+        }
         self._build_links()
         self._build_telemetry()
         self._start()
@@ -117,6 +122,9 @@ class Simulation:
     def _build_pool(self, pool: Pool) -> None:
         spec = _worker_spec(self.deployment, pool)
         steps = self.deployment.latency.bind(spec)
+        times = DecodeTimes(steps)
+        gaps = GapLog(times.seconds)
+        self._gap_logs.append(gaps)
         for _ in range(pool.workers):
             team = self.decoders if pool.role == "decode" else self.entries
             router = self.decode_router if pool.role == "decode" else self.router
@@ -126,6 +134,8 @@ class Simulation:
                 spec=spec,
                 batching=pool.batching,
                 steps=steps,
+                times=times,
+                gaps=gaps,
                 load=router.load,
             )
             kind = PrefillWorker if pool.role == "prefill" else self.batch_worker
@@ -190,7 +200,7 @@ class Simulation:
         tokens, output = ledger.input_tokens[request], ledger.output_tokens[request]
         index = self.router.place(request, tokens, output)
         worker = self.entries[index]
-        if reason := self._too_large(worker, tokens, output):
+        if reason := self._refusals[worker.settings.spec.role][request]:
             self._reject(request, reason)
             return
         ledger.admitted[request] = ledger.prefill_queue_enter[request] = now
@@ -203,21 +213,25 @@ class Simulation:
             ledger.decode_worker[request] = worker.settings.worker
         worker.enqueue(request)
 
-    def _too_large(self, worker: Worker, tokens: int, output: int) -> str:
-        """Return why a request could never be served, or an empty string."""
-        if tokens + output > self.deployment.model.max_context:
-            return "exceeds_context"
-        whole = tokens + output - 1
-        if isinstance(worker, BatchWorker):
-            return "exceeds_kv_capacity" if worker.blocks(whole) > worker.capacity else ""
-        if worker.blocks(tokens) > worker.capacity:
-            return "exceeds_prefill_kv_capacity"
-        target = self.decoders[0]
-        return "exceeds_kv_capacity" if target.blocks(whole) > target.capacity else ""
+    def _refused_by(self, worker: Worker) -> bytes:
+        """Return, per request, why it could never be served if it came to ``worker`` (or 0)."""
+        columns = self.ledger.columns()
+        inputs = columns["input_tokens"].astype(np.int64)
+        whole = inputs + columns["output_tokens"] - 1
+        last = worker if isinstance(worker, BatchWorker) else self.decoders[0]
+        checks = (
+            ("exceeds_context", whole + 1 > self.deployment.model.max_context),
+            ("exceeds_kv_capacity", -(-whole // last.block_size) > last.capacity),
+            ("exceeds_prefill_kv_capacity", -(-inputs // worker.block_size) > worker.capacity),
+        )
+        reasons = np.zeros(len(inputs), dtype=np.uint8)
+        for reason, refused in checks:
+            reasons[refused & (reasons == 0)] = REASONS.index(reason)
+        return reasons.tobytes()
 
-    def _reject(self, request: int, reason: str) -> None:
+    def _reject(self, request: int, reason: int) -> None:
         self.ledger.status[request] = REJECTED
-        self.ledger.reason[request] = REASONS.index(reason)
+        self.ledger.reason[request] = reason
         self._ended()
 
     def prefilling(self, request: int, end: float) -> None:
@@ -258,7 +272,7 @@ class Simulation:
     # --- running -------------------------------------------------------------------------------
 
     def _sampled(self, now: float) -> None:
-        if len(self.clock.env._queue) == 1 and self.done < self.ledger.size:
+        if self.clock.pending == 1 and self.done < self.ledger.size:
             raise InvariantError(
                 f"nothing is left to happen at {now:g} s but only {self.done} of "
                 f"{self.ledger.size} requests are done"
@@ -273,11 +287,8 @@ class Simulation:
     def run(self) -> RunRecord:
         """Run to the last token (or ``until_s``), check the laws and return what happened."""
         env, until = self.clock.env, self.options.until_s
-        if until is not None:
-            stop = env.timeout(until)
-            env.run(until=stop | self._finish)
-        else:
-            env.run(until=self._finish)
+        stop = self._finish if until is None else env.timeout(until) | self._finish
+        self.clock.run(stop)
         record = self.record()
         audit(self, record)
         return record
@@ -328,10 +339,9 @@ class Simulation:
 
     def _gaps(self, columns: Mapping[str, Column]) -> GapHistogram:
         """Pool the workers' gaps with each handed-over request's gap before its second token."""
-        logs = [worker.gaps for worker in self.workers if isinstance(worker, BatchWorker)]
         handed = ~np.isnan(columns["transfer_end_s"]) & ~np.isnan(columns["second_token_s"])
         firsts = (columns["second_token_s"] - columns["first_token_s"])[handed]
-        return pooled(logs, firsts.astype(np.float64))
+        return pooled(self._gap_logs, firsts.astype(np.float64))
 
 
 def run(deployment: Deployment, traffic: Traffic, options: RunOptions) -> RunRecord:

@@ -24,8 +24,9 @@ class DecodeTimes:
 
     def piece(self, batch: int, context: int) -> Piece:
         """Return the piece that covers ``context`` tokens."""
-        for piece in self.pieces(batch):
-            if context <= piece.upto:
+        pieces = self._pieces.get(batch) or self.pieces(batch)
+        for piece in pieces:
+            if context <= piece[0]:
                 return piece
         raise AssertionError("the last piece has no upper end")
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from simulator.cluster.clock import ADMISSION, Alarm, Clock
+from simulator.cluster.gaps import GapLog
 from simulator.cluster.ledger import Ledger
+from simulator.cluster.timing import DecodeTimes
 from simulator.deployment import Batching
 from simulator.latency.base import StepModel, WorkerSpec
 
@@ -26,13 +28,18 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """One worker's place and means: ``index`` is its position in its pool."""
+    """One worker's place and means: ``index`` is its position among those its router sees.
+
+    ``times`` and ``gaps`` are shared by the workers of a pool, which step alike.
+    """
 
     worker: int
     index: int
     spec: WorkerSpec
     batching: Batching
     steps: StepModel
+    times: DecodeTimes
+    gaps: GapLog
     load: Load
 
 
@@ -87,6 +94,7 @@ class Worker:
         "_ledger",
         "_listener",
         "alarm",
+        "block_size",
         "busy_since",
         "busy_so_far",
         "capacity",
@@ -111,6 +119,7 @@ class Worker:
         self.settings = settings
         self.alarm = Alarm(clock, settings.worker)
         self.capacity = settings.spec.memory.kv_blocks
+        self.block_size = settings.batching.block_size
         self.used = 0
         self.prompts: deque[int] = deque()
         self.head_done = 0
@@ -133,7 +142,7 @@ class Worker:
 
     def blocks(self, tokens: int) -> int:
         """Return how many KV blocks ``tokens`` tokens fill."""
-        return -(-tokens // self.settings.batching.block_size)
+        return -(-tokens // self.block_size)
 
     def busy_seconds(self, now: float) -> float:
         """Return the seconds this worker has spent in steps until ``now``."""

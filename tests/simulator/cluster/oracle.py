@@ -127,7 +127,7 @@ class SteppingWorker(BatchWorker):
             self.prompts_closed += 1
             ledger.generated[request] += 1
             if request in self.interrupted:
-                self.gaps.gap(now - self.interrupted[request], 1)
+                self._gaps.gap(now - self.interrupted[request], 1)
             else:
                 ledger.prefill_end[request] = ledger.first_token[request] = now
             left = ledger.output_tokens[request] - ledger.generated[request]
@@ -241,7 +241,7 @@ class SteppingWorker(BatchWorker):
         )
         for sequence in self.batch:
             if sequence.last_token is not None:
-                self.gaps.gap(seconds, 1)
+                self._gaps.gap(seconds, 1)
         self.prefill_tokens += step.tokens
         self.stepping = True
         self._work(now)
