@@ -61,6 +61,9 @@ INPUT_ERRORS: tuple[type[Exception], ...] = (
 )
 """What the user can mend: told in one sentence. Anything else is a bug and shows its traceback."""
 
+COMPOSING_ERRORS: tuple[type[Exception], ...] = (*INPUT_ERRORS, ValueError)
+"""The same outside a job, where a ``ValueError`` is Hydra's about an override."""
+
 FOLDER_NAME_LIMIT = 120
 PLAIN_WIDTH = 120  # columns of a table that goes to a file or a pipe
 
@@ -72,19 +75,20 @@ def main() -> int:
     job = Job(command=uuid.uuid4().hex)
     try:
         _run_hydra(job)
+        return _tell(job)
     except KeyboardInterrupt:
         _complain("interrupted")
         return INTERRUPTED
-    except INPUT_ERRORS as error:
-        _complain(sentence(error))
-        return BAD_INPUT
-    except ValueError as error:  # jobs keep theirs to themselves: this one is of Hydra's composing
+    except BrokenPipeError:  # whoever read stdout has seen enough; the run itself is complete
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except COMPOSING_ERRORS as error:
+        _tell(job)
         _complain(sentence(error))
         return BAD_INPUT
     except Exception:
         _tell(job)  # what a sweep had finished when its launcher broke
         raise
-    return _tell(job)
 
 
 def compose(overrides: Sequence[str] = ()) -> Experiment:
@@ -118,43 +122,52 @@ class Job:
     """What Hydra calls with a composed configuration, here or in a launcher's worker process.
 
     ``command`` identifies the command line all jobs of a sweep belong to. ``outcomes`` are of the
-    jobs this very process ran.
+    jobs this very process ran, ``results`` those of a single run.
     """
 
     command: str
     outcomes: list[Outcome] = field(default_factory=list)
+    results: Results | None = None
     process: int = field(default_factory=os.getpid)
 
     def __call__(self, config: DictConfig) -> None:
-        """Carry out one job; however it ends is told by its outcome, never by an exception."""
+        """Carry out one job; how it ends is told by its outcome, so that a sweep's others go on.
+
+        Raises:
+            ConfigError: in a sweep, another run holds the job's folder: nothing is written there.
+        """
         settings = HydraConfig.get()
         sweeping = settings.mode == RunMode.MULTIRUN
         folder = Path(settings.runtime.output_dir)
+        about: dict[str, Any] = {
+            "command": self.command,
+            "number": settings.job.num if sweeping else 0,
+            "overrides": _task_overrides(),
+            "folder": os.path.relpath(folder),
+        }
         try:
             with claimed(folder):
-                status = self._work(config, folder, sweeping)
-                ending: dict[str, Any] = {"status": status}
-        except INPUT_ERRORS as error:
-            ending = {"status": "failed", "exit_code": BAD_INPUT, "message": sentence(error)}
-        except Exception:  # a bug: kept whole, so that a sweep's other jobs go on
-            text = traceback.format_exc()
-            ending = {"status": "failed", "exit_code": BUG, "message": text}
+                outcome = Outcome(**about, **self._attempt(config, folder, sweeping))
+                if sweeping:
+                    outcome.write()
+        except ConfigError as error:
+            if sweeping:
+                raise
+            outcome = Outcome(**about, **_failed(error))
+        self.outcomes.append(outcome)
+        if sweeping:
+            _complain(f"job {outcome.number} {outcome.status}: {' '.join(outcome.overrides)}")
+
+    def _attempt(self, config: DictConfig, folder: Path, sweeping: bool) -> dict[str, Any]:
+        """Return how the job ended; unless it is done, ``folder`` does not look complete."""
+        try:
+            return {"status": self._work(config, folder, sweeping)}
+        except Exception as error:
+            discard(folder, keep=sweeping)
+            return _failed(error)
         except KeyboardInterrupt:
             discard(folder)
             raise
-        outcome = Outcome(
-            command=self.command,
-            number=settings.job.num if sweeping else 0,
-            overrides=_task_overrides(),
-            folder=os.path.relpath(folder),
-            **ending,
-        )
-        self.outcomes.append(outcome)
-        if sweeping:
-            outcome.write()
-            _complain(f"job {outcome.number} {outcome.status}: {' '.join(outcome.overrides)}")
-        elif outcome.status == "failed":
-            discard(folder)
 
     def _work(self, config: DictConfig, folder: Path, sweeping: bool) -> str:
         settings = _plain(config)
@@ -162,14 +175,22 @@ class Job:
         text = config_text(settings)
         if sweeping and is_done(folder, text):
             return "skipped"
-        (folder / "summary.json").unlink(missing_ok=True)
+        discard(folder, keep=True)
         experiment, options = build_experiment(settings), build_report_options(settings)
         with progress_bar(enabled=os.getpid() == self.process) as progress:
             results = simulate(experiment, config=text, progress=progress)
         results.write(folder, report=write_report if options.html else None)
         if not sweeping:
-            _say_run(results, folder)
+            self.results = results
         return "done"
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    """Return a failed job's ending: one sentence, or the whole traceback of a bug."""
+    if isinstance(error, INPUT_ERRORS):
+        return {"status": "failed", "exit_code": BAD_INPUT, "message": sentence(error)}
+    text = "".join(traceback.format_exception(error))
+    return {"status": "failed", "exit_code": BUG, "message": text}
 
 
 class Announce(Callback):
@@ -280,6 +301,8 @@ def _tell(job: Job) -> int:
         outcomes = read_outcomes(Path(HydraConfig.get().sweep.dir), job.command)
         if any(outcome.status != "failed" for outcome in outcomes):
             _say(sweep_table(outcomes))
+    elif job.results is not None:
+        _say_run(job.results, Path(outcomes[0].folder))
     for name, outcome in zip(labels(outcomes), outcomes, strict=True):
         if outcome.status == "failed":
             _complain(f"{name}: {outcome.message}" if len(outcomes) > 1 else outcome.message)

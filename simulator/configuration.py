@@ -177,12 +177,14 @@ def _build_union(node: object, choices: Sequence[object], key: str) -> Any:
     if node is None and type(None) in choices:
         return None
     kept = [choice for choice in choices if choice is not type(None)]
-    for choice in kept[:-1]:
+    if len(kept) == 1:
+        return build(node, kept[0], key)
+    for choice in kept:
         try:
             return build(node, choice, key)
         except ConfigError:
             continue
-    return build(node, kept[-1], key)
+    raise ConfigError(f"{key} must be {_words(choices)} but got {node!r}")
 
 
 def _build_sequence(node: Sequence[object], expected: object, key: str) -> Any:
@@ -223,6 +225,10 @@ def _scalar(node: object, expected: Any, key: str) -> Any:
     return node
 
 
-def _describe(expected: Any) -> str:
-    names = [_WORDS.get(c) or getattr(c, "__name__", str(c)) for c in _alternatives(expected)]
+def _describe(expected: object) -> str:
+    return _words(_alternatives(expected))
+
+
+def _words(choices: Sequence[Any]) -> str:
+    names = (_WORDS.get(choice) or getattr(choice, "__name__", str(choice)) for choice in choices)
     return " or ".join("null" if name == "NoneType" else name for name in names)

@@ -46,6 +46,11 @@ class Batching:
     def __post_init__(self) -> None:
         _at_least("batching", "max_num_batched_tokens", self.max_num_batched_tokens, 1)
         _at_least("batching", "max_num_seqs", self.max_num_seqs, 1)
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"batching: max_num_batched_tokens {self.max_num_batched_tokens} must be at least "
+                f"max_num_seqs {self.max_num_seqs}, as each sequence computes a token per step"
+            )
         _at_least("batching", "block_size", self.block_size, 1)
         _one_of("batching", "reserve", self.reserve, ("prompt", "full"))
         if not 0 < self.memory_utilization <= 1:

@@ -42,29 +42,33 @@ class Outcome:
     @property
     def summary(self) -> dict[str, Any]:
         """The run's summary, read from its folder."""
-        return read_summary(Path(self.folder)) or {}
+        return read_summary(Path(self.folder))
 
 
 def read_outcomes(sweep: Path, command: str) -> list[Outcome]:
     """Return what the jobs of ``command`` left under the folder ``sweep``, by job number."""
-    found = (json.loads(path.read_text(encoding="utf-8")) for path in sweep.rglob(JOB))
-    ours = (Outcome(**account) for account in found if account["command"] == command)
+    found = (_read_json(path) for path in sweep.rglob(JOB))
+    ours = (Outcome(**account) for account in found if account.get("command") == command)
     return sorted(ours, key=lambda outcome: outcome.number)
 
 
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """Return the summary of a complete run folder, ``None`` of any other."""
-    path = folder / SUMMARY
-    if not path.is_file():
-        return None
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return summary
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return the summary of a complete run folder, nothing of any other."""
+    return _read_json(folder / SUMMARY)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping a JSON file holds; nothing where it is absent or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def is_done(folder: Path, config: str) -> bool:
     """Tell whether ``folder`` holds the complete run of exactly the settings ``config``."""
-    summary = read_summary(folder)
-    return summary is not None and summary.get("config_digest") == config_digest(config)
+    return read_summary(folder).get("config_digest") == config_digest(config)
 
 
 @contextmanager
@@ -85,12 +89,14 @@ def claimed(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def discard(folder: Path) -> None:
-    """Make ``folder`` not look complete, and remove it and the parents it leaves empty.
+def discard(folder: Path, *, keep: bool = False) -> None:
+    """Make ``folder`` not look complete; unless ``keep``, remove it and the parents left empty.
 
     Only parents below the working directory go; whatever holds a file stays.
     """
     (folder / SUMMARY).unlink(missing_ok=True)
+    if keep:
+        return
     here = Path.cwd()
     below = [parent for parent in folder.absolute().parents if here in parent.parents]
     for each in (folder, *below):

@@ -1,27 +1,10 @@
 """What tests of the whole program share."""
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-FAST = ("latency=polynomial", "report=none")
-TINY = (*FAST, "workload.requests=20")
-"""Overrides that make a run take a fraction of a second."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finished:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Finished]
+from command import Command, Finished
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from conftest import FAST, TINY, Command
+from command import FAST, TINY, Command
 
 from simulator.cli import folder_name
 from simulator.errors import ConfigError
@@ -257,6 +257,21 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_refused_run_leaves_the_other_alone(disaggsim: Command, tmp_path: Path) -> None:
+    """A run that finds its folder held by another touches nothing in it, alone or in a sweep."""
+    for folder, arguments in (("here", ["hydra.run.dir=here"]), ("multirun/seed=5", ["-m"])):
+        own = [*arguments, "hydra.sweep.subdir=seed=5", "seed=5", *TINY]
+        own = own if "-m" in own else [each for each in own if "sweep" not in each]
+        assert disaggsim(*own).code == 0
+        before = {path: path.stat().st_mtime_ns for path in (tmp_path / folder).iterdir()}
+        with claimed(tmp_path / folder):
+            refused = disaggsim(*own)
+        assert refused.code == 2
+        assert "another run" in refused.err
+        after = {path: path.stat().st_mtime_ns for path in (tmp_path / folder).iterdir()}
+        assert after == before
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [("seed=1", "seed=1"), ("a=1,b.c=x", "a=1,b.c=x"), ("", "default")],
@@ -310,3 +325,20 @@ def test_the_installed_command(command_path: Path, tmp_path: Path) -> None:
     assert bad.returncode == 2
     assert bad.stdout == ""
     assert bad.stderr == "disaggsim: seed must be at least 0 but got -1\n"
+
+
+def test_a_reader_that_stops_early_costs_nothing(command_path: Path, tmp_path: Path) -> None:
+    """``disaggsim | true`` still leaves a complete run and no complaint."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [command_path, *TINY],
+        cwd=tmp_path,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(summaries(tmp_path)) == 1

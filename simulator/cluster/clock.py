@@ -76,7 +76,7 @@ class Clock:
                 for callback in callbacks:
                     callback(event)
                 if not event._ok:
-                    raise event.value
+                    raise event.value  # type: ignore[misc]
         finally:
             if collecting:
                 gc.enable()

@@ -23,9 +23,7 @@ from simulator.record import RunRecord
 TIGHT = Batching(kv_blocks=90, max_num_seqs=24, max_num_batched_tokens=256, block_size=16)
 SMALL_BLOCKS = Batching(kv_blocks=700, max_num_seqs=16, max_num_batched_tokens=300, block_size=1)
 NO_EVICT = Batching(kv_blocks=200, max_num_seqs=24, reserve="full")
-WHOLE = Batching(
-    kv_blocks=150, max_num_batched_tokens=128, max_num_seqs=32, chunked_prefill=False
-)
+WHOLE = Batching(kv_blocks=150, max_num_batched_tokens=128, max_num_seqs=32, chunked_prefill=False)
 BATCHINGS = {"tight": TIGHT, "small blocks": SMALL_BLOCKS, "no evict": NO_EVICT, "whole": WHOLE}
 TRANSFERS = [
     Transfer(mode=mode, sharing=sharing)

@@ -84,7 +84,7 @@ def test_decode_seats_are_m_m_c(servers: int) -> None:
 
 
 def erlang_wait(servers: int, load: float) -> float:
-    """Return the mean M/M/c wait in service times: C(c, a) / (c (1 − ρ)), C the Erlang C formula."""
+    """Return the mean M/M/c wait in service times: Erlang C / (c (1 − ρ))."""
     offered = servers * load
     last = offered**servers / factorial(servers) / (1 - load)
     empty = sum(offered**k / factorial(k) for k in range(servers))
@@ -126,7 +126,9 @@ def test_links_are_m_d_1_and_processor_sharing() -> None:
         deployment = disaggregated(
             1, 1, latency=latency, transfer=Transfer(mode="push", sharing=sharing)
         )
-        record = run(deployment, poisson(load / wire, tokens, 2, 16), RunOptions(sample_interval_s=1e-3))
+        record = run(
+            deployment, poisson(load / wire, tokens, 2, 16), RunOptions(sample_interval_s=1e-3)
+        )
         took = record.requests["transfer_end_s"] - record.requests["prefill_end_s"]
         assert_mean(took, sojourn)
 

@@ -1,0 +1,103 @@
+"""Routing policies: what each one looks at, and that all meet the same traffic."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from builders import disaggregated, poisson_traffic, traffic
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.cluster.simulation import RunOptions, run
+from simulator.errors import ConfigError
+from simulator.policies.routing import (
+    LeastKV,
+    LeastRequests,
+    LeastTokens,
+    PoolView,
+    Random,
+    RoundRobin,
+    RoutedRequest,
+    RoutingPolicy,
+)
+
+POLICIES = (RoundRobin(), Random(), LeastRequests(), LeastTokens(), LeastKV())
+loads = st.integers(1, 9).flatmap(
+    lambda size: st.tuples(
+        *[st.lists(st.integers(0, 50), min_size=size, max_size=size) for _ in range(3)]
+    )
+)
+
+
+@given(loads=loads, order=st.integers(0, 99), draw=st.floats(0, 1, exclude_max=True))
+def test_every_policy_chooses_a_worker_and_is_pure(
+    loads: tuple[list[int], list[int], list[int]], order: int, draw: float
+) -> None:
+    """A choice is a valid index, the same when asked again, and leaves the view alone."""
+    view = PoolView(*[tuple(load) for load in loads])
+    request = RoutedRequest(7, 100, 10, order, draw)
+    for policy in POLICIES:
+        chosen = policy.choose(request, view)
+        assert 0 <= chosen < len(loads[0])
+        assert policy.choose(request, view) == chosen
+
+
+@given(loads=loads, draw=st.floats(0, 1, exclude_max=True))
+def test_least_policies_minimise_what_they_are_named_for(
+    loads: tuple[list[int], list[int], list[int]], draw: float
+) -> None:
+    """No other worker has less of it."""
+    view = PoolView(*[tuple(load) for load in loads])
+    request = RoutedRequest(0, 1, 1, 0, draw)
+    for policy, load in (
+        (LeastRequests(), loads[0]),
+        (LeastTokens(), loads[1]),
+        (LeastKV(), loads[2]),
+    ):
+        assert load[policy.choose(request, view)] == min(load)
+
+
+def test_round_robin_takes_turns() -> None:
+    """Arrivals reach the prefill workers one after the other."""
+    deployment = disaggregated(3, 1, router=RoundRobin())
+    columns = run(deployment, traffic(range(9), 10, 1), RunOptions()).requests
+    assert columns["prefill_worker"].tolist() == [0, 1, 2] * 3
+
+
+def test_random_is_uniform() -> None:
+    """Over 6,000 requests each of 4 workers gets its share within 4 standard deviations."""
+    load = poisson_traffic(6000, 50, 20, 1)
+    columns = run(disaggregated(4, 1, router=Random()), load, RunOptions(seed=5)).requests
+    counts = np.array(list(Counter(columns["prefill_worker"].tolist()).values()))
+    assert len(counts) == 4
+    assert (abs(counts - 1500) <= 4 * np.sqrt(6000 * 0.25 * 0.75)).all()
+
+
+def test_least_kv_counts_requests_on_their_way() -> None:
+    """Requests prefilled at one instant spread over the decode workers instead of herding."""
+    deployment = disaggregated(1, 4, decode_router=LeastKV())
+    columns = run(deployment, traffic([0.0] * 8, 100, 10), RunOptions()).requests
+    assert sorted(Counter(columns["decode_worker"].tolist()).values()) == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+def test_policies_meet_identical_traffic(policy: RoutingPolicy) -> None:
+    """Whatever the router, arrivals and lengths are the same, and so are another pool's draws."""
+    load = poisson_traffic(300, 40, 100, 20)
+    base = run(disaggregated(2, 3, decode_router=Random()), load, RunOptions(seed=3)).requests
+    other = run(
+        disaggregated(2, 3, router=policy, decode_router=Random()), load, RunOptions(seed=3)
+    ).requests
+    for name in ("arrival_s", "input_tokens", "output_tokens"):
+        np.testing.assert_array_equal(base[name], other[name])
+
+
+def test_a_policy_that_leaves_the_pool_is_refused() -> None:
+    """A plug-in that names a worker there is not gets one clear sentence."""
+
+    class Outside:
+        def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+            return len(pool.requests) + request.order
+
+    with pytest.raises(ConfigError, match="Outside: chose worker 2 for request 0"):
+        run(disaggregated(2, 1, router=Outside()), traffic([0.0], 10, 2), RunOptions())

@@ -1,0 +1,187 @@
+"""Prefill, decode and mixed workers, against timelines worked out by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import LinearLatency, colocated, disaggregated, poisson_traffic, traffic
+
+from simulator.cluster.simulation import RunOptions, Simulation, run
+from simulator.deployment import Batching, Deployment, Pool, Transfer
+from simulator.record import REASONS, STATUSES
+
+PER_TOKEN = LinearLatency(base=0.0, per_seq=0.0, per_context=0.0, per_token=1e-3, per_pair=0.0)
+FLAT = LinearLatency(base=0.1, per_seq=0.0, per_context=0.0, per_token=0.0, per_pair=0.0)
+
+
+def test_prefill_batches_up_to_the_token_budget() -> None:
+    """Prompts of 60, 60 and 60 tokens under a budget of 100: the second is cut after 40."""
+    deployment = disaggregated(
+        1, 1, latency=PER_TOKEN, batching=Batching(max_num_batched_tokens=100, max_num_seqs=8)
+    )
+    columns = run(deployment, traffic([0.0] * 3, 60, 1), RunOptions()).requests
+    # Steps: 60 + 40, then 20 + 60.
+    assert columns["prefill_start_s"] == pytest.approx([0.0, 0.0, 0.1])
+    assert columns["prefill_end_s"] == pytest.approx([0.1, 0.18, 0.18])
+
+
+def test_without_chunking_a_prompt_is_computed_whole() -> None:
+    """Unchunked, 60 + 60 do not share a budget of 100, and 150 still runs, alone."""
+    batching = Batching(max_num_batched_tokens=100, max_num_seqs=8, chunked_prefill=False)
+    deployment = disaggregated(1, 1, latency=PER_TOKEN, batching=batching)
+    columns = run(deployment, traffic([0.0] * 3, [60, 60, 150], 1), RunOptions()).requests
+    assert columns["prefill_end_s"] == pytest.approx([0.06, 0.12, 0.27])
+
+
+def test_simultaneous_arrivals_share_the_first_step() -> None:
+    """Requests of one instant find an idle worker together, whatever their order."""
+    columns = run(
+        disaggregated(1, 1, latency=FLAT), traffic([1.0] * 5, 10, 1), RunOptions()
+    ).requests
+    assert columns["prefill_end_s"] == pytest.approx([1.1] * 5)
+
+
+def test_chunk_pipeline_overlaps_the_chunks_of_a_prompt() -> None:
+    """With 4 stages, 8 chunks of 1 s take 8/4 + 3/4 s: (chunks + stages − 1) stage times."""
+    latency = replace(PER_TOKEN, stages=4)
+    batching = Batching(max_num_batched_tokens=1000, max_num_seqs=8)
+    deployment = disaggregated(1, 1, latency=latency, batching=batching)
+    record = run(deployment, traffic([0.0], 8000, 1), RunOptions())
+    assert record.requests["prefill_end_s"] == pytest.approx([(8 + 4 - 1) / 4])
+    assert record.workers[0].busy_s == pytest.approx((8 + 4 - 1) / 4)
+
+
+def test_pipeline_serves_prompts_at_its_stage_pace() -> None:
+    """With 4 stages, prompts that come together leave one stage time apart, in order."""
+    latency = replace(PER_TOKEN, stages=4)
+    batching = Batching(max_num_batched_tokens=1000, max_num_seqs=1)
+    deployment = disaggregated(1, 1, latency=latency, batching=batching)
+    record = run(deployment, traffic([0.0] * 6, 1000, 1), RunOptions())
+    assert record.requests["prefill_end_s"] == pytest.approx(1 + np.arange(6) / 4)
+
+
+def test_decode_joins_at_the_next_iteration() -> None:
+    """A request whose KV arrives during an iteration starts with the next one."""
+    deployment = disaggregated(1, 1, latency=FLAT, transfer=Transfer(mode="push"))
+    columns = run(deployment, traffic([0.0, 0.05], 10, [5, 3]), RunOptions()).requests
+    first, second = columns["decode_join_s"]
+    assert second - first == pytest.approx(0.1)
+    assert columns["second_token_s"] - columns["decode_join_s"] == pytest.approx([0.1, 0.1])
+    assert columns["finish_s"] - columns["decode_join_s"] == pytest.approx([0.4, 0.2])
+
+
+def test_mixed_worker_puts_prompt_chunks_beside_decodes() -> None:
+    """A prompt arriving during decode lengthens the iterations its chunks ride on."""
+    batching = Batching(max_num_batched_tokens=101, max_num_seqs=8)
+    latency = replace(FLAT, per_token=1e-3)
+    deployment = colocated(1, latency=latency, batching=batching)
+    columns = run(deployment, traffic([0.0, 0.15], [100, 200], [5, 1]), RunOptions()).requests
+    # 0–0.2 prompt 0; 0.2–0.4 and 0.4–0.6 decode beside 100 tokens; 0.6–0.7, 0.7–0.8 decode alone.
+    assert columns["prefill_end_s"] == pytest.approx([0.2, 0.6])
+    assert columns["finish_s"] == pytest.approx([0.8, 0.6])
+
+
+def test_seats_bound_the_batch() -> None:
+    """At most max_num_seqs sequences decode at once; the others wait in order."""
+    deployment = disaggregated(
+        1, 1, latency=FLAT, batching=Batching(max_num_seqs=2, max_num_batched_tokens=8192)
+    )
+    record = run(deployment, traffic([0.0] * 6, 10, 11), RunOptions(sample_interval_s=0.05))
+    assert record.timeline["running"][:, 1].max() == 2
+    joins = record.requests["decode_join_s"]
+    assert (np.diff(joins) >= 0).all()
+
+
+def test_full_reserve_never_preempts() -> None:
+    """Setting whole sequences aside (no-evict) leaves nothing to preempt."""
+    batching = Batching(kv_blocks=60, max_num_seqs=16, reserve="full")
+    record = run(colocated(1, batching=batching), poisson_traffic(200, 20, 100, 50), RunOptions())
+    assert record.requests["preemptions"].sum() == 0
+    assert (record.requests["status"] == STATUSES.index("completed")).sum() > 150
+
+
+def test_preempted_requests_are_recomputed_and_finish() -> None:
+    """Under memory pressure sequences are preempted, recomputed and still complete."""
+    batching = Batching(kv_blocks=30, max_num_seqs=16)
+    record = run(colocated(1, batching=batching), traffic([0.0] * 8, 50, 80), RunOptions())
+    columns = record.requests
+    assert columns["preemptions"].sum() > 0
+    assert (columns["recomputed_tokens"] > 0).sum() == (columns["preemptions"] > 0).sum()
+    assert (columns["status"] == STATUSES.index("completed")).all()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "reason"),
+    [
+        (999_990, 11, "exceeds_context"),
+        (18_000, 10, "exceeds_prefill_kv_capacity"),
+        (100, 20_000, "exceeds_kv_capacity"),
+    ],
+)
+def test_what_can_never_be_served_is_rejected(inputs: int, outputs: int, reason: str) -> None:
+    """An impossible request is turned away with its reason, and the others are served."""
+    small = Batching(kv_blocks=1000)
+    base = disaggregated(1, 1)
+    pools = (
+        Pool(role="prefill", workers=1, batching=small),
+        Pool(role="decode", workers=1, batching=replace(small, kv_blocks=1250)),
+    )
+    load = traffic([0.0, 0.1, 0.2], [100, inputs, 100], [5, outputs, 5])
+    columns = run(replace(base, pools=pools), load, RunOptions()).requests
+    assert [STATUSES[status] for status in columns["status"]] == [
+        "completed",
+        "rejected",
+        "completed",
+    ]
+    assert REASONS[columns["reason"][1]] == reason
+
+
+def test_first_token_at_decode_includes_the_hand_over() -> None:
+    """`first_token=decode` moves the first token of handed-over requests to their join."""
+    deployment = replace(disaggregated(1, 1, latency=FLAT), first_token="decode")  # noqa: S106
+    columns = run(deployment, traffic([0.0, 0.0], 10, [5, 1]), RunOptions()).requests
+    assert columns["first_token_s"][0] == columns["decode_join_s"][0]
+    assert columns["first_token_s"][1] == columns["prefill_end_s"][1]
+
+
+def three_pools() -> Deployment:
+    """Return one worker of each role."""
+    base = disaggregated(1, 1)
+    return replace(base, pools=(*base.pools, Pool(role="mixed", workers=1)))
+
+
+def test_mixed_and_disaggregated_pools_serve_side_by_side() -> None:
+    """With all three pools, arrivals go to prefill and mixed workers alike and all complete."""
+    record = run(three_pools(), poisson_traffic(300, 50, 200, 30), RunOptions())
+    columns = record.requests
+    pools = {worker.worker: worker.pool for worker in record.workers}
+    entered = {pools[worker] for worker in columns["prefill_worker"]}
+    assert entered == {"prefill", "mixed"}
+    assert (columns["status"] == STATUSES.index("completed")).all()
+    stayed = columns["prefill_worker"] == columns["decode_worker"]
+    assert np.isnan(columns["transfer_end_s"][stayed]).all()
+
+
+def test_stopping_early_leaves_the_rest_incomplete() -> None:
+    """`until_s` ends the run there; what has not finished is incomplete, not lost."""
+    load = traffic([0.0, 1.0, 50.0], 10, [5, 10_000, 5])
+    record = run(disaggregated(1, 1), load, RunOptions(until_s=20.0))
+    assert record.end_s == 20.0
+    assert [STATUSES[status] for status in record.requests["status"]] == ["completed", "incomplete"]
+
+
+def test_a_long_pause_costs_few_samples() -> None:
+    """Gauges thin themselves out, so a trace with a year's gap stays small and fast."""
+    load = traffic([0.0, 3e7], 10, 5)
+    record = run(disaggregated(1, 1), load, RunOptions(sample_interval_s=0.01))
+    assert len(record.timeline["time_s"]) <= 4096
+    assert (np.diff(record.timeline["time_s"]) > 0).all()
+
+
+def test_busy_seconds_are_the_steps() -> None:
+    """A worker's busy time is the sum of its steps, and never more than the run."""
+    record = run(disaggregated(2, 2), poisson_traffic(300, 50, 200, 30), RunOptions())
+    for worker in record.workers:
+        assert 0 < worker.busy_s <= record.end_s
+    simulation = Simulation(disaggregated(1, 1, latency=FLAT), traffic([0.0], 10, 6), RunOptions())
+    assert simulation.run().workers[1].busy_s == pytest.approx(0.5)
