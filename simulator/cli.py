@@ -311,13 +311,16 @@ def _tell(job: Job) -> int:
 
 def _say_run(results: Results, folder: Path) -> None:
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    Console(width=width).print(summary_table(results))
+    console = Console(width=width)
+    with console.capture() as captured:  # rich would end the program when a pipe breaks
+        console.print(summary_table(results))
+    _say(captured.get().rstrip())
     report, shown = folder / REPORT, os.path.relpath(folder)
     _say(f"\nreport: {os.path.relpath(report)}" if report.is_file() else f"\nrun: {shown}")
 
 
 def _say(text: str) -> None:
-    print(text)  # noqa: T201 - the command's result
+    print(text, flush=True)  # noqa: T201 - the command's result
 
 
 def _complain(text: str) -> None:
@@ -331,7 +334,10 @@ def sentence(error: BaseException) -> str:
     elif isinstance(error, MissingConfigException):
         text = _missing_config(error)
     elif isinstance(error, OverrideParseException):
-        text = f"cannot read the override {error.override!r}: expected key=value or group=choice"
+        text = (
+            f"cannot read the override {error.override!r}: expected key=value or group=choice; "
+            "quote a value with special signs, key=\"'a=b, c'\""
+        )
     elif isinstance(error, MissingMandatoryValue):
         text = f"{error.full_key} must be given: {error.full_key}=…"
     elif isinstance(error, OmegaConfBaseException):

@@ -40,8 +40,8 @@ class Experiment:
     """One simulation: ``workload`` on ``deployment``, judged by ``slo``.
 
     ``seed`` is the root of every random stream. Gauges are sampled every ``sample_interval_s``
-    simulated seconds (``None``: a thousandth of the arrivals' span). The clock stops at ``until_s`` simulated seconds, or with ``None`` when the
-    last request is done.
+    simulated seconds (``None``: a thousandth of the arrivals' span). The clock stops at
+    ``until_s`` simulated seconds, or with ``None`` when the last request is done.
 
     Raises:
         ConfigError: a negative seed, or an interval or stop that is not positive.
@@ -132,6 +132,11 @@ def _run(experiment: Experiment, trace: Trace, progress: OnProgress | None) -> R
 
 
 def traffic_of(workload: Workload, trace: Trace) -> Traffic:
+    """Return what the engine is fed: the trace's columns and the workload's clients.
+
+    Raises:
+        ConfigError: a closed-loop trace without clients, which says nothing of when to send.
+    """
     if trace.meta.loop == "closed" and workload.concurrency is None:
         raise ConfigError(
             f"trace {trace.meta.name!r} has no arrival times of its own: give workload.concurrency"

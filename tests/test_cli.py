@@ -146,6 +146,7 @@ BAD = {
     "a class of another kind": (["router._target_=simulator.results.SLO"], "router"),
     "values without -m": (["seed=1,2"], "-m"),
     "a broken override": (["seed=[1"], "seed=[1"),
+    "a value to be quoted": (["workload.path=a=b"], "quote"),
     "a bare word": (["fast"], "fast"),
     "a reference to nothing": (["seed=${nothing}"], "nothing"),
     "an unknown flag": (["--fast"], "--fast"),
@@ -257,19 +258,23 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_a_refused_run_leaves_the_other_alone(disaggsim: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("folder", "arguments"),
+    [("here", ["hydra.run.dir=here"]), ("sweep/one", ["-m", "hydra.sweep.subdir=one"])],
+)
+def test_a_refused_run_leaves_the_other_alone(
+    folder: str, arguments: list[str], disaggsim: Command, tmp_path: Path
+) -> None:
     """A run that finds its folder held by another touches nothing in it, alone or in a sweep."""
-    for folder, arguments in (("here", ["hydra.run.dir=here"]), ("multirun/seed=5", ["-m"])):
-        own = [*arguments, "hydra.sweep.subdir=seed=5", "seed=5", *TINY]
-        own = own if "-m" in own else [each for each in own if "sweep" not in each]
-        assert disaggsim(*own).code == 0
-        before = {path: path.stat().st_mtime_ns for path in (tmp_path / folder).iterdir()}
-        with claimed(tmp_path / folder):
-            refused = disaggsim(*own)
-        assert refused.code == 2
-        assert "another run" in refused.err
-        after = {path: path.stat().st_mtime_ns for path in (tmp_path / folder).iterdir()}
-        assert after == before
+    own = [*arguments, "hydra.sweep.dir=sweep", *TINY]
+    assert disaggsim(*own).code == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / folder).iterdir()}
+    with claimed(tmp_path / folder):
+        refused = disaggsim(*own)
+    assert refused.code == 2
+    assert "another run" in refused.err
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / folder).iterdir()}
+    assert after == before
 
 
 @pytest.mark.parametrize(

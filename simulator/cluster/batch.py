@@ -377,7 +377,7 @@ class BatchWorker(Worker):
         self._ledger.preemptions[request] += 1
         self._ledger.recomputed_tokens[request] += self.head_done
         if self._ledger.generated[request] == 0:
-            self.settings.load.tokens[self.settings.index] += self.head_done
+            self.load.tokens[self.index] += self.head_done
         self.head_done = 0
 
     def _remove(self, length: int) -> None:
@@ -474,7 +474,7 @@ class BatchWorker(Worker):
         """Emit the token that ends each computed prompt; it decodes from the next step on."""
         self._prompt_step = None
         ledger = self._ledger
-        self.settings.load.tokens[self.settings.index] -= step.placed
+        self.load.tokens[self.index] -= step.placed
         self.prompts_closed += len(step.finishing)
         for request in step.finishing:
             ledger.generated[request] += 1

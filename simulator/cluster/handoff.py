@@ -1,5 +1,6 @@
 """From prefill to decode worker: route, reserve, transfer, release."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hardware.fabric import Path
@@ -27,6 +28,8 @@ class Ports:
     def next(self, kind: str) -> Port:
         """Return the port of the rank the next request's KV lies on."""
         ranks = self.by_kind[kind]
+        if len(ranks) == 1:
+            return ranks[0]
         self.taken += 1
         return ranks[self.taken % len(ranks)]
 
@@ -72,12 +75,19 @@ class Handoff:
         self._due: dict[int, float] = {}
         self._flying: dict[int, float] = {}
         self.sources: dict[int, PrefillWorker] = {}
-        self.targets: list[BatchWorker] = []
+        self.targets: Sequence[BatchWorker] = ()
+        self._by_worker: dict[int, BatchWorker] = {}
         self.ends: dict[int, Endpoint] = {}
         self.paths: dict[tuple[int, int], Path] = {}
         self.links: Links
         self.started_bytes = 0.0
         self.delivered_bytes = 0.0
+
+    def connect(self, sources: Iterable[PrefillWorker], targets: Sequence[BatchWorker]) -> None:
+        """Say which workers hand over, and to which."""
+        self.sources = {worker.settings.worker: worker for worker in sources}
+        self.targets = targets
+        self._by_worker = {worker.settings.worker: worker for worker in targets}
 
     @property
     def bytes_in_flight(self) -> float:
@@ -142,7 +152,7 @@ class Handoff:
         """Give a transferred prompt to its decode worker and free it at its prefill worker."""
         ledger = self._ledger
         source = self.sources[ledger.prefill_worker[request]]
-        target = self.targets[ledger.decode_worker[request] - self.targets[0].settings.worker]
+        target = self._by_worker[ledger.decode_worker[request]]
         size = self._flying.pop(request)
         self.delivered_bytes += size
         source.sent += size

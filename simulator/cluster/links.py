@@ -22,7 +22,8 @@ class Flow:
     """One request's KV on its way: ``size`` bytes from ``egress`` to ``ingress``.
 
     While its prefill still runs (until ``produced_at``) a layer-wise flow cannot send more than
-    has been produced; the ``tail`` bytes of the last layer exist only then.
+    has been produced; the ``tail`` bytes of the last layer exist only then. Where ports are
+    shared, ``left`` bytes remained at time ``since``, and flow at ``rate`` from then on.
     """
 
     request: int
@@ -32,10 +33,10 @@ class Flow:
     latency: float
     produced_at: float = 0.0
     tail: float = 0.0
-    rate: float = 0.0
-    left: float = 0.0
-    since: float = 0.0
-    version: int = 0
+    rate: float = field(init=False)
+    left: float = field(init=False)
+    since: float = field(init=False)
+    version: int = field(init=False)
 
 
 class Links(Protocol):
@@ -158,7 +159,7 @@ class SharedLinks:
     def submit(self, flow: Flow) -> float:
         """Start the flow now, beside those that are under way; return now."""
         now = self._clock.now
-        flow.left, flow.since = flow.size, now
+        flow.left, flow.since, flow.rate, flow.version = flow.size, now, 0.0, 0
         for port in (flow.egress, flow.ingress):
             port.flows[flow.request] = flow
         self._flows[flow.request] = flow

@@ -32,7 +32,7 @@ class PrefillWorker(Worker):
         """Let go of a handed-over prompt's KV."""
         blocks = self.blocks(self._ledger.input_tokens[request])
         self.used -= blocks
-        self.settings.load.kv_blocks[self.settings.index] -= blocks
+        self.load.kv_blocks[self.index] -= blocks
         if self.prompts:
             self._wake_when_free()
 
@@ -109,8 +109,8 @@ class PrefillWorker(Worker):
             self._listener.prefilling(request, step.ends)
 
     def _close(self, step: Step, now: float) -> None:
-        ledger, load = self._ledger, self.settings.load
-        index = self.settings.index
+        ledger, load = self._ledger, self.load
+        index = self.index
         load.tokens[index] -= step.tokens
         self.prompts_closed += len(step.finishing)
         for request in step.finishing:

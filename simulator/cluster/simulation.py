@@ -160,12 +160,8 @@ class Simulation:
             handoff.links = links
         if not self.decoders:
             return
-        handoff.targets = self.decoders
-        handoff.sources = {
-            worker.settings.worker: worker
-            for worker in self.entries
-            if isinstance(worker, PrefillWorker)
-        }
+        prefills = [worker for worker in self.entries if isinstance(worker, PrefillWorker)]
+        handoff.connect(prefills, self.decoders)
         slots = _place(self.deployment.fabric, self._specs)
         for worker, spec in enumerate(self._specs):
             if spec.role != "mixed":
@@ -258,7 +254,7 @@ class Simulation:
         decoder = ledger.decode_worker[request]
         if decoder >= 0:
             worker = self.workers[decoder]
-            load, index = worker.settings.load, worker.settings.index
+            load, index = worker.load, worker.index
             load.requests[index] -= 1
             load.kv_blocks[index] -= worker.blocks(ledger.input_tokens[request])
         self._ended()

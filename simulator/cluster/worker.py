@@ -100,6 +100,8 @@ class Worker:
         "capacity",
         "decode_tokens",
         "head_done",
+        "index",
+        "load",
         "prefill_tokens",
         "prompts",
         "prompts_closed",
@@ -117,6 +119,8 @@ class Worker:
         self._ledger = ledger
         self._listener = listener
         self.settings = settings
+        self.load = settings.load
+        self.index = settings.index
         self.alarm = Alarm(clock, settings.worker)
         self.capacity = settings.spec.memory.kv_blocks
         self.block_size = settings.batching.block_size
