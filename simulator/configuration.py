@@ -8,6 +8,7 @@ and every error names the key by its full path (``pools.prefill.workers``).
 import difflib
 import importlib
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -215,6 +216,8 @@ def _scalar(node: object, expected: Any, key: str) -> Any:
     if expected is int and isinstance(node, float) and node.is_integer():
         return int(node)  # 1e6 is a float to YAML
     if expected is float and isinstance(node, int) and not isinstance(node, bool):
+        if abs(node) > sys.float_info.max:
+            raise ConfigError(f"{key} must be a number of at most 308 digits")
         return float(node)
     if expected is Path and isinstance(node, str):
         return Path(node)

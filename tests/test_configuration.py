@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simulator.cli import compose
@@ -95,6 +95,7 @@ def test_values_become_what_the_field_says(settings: dict[str, Any], expected: B
         ({"count": True}, "board.count must be a whole number but got True"),
         ({"count": "3"}, "board.count must be a whole number but got '3'"),
         ({"length": "far"}, "board.length must be a number but got 'far'"),
+        ({"length": 10**400}, "board.length must be a number of at most 308 digits"),
         ({"on": 1}, "board.on must be true or false but got 1"),
         ({"name": 5}, "board.name must be text but got 5"),
         ({"name": None}, "board.name must be text but got None"),
@@ -124,18 +125,20 @@ def test_what_is_refused_is_named(settings: dict[str, Any], words: str) -> None:
         build(settings, Board, "board")
 
 
+WORDS = st.sampled_from(["", "a", "b", "side", "_target_", "math.pi", SQUARE])
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=8,
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
 @given(st.dictionaries(st.sampled_from(list(Board.__dataclass_fields__)), PLAIN))
-def test_any_settings_are_built_or_refused(settings: dict[str, Any]) -> None:
+def test_any_settings_are_built_or_refused(given_settings: dict[str, Any]) -> None:
     """Whatever the mapping holds, the answer is an object or a sentence, never another error."""
     try:
-        built = build(settings, Board, "board")
+        built = build(given_settings, Board, "board")
     except ConfigError as error:
         built = error
     assert isinstance(built, Board) or "board" in str(built)
