@@ -96,7 +96,7 @@ def simulate(
         "seed": experiment.seed,
         "title": title(experiment.deployment),
         "model": experiment.deployment.model.name,
-        "workload": f"{trace.meta.name}, {len(trace):,} requests",
+        "workload": trace.meta.name,
         "accounting": dataclasses.asdict(trace.meta),
         "wall_s": time.perf_counter() - started,
     }

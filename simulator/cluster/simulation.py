@@ -359,7 +359,10 @@ def _worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
         max_num_seqs=batching.max_num_seqs,
         role=pool.role,
     )
-    memory = plan_memory(deployment.model, pool.layout, pool.precision, gpu, budget)
+    try:
+        memory = plan_memory(deployment.model, pool.layout, pool.precision, gpu, budget)
+    except ConfigError as error:
+        raise type(error)(f"{pool.role} pool: {error}") from error
     if batching.kv_blocks is not None:
         memory = replace(memory, kv_blocks=batching.kv_blocks)
     return WorkerSpec(
