@@ -133,7 +133,7 @@ class BatchWorker(Worker):
         if self._arrived:
             self._join_arrived(now)
         if self.prompts:
-            self._prompt_step = self._form(now)
+            self._prompt_step = self._form(now, len(self._running))
         if self._prompt_step is not None:
             self._mixed_step(self._prompt_step, now)
         elif self._running:
@@ -431,34 +431,6 @@ class BatchWorker(Worker):
             self._listener.finished(request)
 
     # --- prompts -------------------------------------------------------------------------------
-
-    def _form(self, now: float) -> Step | None:
-        """Fill what the decodes leave of the token budget with prompt chunks, in order."""
-        batching, prompts, step = self.settings.batching, self.prompts, Step()
-        budget = batching.max_num_batched_tokens - len(self._running)
-        seats = self._max_seqs - len(self._running)
-        while prompts and budget > 0 and step.prompts < seats:
-            request, done = prompts[0], self.head_done
-            left = self._target(request) - done
-            if left > budget and not batching.chunked_prefill and step.tokens:
-                break
-            if not done and not self._admit(request, now):
-                break
-            chunk = left if left <= budget or not batching.chunked_prefill else budget
-            step.add(chunk, done)
-            if self._ledger.generated[request] == 0:
-                step.placed += chunk
-            budget -= chunk
-            if chunk < left:
-                self.head_done = done + chunk
-                break
-            self.head_done = 0
-            step.finishing.append(prompts.popleft())
-        return step if step.tokens else None
-
-    def _target(self, request: int) -> int:
-        """Return the tokens to compute: the prompt, and what was generated before a preemption."""
-        return self._ledger.input_tokens[request] + self._ledger.generated[request]
 
     def _admit(self, request: int, now: float) -> bool:
         """Set blocks aside for the prompt and its first token, if there are as many."""

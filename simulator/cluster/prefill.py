@@ -48,8 +48,8 @@ class PrefillWorker(Worker):
         while flight and flight[0].ends <= now:
             self._close(flight.popleft(), now)
         if self.prompts and self._stage_free <= now:
-            step = self._form(now)
-            if step.tokens:
+            step = self._form(now, decoding=0)
+            if step is not None:
                 self._start(step, now)
         self._arm(now)
 
@@ -62,28 +62,6 @@ class PrefillWorker(Worker):
         if self.prompts and now < self._stage_free < when:
             when = self._stage_free
         self.alarm.set(when, STEP_END)
-
-    def _form(self, now: float) -> Step:
-        """Fill the token budget from the head of the queue."""
-        ledger, prompts, batching = self._ledger, self.prompts, self.settings.batching
-        budget, step = batching.max_num_batched_tokens, Step()
-        while prompts and budget > 0 and step.prompts < batching.max_num_seqs:
-            request = prompts[0]
-            done = self.head_done
-            left = ledger.input_tokens[request] - done
-            if left > budget and not batching.chunked_prefill and step.tokens:
-                break
-            if not done and not self._admit(request, now):
-                break
-            chunk = left if left <= budget or not batching.chunked_prefill else budget
-            step.add(chunk, done)
-            budget -= chunk
-            if chunk < left:
-                self.head_done = done + chunk
-                break
-            self.head_done = 0
-            step.finishing.append(prompts.popleft())
-        return step
 
     def _admit(self, request: int, now: float) -> bool:
         """Set the prompt's blocks aside, if there are as many."""
@@ -111,7 +89,7 @@ class PrefillWorker(Worker):
     def _close(self, step: Step, now: float) -> None:
         ledger, load = self._ledger, self.load
         index = self.index
-        load.tokens[index] -= step.tokens
+        load.tokens[index] -= step.placed
         self.prompts_closed += len(step.finishing)
         for request in step.finishing:
             ledger.prefill_end[request] = ledger.first_token[request] = now

@@ -148,6 +148,38 @@ class Worker:
         """Return how many KV blocks ``tokens`` tokens fill."""
         return -(-tokens // self.block_size)
 
+    def _admit(self, request: int, now: float) -> bool:
+        """Set aside the blocks a prompt needs to be computed, if there are as many."""
+        raise NotImplementedError
+
+    def _target(self, request: int) -> int:
+        """Return the tokens to compute: the prompt, and what was generated before a preemption."""
+        return self._ledger.input_tokens[request] + self._ledger.generated[request]
+
+    def _form(self, now: float, decoding: int) -> Step | None:
+        """Fill what ``decoding`` sequences leave of a step with prompt chunks, first come first."""
+        batching, prompts, step = self.settings.batching, self.prompts, Step()
+        budget = batching.max_num_batched_tokens - decoding
+        seats = batching.max_num_seqs - decoding
+        while prompts and budget > 0 and step.prompts < seats:
+            request, done = prompts[0], self.head_done
+            left = self._target(request) - done
+            if left > budget and not batching.chunked_prefill and step.tokens:
+                break
+            if not done and not self._admit(request, now):
+                break
+            chunk = left if left <= budget or not batching.chunked_prefill else budget
+            step.add(chunk, done)
+            if self._ledger.generated[request] == 0:
+                step.placed += chunk
+            budget -= chunk
+            if chunk < left:
+                self.head_done = done + chunk
+                break
+            self.head_done = 0
+            step.finishing.append(prompts.popleft())
+        return step if step.tokens else None
+
     def busy_seconds(self, now: float) -> float:
         """Return the seconds this worker has spent in steps until ``now``."""
         since = self.busy_since

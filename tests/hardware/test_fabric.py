@@ -1,12 +1,10 @@
 """Placing workers on a fabric, and the way between them."""
 
-import importlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,28 +12,12 @@ from hardware.errors import SpecError
 from hardware.fabric import Fabric, Slot
 from hardware.gpu import GPU
 from hardware.link import Link
+from tests.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "conf/fabric").glob("*.yaml"))
 SIZES = st.lists(st.integers(1, 30), max_size=30)
 DOMAINS = st.sampled_from([1, 2, 4, 8, 72])
-
-
-def build(node: Any) -> Any:
-    """Make the objects that ``_target_`` names, innermost first."""
-    if not isinstance(node, dict):
-        return node
-    values = {key: build(value) for key, value in node.items()}
-    target = values.pop("_target_", None)
-    if target is None:
-        return values
-    module, name = target.rsplit(".", 1)
-    return getattr(importlib.import_module(module), name)(**values)
-
-
-def shipped(group: str, name: str) -> Any:
-    """Build the object of a shipped YAML file."""
-    return build(yaml.safe_load((ROOT / f"conf/{group}/{name}.yaml").read_text(encoding="utf-8")))
 
 
 def gpu(domain: int = 8, name: str = "G") -> GPU:

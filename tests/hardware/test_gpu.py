@@ -1,17 +1,16 @@
 """Links and GPUs: what a data sheet may say, and that every shipped one says it."""
 
 import csv
-import importlib
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from hardware.errors import SpecError
 from hardware.gpu import GPU
 from hardware.link import Link
+from tests.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
 SHEET = ROOT / "../shared/data/hardware.csv"
@@ -41,23 +40,6 @@ FILES = {
 }
 
 
-def build(node: Any) -> Any:
-    """Make the objects that ``_target_`` names, innermost first."""
-    if not isinstance(node, dict):
-        return node
-    values = {key: build(value) for key, value in node.items()}
-    target = values.pop("_target_", None)
-    if target is None:
-        return values
-    module, name = target.rsplit(".", 1)
-    return getattr(importlib.import_module(module), name)(**values)
-
-
-def load(path: Path) -> Any:
-    """Build the object one YAML file describes."""
-    return build(yaml.safe_load(path.read_text(encoding="utf-8")))
-
-
 def link(**changes: Any) -> Link:
     """Make a link, with changes."""
     sheet: dict[str, Any] = {"name": "NVLink", "bandwidth": 4.5e11, "latency_s": 1e-6}
@@ -83,17 +65,17 @@ def gpu(**changes: Any) -> GPU:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_gpu_loads_with_numbers_that_are_numbers(path: Path) -> None:
     """Every shipped GPU builds, says where its figures come from, and has no text for a number."""
-    shipped = load(path)
-    assert isinstance(shipped, GPU)
-    assert shipped.source
-    figures = [*shipped.peak_flops.values(), shipped.memory_bytes, shipped.memory_bandwidth]
-    figures += [shipped.scale_up.bandwidth, shipped.nic.bandwidth]
+    loaded = shipped("hardware", path.stem)
+    assert isinstance(loaded, GPU)
+    assert loaded.source
+    figures = [*loaded.peak_flops.values(), loaded.memory_bytes, loaded.memory_bandwidth]
+    figures += [loaded.scale_up.bandwidth, loaded.nic.bandwidth]
     assert all(type(figure) is float for figure in figures)
 
 
 def test_shipped_gpus_have_distinct_names() -> None:
     """A report can tell every two shipped GPUs apart."""
-    names = [load(path).name for path in SHIPPED]
+    names = [shipped("hardware", path.stem).name for path in SHIPPED]
     assert len(set(names)) == len(names) > 0
 
 
@@ -115,22 +97,22 @@ def test_every_gpu_of_the_reference_sheet_is_shipped() -> None:
 @pytest.mark.parametrize("row", rows(), ids=lambda row: FILES[row[0]])
 def test_shipped_gpu_agrees_with_the_reference_sheet(row: list[str]) -> None:
     """Each figure the sheet gives is the shipped one (memory: GB or GiB, less what is reserved)."""
-    shipped = load(ROOT / "conf/hardware" / f"{FILES[row[0]]}.yaml")
+    loaded = shipped("hardware", FILES[row[0]])
     given = {
-        "bf16": (row[1], shipped.peak_flops.get("bf16"), 1e12),
-        "fp8": (row[2], shipped.peak_flops.get("fp8"), 1e12),
-        "fp4": (row[3], shipped.peak_flops.get("fp4"), 1e12),
-        "memory bandwidth": (row[5], shipped.memory_bandwidth, 1e12),
-        "scale-up": (row[7], shipped.scale_up.bandwidth, 1e9),
-        "domain": (row[8], shipped.scale_up_domain, 1),
-        "scale-out": (row[9], shipped.nic.bandwidth, 1e9 / 8),
-        "tdp": (row[10], shipped.tdp_w, 1),
-        "rental": (row[14], shipped.usd_per_hour, 1),
+        "bf16": (row[1], loaded.peak_flops.get("bf16"), 1e12),
+        "fp8": (row[2], loaded.peak_flops.get("fp8"), 1e12),
+        "fp4": (row[3], loaded.peak_flops.get("fp4"), 1e12),
+        "memory bandwidth": (row[5], loaded.memory_bandwidth, 1e12),
+        "scale-up": (row[7], loaded.scale_up.bandwidth, 1e9),
+        "domain": (row[8], loaded.scale_up_domain, 1),
+        "scale-out": (row[9], loaded.nic.bandwidth, 1e9 / 8),
+        "tdp": (row[10], loaded.tdp_w, 1),
+        "rental": (row[14], loaded.usd_per_hour, 1),
     }
     for name, (text, value, unit) in given.items():
         if text:
             assert value == pytest.approx(float(text) * unit), name
-    assert 1.0 <= shipped.memory_bytes / (float(row[4]) * 1e9) < 1.08
+    assert 1.0 <= loaded.memory_bytes / (float(row[4]) * 1e9) < 1.08
 
 
 def test_missing_peak_names_the_known_ones() -> None:

@@ -1,12 +1,10 @@
 """Layouts: what divides a model, and what memory it leaves for KV."""
 
-import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,28 +21,12 @@ from simulator.layout import (
     weights_bytes,
 )
 from simulator.model import Model
+from tests.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
 MODELS = sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml"))
 BF16 = Precision()
 FP8 = Precision(weights="fp8_block", activations="fp8_block", kv="fp8")
-
-
-def build(node: Any) -> Any:
-    """Make the objects that ``_target_`` names, innermost first."""
-    if not isinstance(node, dict):
-        return node
-    values = {key: build(value) for key, value in node.items()}
-    target = values.pop("_target_", None)
-    if target is None:
-        return values
-    module, name = target.rsplit(".", 1)
-    return getattr(importlib.import_module(module), name)(**values)
-
-
-def shipped(group: str, name: str) -> Any:
-    """Build the object of a shipped YAML file."""
-    return build(yaml.safe_load((ROOT / f"conf/{group}/{name}.yaml").read_text(encoding="utf-8")))
 
 
 def model(name: str) -> Model:
