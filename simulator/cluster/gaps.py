@@ -15,7 +15,6 @@ EDGES: NDArray[np.float64] = 10.0 ** (
 EDGES.flags.writeable = False
 _FLUSH = 1 << 16
 
-Run = tuple[int, int, int, int]
 SecondsOver = Callable[[int, NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -31,15 +30,15 @@ class GapLog:
     def __init__(self, seconds: SecondsOver) -> None:
         self._seconds = seconds
         self._counts = np.zeros(len(EDGES) - 1, dtype=np.int64)
-        self._runs: list[Run] = []
+        self._runs: list[int] = []  # four numbers a run
         self._gaps: list[tuple[float, int]] = []
         self._max = 0.0
 
     def iterations(self, batch: int, weight: int, context: int, count: int) -> None:
         """Record ``count`` iterations of ``batch``; the first has ``context`` KV tokens."""
         runs = self._runs
-        runs.append((batch, weight, context, count))
-        if len(runs) >= _FLUSH:
+        runs.extend((batch, weight, context, count))
+        if len(runs) >= 4 * _FLUSH:
             self._flush_runs()
 
     def gap(self, seconds: float, weight: int) -> None:
@@ -52,13 +51,17 @@ class GapLog:
     def _flush_runs(self) -> None:
         runs = np.array(self._runs, dtype=np.int64).reshape(-1, 4)
         self._runs.clear()
-        for batch in sorted(set(runs[:, 0].tolist())):
-            for block in np.array_split(
-                chosen := runs[runs[:, 0] == batch], len(chosen) // 512 + 1
-            ):
-                self._expand(batch, block)
+        runs = runs[np.argsort(runs[:, 0], kind="stable")]
+        changes = np.flatnonzero(np.diff(runs[:, 0])) + 1
+        for same in np.split(runs, changes):
+            for block in np.array_split(same, len(same) // 512 + 1):
+                self._expand(block)
 
-    def _expand(self, batch: int, runs: NDArray[np.int64]) -> None:
+    def _expand(self, runs: NDArray[np.int64]) -> None:
+        """Count the gaps of runs of one batch size, iteration by iteration."""
+        if len(runs) == 0:
+            return
+        batch = int(runs[0, 0])
         _, weight, context, count = runs.T
         first = np.repeat(np.cumsum(count) - count, count)
         step = np.arange(len(first)) - first
