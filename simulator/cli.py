@@ -35,9 +35,10 @@ from rich.console import Console
 from simulator.configuration import suggest
 from simulator.errors import USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, config_text, simulate
+from simulator.explore.exploration import explore
 from simulator.report import write_report
 from simulator.report.terminal import summary_table
-from simulator.results import Results
+from simulator.results import Results, config_digest
 from simulator.runs import (
     REPORT,
     Outcome,
@@ -49,7 +50,12 @@ from simulator.runs import (
     read_outcomes,
     sweep_table,
 )
-from simulator.settings import build_experiment, build_report_options
+from simulator.settings import (
+    build_experiment,
+    build_exploration,
+    build_report_options,
+    build_task,
+)
 
 BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
 INPUT_ERRORS: tuple[type[Exception], ...] = (
@@ -64,6 +70,7 @@ INPUT_ERRORS: tuple[type[Exception], ...] = (
 COMPOSING_ERRORS: tuple[type[Exception], ...] = (*INPUT_ERRORS, ValueError)
 """The same outside a job, where a ``ValueError`` is Hydra's about an override."""
 
+CONFIG = "config.yaml"
 FOLDER_NAME_LIMIT = 120
 PLAIN_WIDTH = 120  # columns of a table that goes to a file or a pipe
 
@@ -122,12 +129,13 @@ class Job:
     """What Hydra calls with a composed configuration, here or in a launcher's worker process.
 
     ``command`` identifies the command line all jobs of a sweep belong to. ``outcomes`` are of the
-    jobs this very process ran, ``results`` those of a single run.
+    jobs this very process ran, ``results`` those of a single run, ``answer`` an exploration's.
     """
 
     command: str
     outcomes: list[Outcome] = field(default_factory=list)
     results: Results | None = None
+    answer: str | None = None
     process: int = field(default_factory=os.getpid)
 
     def __call__(self, config: DictConfig) -> None:
@@ -176,6 +184,9 @@ class Job:
         if sweeping and is_done(folder, text):
             return "skipped"
         discard(folder, keep=True)
+        if build_task(settings) == "explore":
+            self.answer = _explore(settings, folder, text)
+            return "done"
         experiment, options = build_experiment(settings), build_report_options(settings)
         with progress_bar(enabled=os.getpid() == self.process) as progress:
             results = simulate(experiment, config=text, progress=progress)
@@ -183,6 +194,16 @@ class Job:
         if not sweeping:
             self.results = results
         return "done"
+
+
+def _explore(settings: Mapping[str, Any], folder: Path, text: str) -> str:
+    """Explore into ``folder`` and return what to say about it."""
+    done = explore(build_exploration(settings))
+    choices = HydraConfig.get().runtime.choices
+    groups = {group: str(choices[group]) for group in ("model", "hardware", "fabric", "latency")}
+    (folder / CONFIG).write_text(text, encoding="utf-8")
+    done.write(folder, {"config_digest": config_digest(text)}, groups)
+    return done.text
 
 
 def _failed(error: Exception) -> dict[str, Any]:
@@ -303,6 +324,8 @@ def _tell(job: Job) -> int:
             _say(sweep_table(outcomes))
     elif job.results is not None:
         _say_run(job.results, Path(outcomes[0].folder))
+    elif job.answer is not None and outcomes:
+        _say(f"{job.answer}\n\nreport: {Path(outcomes[0].folder) / REPORT}")
     for name, outcome in zip(labels(outcomes), outcomes, strict=True):
         if outcome.status == "failed":
             _complain(f"{name}: {outcome.message}" if len(outcomes) > 1 else outcome.message)

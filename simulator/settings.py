@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
+
+import numpy as np
 
 from hardware.gpu import GPU
 from simulator.configuration import TARGET, build, check_keys
 from simulator.deployment import ROLES, Deployment, Pool
 from simulator.errors import ConfigError
 from simulator.experiment import Experiment
+from simulator.explore.advice import Limits
+from simulator.explore.exploration import Exploration, Options, power_of_two
+from simulator.explore.space import Lengths, Platform
+from simulator.latency.roofline import Roofline
 from simulator.model import Model
 from simulator.results import SLO
 from workloads.workload import Workload
@@ -21,9 +27,13 @@ class ReportOptions:
     html: bool = True
 
 
+TASKS = ("simulate", "explore")
+"""What the command line can do with the settings."""
+
 _DEPLOYMENT = ("fabric", "latency", "router", "decode_router", "transfer", "first_token")
 _RUN = ("seed", "sample_interval_s", "until_s")
-KEYS = ("model", "hardware", "pools", "workload", "slo", "report", *_DEPLOYMENT, *_RUN)
+_TASK = ("task", "explore")
+KEYS = ("model", "hardware", "pools", "workload", "slo", "report", *_DEPLOYMENT, *_RUN, *_TASK)
 """Every top-level setting."""
 
 
@@ -44,10 +54,66 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
     )
 
 
+def build_task(settings: Mapping[str, Any]) -> str:
+    """Return what to do, one of :data:`TASKS`; raise ``ConfigError`` for anything else."""
+    task: str = build(settings.get("task", TASKS[0]), Literal[TASKS], "task")
+    return task
+
+
+def build_exploration(settings: Mapping[str, Any]) -> Exploration:
+    """Return the exploration that ``settings`` describe.
+
+    The pools' GPUs and precisions, the SLO's TTFT and TPOT, and, where ``explore`` has no lengths
+    of its own, the workload's medians.
+
+    Raises:
+        ConfigError, SpecError, TraceError: as :func:`build_experiment`.
+    """
+    experiment = build_experiment(settings)
+    options: Options = build(settings.get("explore", {}), Options, "explore")
+    deployment, slo = experiment.deployment, experiment.slo
+    return Exploration(
+        platforms=(_platform(deployment, "prefill"), _platform(deployment, "decode")),
+        lengths=_lengths(experiment, options),
+        limits=Limits(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s),
+        options=options,
+    )
+
+
 def build_report_options(settings: Mapping[str, Any]) -> ReportOptions:
     """Return what the settings ask to be written beside the data; raise ``ConfigError``."""
     options: ReportOptions = build(settings.get("report", {}), ReportOptions, "report")
     return options
+
+
+def _platform(deployment: Deployment, role: str) -> Platform:
+    """Return what the pool of ``role`` (or the mixed one in its place) runs on."""
+    pools = {pool.role: pool for pool in deployment.pools}
+    pool = pools.get(role) or pools["mixed"]
+    if not isinstance(deployment.latency, Roofline):
+        raise ConfigError(
+            "task=explore needs latency=roofline, whose steps can be costed as arrays, but got "
+            f"{type(deployment.latency).__name__}"
+        )
+    return Platform(
+        model=deployment.model,
+        gpu=pool.gpu or deployment.gpu,
+        fabric=deployment.fabric,
+        precision=pool.precision,
+        latency=deployment.latency,
+        memory_utilization=pool.batching.memory_utilization,
+        block_size=pool.batching.block_size,
+    )
+
+
+def _lengths(experiment: Experiment, options: Options) -> Lengths:
+    """Return the constant lengths to explore."""
+    isl, osl = options.isl, options.osl
+    if isl is None or osl is None:
+        trace = experiment.trace()
+        isl = isl or power_of_two(float(np.median(trace.column("input_tokens"))))
+        osl = osl or max(2, power_of_two(float(np.median(trace.column("output_tokens")))))
+    return Lengths.constant(isl, osl)
 
 
 def _deployment(settings: Mapping[str, Any]) -> Deployment:

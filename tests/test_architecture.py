@@ -30,6 +30,7 @@ FLOORS = {
     "simulator.settings": 7,
     "simulator.runs": 7,
     "simulator.testing": 7,
+    "simulator.validation": 7,
     "simulator": 7,
     "simulator.cli": 8,
 }
@@ -46,7 +47,7 @@ HOMES = {
     "hydra": ("simulator.cli",),
     "omegaconf": ("simulator.cli",),
     "plotly": ("simulator.report",),
-    "rich": ("simulator.report", "simulator.runs", "simulator.cli"),
+    "rich": ("simulator.report", "simulator.runs", "simulator.validation", "simulator.cli"),
 }
 """The only modules that may import these libraries."""
 

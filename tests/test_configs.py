@@ -10,7 +10,7 @@ from simulator.experiment import config_text
 
 CONF = Path(__file__).parent.parent / "conf"
 
-NOT_CHOSEN = ("hydra", "calibration", "batching")
+NOT_CHOSEN = ("hydra", "calibration", "engine", "batching")
 """Folders that are no group of the experiment's own: Hydra's, data, and a part of a pool."""
 
 TABLES = {

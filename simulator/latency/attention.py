@@ -54,15 +54,19 @@ def attention_terms(spec: PassSpec) -> list[Term]:
     return terms
 
 
-def at_load(term: Term, load: Load) -> Operator:
-    """Return the operator a term amounts to under this load."""
+def at_load(term: Term, load: Load, decode_width: int = 1) -> Operator:
+    """Return the operator a term amounts to under this load.
+
+    Each decoding sequence has ``decode_width`` queries, which attend to the same keys.
+    """
     if term.phase == "prefill":
         queries, sequences = load.tokens, load.prompts
         pairs = _capped(load.pairs, queries, term.limit)
         keys = _capped(load.past, sequences, term.limit) + queries
     else:
-        queries, sequences = load.batch, load.batch
-        keys = pairs = _capped(load.context, queries, term.limit)
+        queries, sequences = load.batch * decode_width, load.batch
+        keys = _capped(load.context, sequences, term.limit)
+        pairs = keys * decode_width
     active = np.sign(queries)
     return Operator(
         name=term.name,

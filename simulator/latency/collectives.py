@@ -12,7 +12,11 @@ import numpy as np
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.latency.efficiency import CollectiveCurve, Efficiency
-from simulator.latency.passes import Number, Operator
+from simulator.latency.passes import Number, Operator, distinct
+
+GROUPING_S = 1e-4
+"""Assumed seconds to count and group tokens by domain before an exchange that sends each once:
+it then pays from some 256 tokens per rank on, where engines switch from low-latency kernels."""
 
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
@@ -53,7 +57,7 @@ def ideal_seconds(op: Operator, network: Network) -> Number:
     """Return the seconds the ports alone would need: no start-up, full bandwidth."""
     local, domains = network.split(op.ranks)
     up, out = _traffic(op.kind, op.message, local, domains)
-    return op.calls * np.maximum(up / network.scale_up, out / network.nic)
+    return op.calls * np.maximum(up / network.scale_up, out * _once(op, domains) / network.nic)
 
 
 def _traffic(kind: str, message: Number, local: int, domains: int) -> tuple[Number, Number]:
@@ -120,4 +124,19 @@ def _exchange(op: Operator, network: Network, efficiency: Efficiency) -> Number:
     alpha = _alpha(curve, local) + _alpha(across, domains)
     inside = up / (network.scale_up * curve.bandwidth)
     outside = out / (network.nic * across.bandwidth)
-    return alpha * np.sign(op.message) + np.maximum(inside, outside)
+    seconds = alpha + np.maximum(inside, outside)
+    if op.copies and domains > 1:
+        grouped = alpha + GROUPING_S + np.maximum(inside, outside * _once(op, domains))
+        seconds = np.minimum(seconds, grouped)
+    return np.sign(op.message) * seconds
+
+
+def _once(op: Operator, domains: int) -> float:
+    """Return bytes leaving a domain if a token goes once to each other domain, over all copies.
+
+    A token's ``copies`` experts sit on fewer distinct domains than ranks: sent to each domain
+    once and forwarded inside, as DeepEP's normal kernels do, it crosses that much less often.
+    """
+    if not op.copies or domains == 1:
+        return 1.0
+    return distinct(op.copies, domains) / distinct(op.copies, op.ranks)

@@ -47,6 +47,15 @@ class Curve:
         _within("ramp", self.ramp, -1e-12, 1e6)
         _within("narrow", self.narrow, -1e-12, 1e6)
 
+    def slowed(self, factor: float) -> "Curve":
+        """Return the curve of kernels that take ``factor`` times as long."""
+        return replace(
+            self,
+            compute=min(1.0, self.compute / factor),
+            memory=min(1.0, self.memory / factor),
+            floor_s=self.floor_s * factor,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectiveCurve:
@@ -92,9 +101,18 @@ class Efficiency:
         if not self.moe_skew >= 1.0:
             raise ConfigError(f"calibration: moe_skew must be at least 1 but got {self.moe_skew!r}")
 
-    def for_engine(self, engine: str) -> "Efficiency":
-        """Return this efficiency with the kernels of one serving engine."""
-        return replace(self, kernels=_merged(self.kernels, self.engines.get(engine, {})))
+    def for_engine(self, engine: str, factor: float = 1.0) -> "Efficiency":
+        """Return this efficiency with the kernels of one serving engine.
+
+        They take ``factor`` times as long, yet never less than the data sheet allows.
+        """
+        kernels = _merged(self.kernels, self.engines.get(engine, {}))
+        if factor != 1.0:
+            kernels = {
+                kind: {dtype: curve.slowed(factor) for dtype, curve in curves.items()}
+                for kind, curves in kernels.items()
+            }
+        return replace(self, kernels=kernels)
 
     def curve(self, kind: str, dtype: str) -> Curve:
         """Return the curve of a kernel kind, of ``dtype`` or one computed at the same peak."""

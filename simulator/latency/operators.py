@@ -14,12 +14,12 @@ Three groups, by what they depend on:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from simulator.latency.attention import at_load, attention_terms, local_heads
-from simulator.latency.passes import RESIDUAL_BYTES, Load, Number, Operator, PassSpec
+from simulator.latency.passes import RESIDUAL_BYTES, Load, Number, Operator, PassSpec, distinct
 from simulator.layout import DTYPE_BYTES
 
 
@@ -62,12 +62,12 @@ def _gemm(
 
 def forward_pass(spec: PassSpec, load: Load) -> list[Operator]:
     """Return every operator of a step, in the order of a layer."""
-    rows = load.tokens + load.batch
-    attention = [at_load(term, load) for term in attention_terms(spec)]
+    decoded = load.batch * spec.decode_width
+    attention = [at_load(term, load, spec.decode_width) for term in attention_terms(spec)]
     return [
-        *token_operators(spec, rows),
+        *token_operators(spec, load.tokens + decoded),
         *attention,
-        *head_operators(spec, load.prompts + load.batch),
+        *head_operators(spec, load.prompts + decoded),
     ]
 
 
@@ -206,7 +206,8 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
     """Return the grouped products of the busiest expert rank.
 
     A batch of t tokens that picks ``top_k`` of E experts at random touches
-    ``E · (1 − (1 − top_k/E)^t)`` of them.
+    ``E · (1 − (1 − top_k/E)^t)`` of them. The busiest of ever more ranks approaches ``moe_skew``
+    times the mean load; a single rank has all of it.
     """
     model, layout = spec.model, spec.layout
     width = model.moe_intermediate / layout.expert_tp
@@ -214,7 +215,7 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
     everyone = rows * layout.attention_dp
     share = model.top_k / model.experts
     hit = local * (1.0 - np.power(1.0 - share, everyone))
-    skew = spec.moe_skew if layout.ep > 1 else 1.0
+    skew = 1.0 + (spec.moe_skew - 1.0) * (1.0 - 1.0 / layout.ep)
     copies = everyone * min(skew * model.top_k / layout.ep, min(model.top_k, local))
     matrices = 3 if model.gated_ffn else 2
     weights = matrices * model.hidden * width
@@ -244,15 +245,11 @@ def _expert_exchange(spec: PassSpec, layers: int, rows: Number) -> Iterator[Oper
         yield _collective("expert_gather", "all_gather", layers, token * rows, group)
         yield _collective("expert_scatter", "reduce_scatter", layers, token * rows, group)
     else:
-        sent = rows / layout.tp * _destinations(model.top_k, layout.ep)
+        sent = rows / layout.tp * distinct(model.top_k, layout.ep)
         dispatched = model.hidden * spec.precision.activation_bytes * sent
-        yield _collective("expert_dispatch", "all_to_all", layers, dispatched, group)
-        yield _collective("expert_combine", "all_to_all", layers, token * sent, group)
-
-
-def _destinations(top_k: int, ranks: int) -> float:
-    """Return the expected number of distinct ranks the ``top_k`` experts of a token live on."""
-    return ranks * (1.0 - (1.0 - 1.0 / ranks) ** top_k)
+        for name, message in (("expert_dispatch", dispatched), ("expert_combine", token * sent)):
+            exchange = _collective(name, "all_to_all", layers, message, group)
+            yield replace(exchange, copies=model.top_k)
 
 
 def _norms(spec: PassSpec, rows: Number) -> Iterator[Operator]:

@@ -43,9 +43,10 @@ class PassSpec:
     """What is passed through: a model, spread and stored in a certain way.
 
     ``cache_upprojected_kv``: chunked MLA prefill keeps K and V of earlier chunks up-projected
-    instead of redoing them. ``moe_skew``: load of the busiest expert rank over the mean.
+    instead of redoing them. ``moe_skew``: load of the busiest of many expert ranks over the mean.
     ``expert_exchange`` is how tokens of attention-DP ranks meet their experts: ``all_to_all``
     (dispatch and combine) or ``all_gather`` (every rank sees all tokens, then reduce-scatter).
+    ``decode_width``: tokens each decoding sequence computes: 1, or the drafts it verifies too.
     """
 
     model: Model
@@ -54,6 +55,7 @@ class PassSpec:
     cache_upprojected_kv: bool = False
     moe_skew: float = 1.0
     expert_exchange: str = "all_to_all"
+    decode_width: int = 1
 
     @property
     def dtype(self) -> str:
@@ -85,7 +87,8 @@ class Operator:
     ``flops`` and ``bytes`` (moved through HBM) are totals over the calls; ``ramp`` and
     ``narrow`` are the FLOPs one more row (of products; key, of attention) and one more column
     would add, by which efficiency curves charge small shapes. Collectives have ``ranks`` and a
-    ``message``: bytes one rank holds, per call (of an all-to-all, what one rank sends in all).
+    ``message``: bytes one rank holds, per call (of an all-to-all, what one rank sends in all,
+    each token to the distinct ranks of its ``copies`` experts).
     """
 
     name: str
@@ -98,3 +101,9 @@ class Operator:
     bytes: Number = 0.0
     message: Number = 0.0
     ranks: int = 1
+    copies: int = 0
+
+
+def distinct(draws: int, places: int) -> float:
+    """Return the expected number of distinct places that ``draws`` at random of them hit."""
+    return places * (1.0 - (1.0 - 1.0 / places) ** draws)

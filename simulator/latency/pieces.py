@@ -21,6 +21,17 @@ class Part(NamedTuple):
     compute: Line
     memory: Line
 
+    def times(self, factor: float) -> "Part":
+        """Return ``factor`` times this part."""
+        (c0, c1), (m0, m1) = self.compute, self.memory
+        return Part(
+            floor=factor * self.floor,
+            overlap=self.overlap,
+            upto=self.upto,
+            compute=(factor * c0, factor * c1),
+            memory=(factor * m0, factor * m1),
+        )
+
     def line(self, context: float) -> Line:
         """Return the affine function this part follows around ``context``."""
         if context <= self.upto:
@@ -66,6 +77,28 @@ def sum_of(parts: Sequence[Part], constant: float = 0.0) -> tuple[Piece, ...]:
             c0, c1 = c0 + d0, c1 + d1
         pieces.append(Piece(high, c0, c1, 0.0))
     return tuple(pieces)
+
+
+def at_least(pieces: Sequence[Piece], least: float) -> tuple[Piece, ...]:
+    """Return the greater of affine ``pieces``, which must not fall with context, and ``least``."""
+    for index, piece in enumerate(pieces):
+        end = piece.c0 + piece.upto * piece.c1 if piece.c1 else piece.c0
+        if end <= least:
+            continue
+        crossing = (least - piece.c0) / piece.c1 if piece.c1 else 0.0
+        start = pieces[index - 1].upto if index else 0.0
+        if crossing <= start:
+            flat = (Piece(start, least, 0.0, 0.0),) if index else ()
+            return (*flat, *pieces[index:])
+        return (Piece(crossing, least, 0.0, 0.0), *pieces[index:])
+    return (Piece(math.inf, least, 0.0, 0.0),)
+
+
+def scaled(pieces: Sequence[Piece], factor: float, constant: float = 0.0) -> tuple[Piece, ...]:
+    """Return ``factor · pieces + constant``."""
+    return tuple(
+        Piece(upto, factor * c0 + constant, factor * c1, factor * c2) for upto, c0, c1, c2 in pieces
+    )
 
 
 def _value(line: Line, context: float) -> float:

@@ -10,13 +10,16 @@ from simulator.errors import ConfigError
 from simulator.latency.base import WorkerSpec
 from simulator.latency.collectives import Network
 from simulator.latency.efficiency import load
+from simulator.latency.engine import DEFAULT, Engine, known
+from simulator.latency.engine import load as load_engine
 from simulator.latency.machine import Machine
 from simulator.latency.passes import PEAK_OF, Load, Number, PassSpec
+from simulator.latency.speculative import Speculative
+from simulator.latency.step import Step
 from simulator.latency.stepping import RooflineSteps
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("generic", "trtllm", "sglang", "vllm")
 EXCHANGES = ("all_to_all", "all_gather")
 
 
@@ -25,23 +28,27 @@ class Roofline:
     """The calibrated roofline: any model × GPU × layout, from the operators of its forward pass.
 
     ``calibration`` is a folder of efficiency files by GPU architecture (``None``: the shipped
-    ones). ``host_overhead_s`` seconds of scheduling and launch are added to every step.
+    ones). ``engine`` is the serving engine: the name of a shipped one, or one's own.
+    ``host_overhead_s`` seconds are added to every step in place of the engine's host work.
     ``moe_skew`` is the load of the busiest expert rank over the mean (``None``: the calibrated
     one). ``cache_upprojected_kv`` spares chunked MLA prefill from redoing the up-projection of
     earlier chunks. ``expert_exchange`` is ``all_to_all`` (dispatch and combine kernels) or
-    ``all_gather`` (plain collectives over the attention-DP ranks). ``engine`` picks the kernels of
-    a serving engine where they were measured apart.
+    ``all_gather`` (plain collectives over the attention-DP ranks). ``two_batch_overlap`` runs the
+    all-to-all of one half of a step beside the compute of the other. ``speculative`` decodes
+    several tokens per step.
     """
 
     calibration: str | None = None
-    host_overhead_s: float = 0.0
+    engine: str | Engine = DEFAULT
+    host_overhead_s: float | None = None
     moe_skew: float | None = None
     cache_upprojected_kv: bool = False
     expert_exchange: str = "all_to_all"
-    engine: str = "generic"
+    two_batch_overlap: bool = False
+    speculative: Speculative | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.host_overhead_s < math.inf:
+        if self.host_overhead_s is not None and not 0 <= self.host_overhead_s < math.inf:
             raise ConfigError(
                 "latency roofline: host_overhead_s must be at least 0 s "
                 f"but got {self.host_overhead_s!r}"
@@ -51,26 +58,42 @@ class Roofline:
                 f"latency roofline: moe_skew must be at least 1 but got {self.moe_skew!r}"
             )
         _one_of("expert_exchange", self.expert_exchange, EXCHANGES)
-        _one_of("engine", self.engine, ENGINES)
+        if isinstance(self.engine, str):
+            _one_of("engine", self.engine, tuple(known()))
 
     def bind(self, worker: WorkerSpec) -> RooflineSteps:
         """Return the step times of one worker; ``ConfigError`` for a dtype its GPU lacks."""
-        machine = self.machine(worker.gpu, worker.fabric)
-        spec = self.pass_spec(worker, machine)
-        return RooflineSteps(spec, machine, worker.role, self.host_overhead_s)
+        return RooflineSteps(self.step(worker), worker.role)
 
     def pass_seconds(self, worker: WorkerSpec, load: Load) -> Number:
-        """Return seconds of a pass over arrays of loads **per attention rank**, vectorised.
+        """Return seconds of a step over arrays of loads **per attention rank**, vectorised.
 
         The fields of ``load`` broadcast; every entry must have prompt tokens or a batch.
         """
+        return self.step(worker).seconds(load)
+
+    def step(self, worker: WorkerSpec) -> Step:
+        """Return what decides the seconds of a worker's steps; ``ConfigError`` as for ``bind``."""
         machine = self.machine(worker.gpu, worker.fabric)
-        spec = self.pass_spec(worker, machine)
-        return machine.pass_seconds(spec, load) + self.host_overhead_s
+        return Step(
+            spec=self.pass_spec(worker, machine),
+            machine=machine,
+            engine=self.profile,
+            speculative=self.speculative or Speculative(),
+            two_batch_overlap=self.two_batch_overlap,
+            host_s=self.host_overhead_s,
+        )
+
+    @property
+    def profile(self) -> Engine:
+        """The serving engine's profile."""
+        return load_engine(self.engine) if isinstance(self.engine, str) else self.engine
 
     def machine(self, gpu: GPU, fabric: Fabric) -> Machine:
         """Return the GPU with its efficiency; the log says so where that is inherited."""
-        efficiency = load(gpu.architecture, self.calibration).for_engine(self.engine)
+        engine = self.profile
+        measured = load(gpu.architecture, self.calibration)
+        efficiency = measured.for_engine(engine.kernels, engine.kernel_factor)
         if efficiency.inherits is not None:
             log.info(
                 "%s (%s) has no measurements: its efficiency is inherited from %s, measured on %s",
@@ -91,6 +114,7 @@ class Roofline:
             cache_upprojected_kv=self.cache_upprojected_kv,
             moe_skew=skew,
             expert_exchange=self.expert_exchange,
+            decode_width=1 + (self.speculative.drafts if self.speculative else 0),
         )
         _check_dtypes(worker, spec)
         return spec

@@ -17,8 +17,9 @@ from simulator.latency.attention import Term, attention_terms
 from simulator.latency.base import Piece
 from simulator.latency.machine import Machine, Rates
 from simulator.latency.operators import head_operators, token_operators
-from simulator.latency.passes import Number, PassSpec
-from simulator.latency.pieces import Part, at, sum_of
+from simulator.latency.passes import Number
+from simulator.latency.pieces import Part, at, at_least, scaled, sum_of
+from simulator.latency.step import Step
 
 BLOCK_BITS = 8
 MAX_BLOCKS = 8192
@@ -59,15 +60,18 @@ class Form(NamedTuple):
             return self.floor + compute + self.overlap * memory
         return self.floor + memory + self.overlap * compute
 
-    def decode_part(self, batch: float, share: float) -> Part:
-        """Return seconds of ``batch`` decodes that hold ``share`` of the total context."""
-        per_key = self.c_pair + self.c_key
-        memory = (self.m_query + self.m_sequence) * batch + self.m_call
+    def decode_part(self, batch: float, share: float, width: int) -> Part:
+        """Return seconds of ``batch`` decodes that hold ``share`` of the total context.
+
+        Each decodes ``width`` tokens, which read the same keys.
+        """
+        per_key = self.c_pair * width + self.c_key
+        memory = (self.m_query * width + self.m_sequence) * batch + self.m_call
         return Part(
             floor=self.floor,
             overlap=self.overlap,
             upto=self.limit * batch / share,
-            compute=(self.c_query * batch + self.c_call, per_key * share),
+            compute=(self.c_query * width * batch + self.c_call, per_key * share),
             memory=(memory, self.m_key * share),
         )
 
@@ -104,27 +108,42 @@ class RooflineSteps:
     worker, over the ``pp`` microbatches that keep its pipeline full, so that an iteration takes
     the pass of one microbatch through all stages. The fullest rank sets the pace. A prefill
     worker passes whole steps, of which one may start every ``seconds / stages``.
+
+    With speculative decoding a decode step is the share of one that one token per sequence
+    takes: seconds over the tokens each sequence gains by it. Beside prompt chunks, what the
+    decodes add to the chunks' seconds is shared the same way.
     """
 
     __slots__ = (
         "_attention",
         "_decode",
+        "_draft",
+        "_exchange",
         "_groups",
+        "_halves",
         "_heads",
         "_pieces",
         "_prefill",
         "_rows",
+        "_simple",
+        "_step",
+        "_width",
         "stages",
     )
 
-    def __init__(self, spec: PassSpec, machine: Machine, role: str, host_overhead_s: float) -> None:
-        layout = spec.layout
+    def __init__(self, step: Step, role: str) -> None:
+        spec, machine = step.spec, step.machine
+        layout, sum_seconds = spec.layout, machine.sum_seconds
         self.stages = layout.pp if role == "prefill" else 1
-        self._groups = layout.attention_dp * (1 if role == "prefill" else layout.pp)
-        self._rows = RowTable(
-            lambda rows: machine.sum_seconds(token_operators(spec, rows)) + host_overhead_s
-        )
-        self._heads = RowTable(lambda rows: machine.sum_seconds(head_operators(spec, rows)))
+        self._step, self._halves, self._width = step, step.halves, spec.decode_width
+        ranks = layout.attention_dp * (1 if role == "prefill" else layout.pp)
+        self._groups = ranks * step.halves
+        self._simple = step.halves == 1 and not step.engine.graph_sizes
+        self._rows = RowTable(lambda rows: sum_seconds(step.compute_operators(rows)))
+        self._exchange = RowTable(lambda rows: sum_seconds(step.exchange_operators(rows)))
+        self._heads = RowTable(lambda rows: sum_seconds(head_operators(spec, rows)))
+        draft = step.draft_spec
+        self._draft = RowTable(lambda rows: sum_seconds(token_operators(draft, rows)))
         terms = attention_terms(spec)
         self._prefill = tuple(form_of(t, machine) for t in terms if t.phase == "prefill")
         self._decode = tuple(form_of(t, machine) for t in terms if t.phase == "decode")
@@ -135,9 +154,12 @@ class RooflineSteps:
         """Return the pieces, by rising ``upto`` (the last infinite), for ``batch`` sequences."""
         pieces = self._pieces.get(batch)
         if pieces is None:
-            local = -(-batch // self._groups)
-            constant = self._rows[local] + self._heads[local]
-            pieces = self._kept(self._pieces, batch, constant)
+            pieces = self._whole_pieces(batch)
+            if self._step.speculative.drafts:
+                pieces = scaled(pieces, 1.0 / self._step.speculative.tokens_per_step)
+            if len(self._pieces) >= MAX_BATCHES:
+                self._pieces.clear()
+            self._pieces[batch] = pieces
         return pieces
 
     def step_seconds(
@@ -146,32 +168,92 @@ class RooflineSteps:
         """Return seconds of a step; see :class:`~simulator.latency.base.StepModel`."""
         if not tokens:
             return at(self.decode_pieces(batch), context)
-        groups = self._groups
-        if groups == 1:
-            seconds = self._rows[tokens + batch] + self._heads[prompts + batch]
-        else:
-            local, sequences = -(-tokens // groups), -(-batch // groups)
-            seconds = self._rows[local + sequences]
-            seconds += self._heads[-(-prompts // groups) + sequences]
-            tokens, prompts = local, prompts / groups  # type: ignore[assignment]
-            pairs, past = pairs / groups, past / groups  # type: ignore[assignment]
-        for form in self._prefill:
-            seconds += form.prefill_seconds(tokens, pairs, past, prompts)
-        if batch:
-            pieces = self._attention.get(batch) or self._kept(self._attention, batch, 0.0)
-            seconds += at(pieces, context)
+        seconds = self._whole(tokens, pairs, past, prompts, batch, context)
+        if batch and self._step.speculative.drafts:
+            chunks = self._whole(tokens, pairs, past, prompts, 0, 0)
+            return chunks + (seconds - chunks) / self._step.speculative.tokens_per_step
         return seconds
 
-    def _kept(
-        self, cache: dict[int, tuple[Piece, ...]], batch: int, constant: float
-    ) -> tuple[Piece, ...]:
-        """Make the pieces of ``batch`` decodes and keep them in ``cache``."""
-        if len(cache) >= MAX_BATCHES:
-            cache.clear()
+    def _whole(
+        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+    ) -> float:
+        """Return seconds of a whole step with prompt chunks, whatever its decodes yield."""
+        groups, width = self._groups, self._width
+        share: float = prompts
+        local, sequences, sampled = tokens, batch, prompts
+        if groups > 1:
+            local, sequences, sampled = (
+                -(-tokens // groups),
+                -(-batch // groups),
+                -(-prompts // groups),
+            )
+            share, pairs, past = prompts / groups, pairs / groups, past / groups  # type: ignore[assignment]
+        rows = local + sequences * width
+        padded = rows if self._simple else self._step.engine.padded(rows)
+        seconds = self._rows[padded] + self._heads[sampled + sequences * width]
+        for form in self._prefill:
+            seconds += form.prefill_seconds(local, pairs, past, share)
+        if batch:
+            pieces = self._attention.get(batch) or self._attention_pieces(batch)
+            seconds += at(pieces, context)
+        if not self._simple:
+            seconds = max(seconds * self._halves, self._least(rows)) + self._unhidden(padded)
+        return self._with_host(seconds, prompts, batch)
+
+    def _with_host(self, seconds: float, prompts: int, batch: int) -> float:
+        """Return the step's seconds with the host's; those of the engine per attention rank."""
+        step, ranks = self._step, self._groups // self._halves
+        if step.host_s is not None:
+            return seconds + step.host_s
+        engine = step.engine
+        host = engine.step_s + engine.sequence_s * (prompts / ranks + -(-batch // ranks))
+        if engine.overlap_scheduling:
+            return seconds if seconds > host else host
+        return seconds + host
+
+    def _least(self, rows: int) -> float:
+        """Return the seconds that exchange and launches of a step take at least."""
+        step = self._step
+        launched = step.launch_seconds if rows > step.engine.largest_graph else 0.0
+        if self._halves == 1:
+            return launched
+        exchange = self._halves * self._exchange[step.engine.padded(rows)]
+        return max(exchange, launched)
+
+    def _unhidden(self, padded: int) -> float:
+        if self._halves == 1:
+            return 0.0
+        return self._step.unhidden_exchange * self._exchange[padded]
+
+    def _whole_pieces(self, batch: int) -> tuple[Piece, ...]:
+        """Make the pieces of a whole decode step, whatever it yields."""
+        step, width, ranks = self._step, self._width, self._groups // self._halves
+        rows = -(-batch // self._groups) * width
+        padded = step.engine.padded(rows)
+        constant = self._rows[padded] + self._heads[rows]
+        pieces = scaled(self._attention_pieces(batch), self._halves, self._halves * constant)
+        pieces = at_least(pieces, self._least(rows))
+        host, unhidden = step.engine.host_seconds(float(-(-batch // ranks))), self._unhidden(padded)
+        if step.host_s is not None:
+            return scaled(pieces, 1.0, unhidden + step.host_s)
+        if step.engine.overlap_scheduling:
+            return at_least(scaled(pieces, 1.0, unhidden), float(host))
+        return scaled(pieces, 1.0, unhidden + float(host))
+
+    def _attention_pieces(self, batch: int) -> tuple[Piece, ...]:
+        """Make the pieces of decode attention, and of the drafts, and keep them."""
+        if len(self._attention) >= MAX_BATCHES:
+            self._attention.clear()
+        step = self._step
         local = -(-batch // self._groups)
         share = local / batch if batch else 1.0
-        parts = [form.decode_part(local, share) for form in self._decode]
-        pieces = cache[batch] = sum_of(parts, constant)
+        parts = [form.decode_part(local, share, self._width) for form in self._decode]
+        constant, drafts = 0.0, step.speculative.drafts
+        if drafts and batch:
+            kept = step.draft_share
+            parts += [form.decode_part(local, share, 1).times(kept) for form in self._decode]
+            constant = kept * self._draft[step.engine.padded(local)] + drafts * self._heads[local]
+        pieces = self._attention[batch] = sum_of(parts, constant)
         return pieces
 
 

@@ -84,7 +84,7 @@ class TableSteps:
         if pieces is None:
             sequences = max(batch, 1)
             pieces = lines(self.decode.second * sequences, self.decode.row(float(sequences)))
-            _keep(self._decode, batch, pieces)
+            keep(self._decode, batch, pieces)
         return pieces
 
     def step_seconds(
@@ -97,12 +97,13 @@ class TableSteps:
         pieces = self._prefill.get(tokens)
         if pieces is None:
             pieces = lines(self.prefill.second, self.prefill.row(float(tokens)))
-            _keep(self._prefill, tokens, pieces)
+            keep(self._prefill, tokens, pieces)
         seconds = at(pieces, past)
         return seconds + at(self.decode_pieces(batch), context) if batch else seconds
 
 
-def _keep(cache: Cache, key: int, pieces: tuple[Piece, ...]) -> None:
+def keep(cache: Cache, key: int, pieces: tuple[Piece, ...]) -> None:
+    """Remember ``pieces``, in bounded memory."""
     if len(cache) >= MAX_CACHED:
         cache.clear()
     cache[key] = pieces
@@ -196,14 +197,18 @@ def _grid(path: Path, frame: pl.DataFrame, first: str, second: str) -> Grid:
     twice = frame.filter(frame.select(first, second).is_duplicated())
     if len(twice):
         a, b = twice.select(first, second).row(0)
-        raise ConfigError(f"latency table {path}: {first} {a:g}, {second} {b:g} is given twice")
+        raise ConfigError(
+            f"latency table {path}: {first} {a:g}, {second} {b:g} is given twice; "
+            "keep one of the rows"
+        )
     xs, ys = (frame[name].unique().sort() for name in (first, second))
     ordered = frame.sort(first, second)
     if len(frame) != len(xs) * len(ys):
         full = pl.DataFrame({first: xs}).join(pl.DataFrame({second: ys}), how="cross")
         a, b = full.join(frame, on=[first, second], how="anti").sort(first, second).row(0)
         raise ConfigError(
-            f"latency table {path}: not a full grid: {first} {a:g}, {second} {b:g} is missing"
+            f"latency table {path}: not a full grid: {first} {a:g}, {second} {b:g} is missing; "
+            f"add it, or leave out every row of that {first} or of that {second}"
         )
     seconds = ordered["seconds"].to_numpy().reshape(len(xs), len(ys))
     return Grid(first=xs.to_numpy(), second=ys.to_numpy(), seconds=seconds)

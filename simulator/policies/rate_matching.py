@@ -2,13 +2,13 @@
 
 ``R`` is what one worker sustains in requests/s and ``G`` its GPUs. ``n_p`` prefill and ``n_d``
 decode workers serve ``min(n_p·R_p, n_d·R_d)`` requests/s on ``n_p·G_p + n_d·G_d`` GPUs. All rules
-take arrays that broadcast, one entry per pair of design points, and never look at a pair twice.
+take numbers or arrays that broadcast, one entry per pair of design points.
 """
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -251,7 +251,7 @@ def _check_tolerance(tolerance: float) -> None:
         raise ConfigError(f"rate matching: tolerance must lie in (0, 1) but got {tolerance!r}")
 
 
-def _check_engine(pool: str, rate: Floats, gpus: NDArray[np.generic]) -> None:
+def _check_engine(pool: str, rate: Floats, gpus: NDArray[Any]) -> None:
     """Refuse rates that are no positive requests/s and sizes that are no whole GPUs."""
     if not (np.isfinite(rate) & (rate > 0)).all():
         bad = rate[~(np.isfinite(rate) & (rate > 0))].flat[0]

@@ -46,7 +46,7 @@ def test_balanced_uses_the_fewest_gpus(r_p: float, g_p: int, r_d: float, g_d: in
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(RATES, GPUS, RATES, GPUS), min_size=1, max_size=50))
 def test_arrays_match_like_single_pairs(rows: list[tuple[float, int, float, int]]) -> None:
-    """A vector of pairs gives what each gives alone, balanced, and serves the slower pool's rate."""
+    """A vector of pairs gives what each gives alone: balanced, at the slower pool's rate."""
     r_p, g_p, r_d, g_d = (np.array(column) for column in zip(*rows, strict=True))
     whole = Balanced().match(Engine(r_p, g_p), Engine(r_d, g_d))
     for at, row in enumerate(rows):

@@ -1,0 +1,201 @@
+"""One exploration as a job: its settings in, a folder of results out."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from simulator.errors import ConfigError
+from simulator.explore.advice import Advice, Limits, advise, words
+from simulator.explore.drawing import Plot, svg
+from simulator.explore.export import aiconfigurator, experiment_text
+from simulator.explore.match import FTL_CUTOFF_S
+from simulator.explore.space import Lengths, Platform, Space
+from simulator.explore.study import OnStudy, Study, study
+from simulator.policies.rate_matching import Balanced, RateMatcher
+
+AIMS = ("throughput", "usd_per_mtok", "joules_per_token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How far to explore, and by what to judge.
+
+    ``isl`` and ``osl`` are tokens (``None``: the workload's medians, each to the nearest power of
+    two, as arXiv 2506.05508 takes them). ``gpus`` bounds one worker. ``ttft_cutoff_s`` drops slower
+    points; a TTFT target below it takes its place. ``aim`` ranks deployments.
+    """
+
+    isl: int | None = None
+    osl: int | None = None
+    gpus: int = 16
+    max_batch: int = 4096
+    ttft_cutoff_s: float = FTL_CUTOFF_S
+    across_domains: bool = False
+    aim: str = "throughput"
+    rate_matching: RateMatcher = field(default_factory=Balanced)
+
+    def __post_init__(self) -> None:
+        if self.aim not in AIMS:
+            raise ConfigError(f"explore: aim must be one of {', '.join(AIMS)} but got {self.aim!r}")
+        if not 0 < self.ttft_cutoff_s < math.inf:
+            raise ConfigError(
+                f"explore: ttft_cutoff_s must be above 0 s but got {self.ttft_cutoff_s!r}"
+            )
+        for name, least in (("isl", 1), ("osl", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(
+                    f"explore: {name} must be at least {least} tokens or null but got {value!r}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exploration:
+    """What to explore: prefill's and decode's platforms, the lengths, the limits."""
+
+    platforms: tuple[Platform, Platform]
+    lengths: Lengths
+    limits: Limits = field(default_factory=Limits)
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Explored:
+    """What came of it."""
+
+    exploration: Exploration
+    study: Study
+    advice: Advice
+    deployments: pl.DataFrame
+    fronts: pl.DataFrame
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The chosen deployment in the figures a simulation's summary has, and the answer."""
+        best = self.advice.split or self.advice.mixed or {}
+        return {
+            "task": "explore",
+            "answer": self.advice.sentence,
+            "gain": None if math.isnan(self.advice.gain) else self.advice.gain,
+            "points": self.study.points + len(self.deployments),
+            "ttft_s": {"p50": best.get("ttft_s"), "p99": best.get("ttft_s")},
+            "tpot_s": {"p50": best.get("tpot_s"), "p99": best.get("tpot_s")},
+            "goodput_rps": best.get("rate"),
+            "slo_attainment": None,
+            "output_tokens_per_s_per_gpu": best.get("throughput"),
+        }
+
+    @property
+    def text(self) -> str:
+        """The answer, and the best deployments in a line each."""
+        lines = [self.advice.sentence, ""]
+        for row in self.advice.ranked.head(5).iter_rows(named=True):
+            pools = ("prefill", "decode") if row["kind"] == "disaggregated" else ("mixed",)
+            workers = " + ".join(
+                f"{row.get(f'{pool}_workers') or 1} {pool} × ({words(row, pool)})" for pool in pools
+            )
+            lines.append(
+                f"{row['throughput']:>10,.1f} tokens/s/GPU  {row['interactivity']:>6,.1f} "
+                f"tokens/s/user  TTFT {row['ttft_s'] * 1e3:>7,.0f} ms  {row['gpus']:>4} GPUs  "
+                f"{workers}"
+            )
+        return "\n".join(lines)
+
+    def write(self, folder: Path, about: Mapping[str, str], choices: Mapping[str, str]) -> None:
+        """Write everything into ``folder``; ``summary.json`` comes last: then it is complete.
+
+        ``about`` joins the summary (the configuration's digest among it). ``choices`` are the
+        groups the exported experiment runs with.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.deployments.write_parquet(folder / "deployments.parquet")
+        self.fronts.write_parquet(folder / "fronts.parquet")
+        self.advice.ranked.write_parquet(folder / "ranked.parquet")
+        lengths, platforms = self.exploration.lengths, self.exploration.platforms
+        aiconfigurator(self.advice.ranked, lengths).write_csv(folder / "aiconfigurator.csv")
+        best = self.advice.split or self.advice.mixed
+        if best is not None:
+            text = experiment_text(best, platforms, lengths, choices)
+            chosen = folder / "experiment"
+            chosen.mkdir(exist_ok=True)
+            (chosen / "chosen.yaml").write_text(text, encoding="utf-8")
+        (folder / "report.html").write_text(self.page(), encoding="utf-8")
+        summary = json.dumps({**self.summary, **about}, indent=2, allow_nan=False)
+        draft = folder / ".summary.json.tmp"
+        draft.write_text(summary + "\n", encoding="utf-8")
+        draft.replace(folder / "summary.json")
+
+    def page(self) -> str:
+        """Return the fronts and the answer as one HTML page that needs no network."""
+        plot = Plot(
+            title="Throughput against interactivity",
+            curves=self.fronts,
+            x="interactivity",
+            y="throughput",
+            log_x=True,
+            log_y=True,
+        )
+        drawn = svg(plot) if len(self.fronts) else ""
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<link rel="icon" href="data:,"><title>Should I disaggregate?</title></head>'
+            '<body style="font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;'
+            'padding:0 1rem;color:#1f2933;background:#fff"><h1>Should I disaggregate?</h1>'
+            f"<p>{escape(self.advice.sentence)}</p>{drawn}</body></html>\n"
+        )
+
+
+def explore(exploration: Exploration, progress: OnStudy | None = None) -> Explored:
+    """Explore, match, and answer.
+
+    Raises:
+        ConfigError: nothing fits the GPUs, or nothing meets the TTFT cutoff.
+    """
+    options, limits = exploration.options, exploration.limits
+    prompts, tokens = (_space(exploration, platform) for platform in exploration.platforms)
+    cutoff = min(options.ttft_cutoff_s, limits.ttft_s or math.inf)
+    done = study(tokens, cutoff, progress, prompts)
+    rule = options.rate_matching
+    named = {
+        "disaggregated": done.split(rule),
+        "co-located": done.mixed,
+        "co-located, no piggybacking": done.whole,
+    }
+    return Explored(
+        exploration=exploration,
+        study=done,
+        advice=advise(done, limits, options.aim, rule),
+        deployments=done.deployments(rule),
+        fronts=pl.concat(
+            [
+                each.with_columns(pl.lit(name).alias("series"))
+                for name, each in named.items()
+                if len(each)
+            ],
+            how="diagonal",
+        ),
+    )
+
+
+def power_of_two(tokens: float) -> int:
+    """Return the power of two nearest to ``tokens`` on a logarithmic scale."""
+    return int(2 ** round(np.log2(max(tokens, 1.0))))
+
+
+def _space(exploration: Exploration, platform: Platform) -> Space:
+    options = exploration.options
+    return Space(
+        platform=platform,
+        lengths=exploration.lengths,
+        gpus=options.gpus,
+        max_batch=options.max_batch,
+        across_domains=options.across_domains,
+    )

@@ -1,0 +1,155 @@
+"""A chosen deployment as something to run elsewhere: settings of a simulation, or a CSV row."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import polars as pl
+import yaml
+
+from simulator.explore.space import Lengths, Platform
+
+Row = Mapping[str, Any]
+Platforms = tuple[Platform, Platform]
+"""Prefill's and decode's."""
+
+LOAD = 0.9
+"""Share of the promised rate that an exported simulation offers: queues need some room."""
+
+
+def experiment(row: Row, platforms: Platforms, lengths: Lengths) -> dict[str, Any]:
+    """Return the settings of the simulation a deployment stands for, as an experiment has them.
+
+    Poisson arrivals at 90 % of the rate it promises, of constant lengths, the means.
+    """
+    pools = _pools(row, platforms, lengths)
+    return {
+        "pools": pools,
+        "workload": {
+            "arrivals": {
+                "_target_": "workloads.arrivals.Poisson",
+                "rate": float(f"{LOAD * row['rate']:.4g}"),
+            },
+            "input_lengths": _tokens(lengths.mean_isl),
+            "output_lengths": _tokens(lengths.mean_osl),
+        },
+    }
+
+
+def experiment_text(row: Row, platforms: Platforms, lengths: Lengths, groups: Row) -> str:
+    """Return an experiment file: choose it with ``--config-dir DIR experiment=NAME``.
+
+    ``groups`` are the choices of groups it is to run with (model, hardware, fabric, …).
+    """
+    pools = "disaggregated" if row["kind"] == "disaggregated" else "colocated"
+    chosen = {**groups, "cluster": pools, "transfer": "push_layerwise", "workload": "constant"}
+    body = {
+        "defaults": [{f"override /{group}": choice} for group, choice in chosen.items()],
+        **experiment(row, platforms, lengths),
+    }
+    return f"# @package _global_\n{yaml.safe_dump(body, sort_keys=False)}"
+
+
+def overrides(row: Row, platforms: Platforms, lengths: Lengths) -> list[str]:
+    """Return the same as a list of overrides for the command line."""
+    pools = "disaggregated" if row["kind"] == "disaggregated" else "colocated"
+    settings = experiment(row, platforms, lengths)
+    rest = [f"{key}={value}" for key, value in _flat(settings)]
+    return [f"cluster={pools}", "transfer=push_layerwise", "workload=constant", *rest]
+
+
+def aiconfigurator(deployments: pl.DataFrame, lengths: Lengths) -> pl.DataFrame:
+    """Return disaggregated deployments under the column names of AIConfigurator's tables.
+
+    Times are in milliseconds, as there.
+    """
+    if "prefill_workers" not in deployments.columns:
+        return pl.DataFrame()
+    tokens = pl.col("rate") * lengths.mean_osl
+    return deployments.filter(kind="disaggregated").select(
+        pl.lit(lengths.mean_isl).alias("isl"),
+        pl.lit(lengths.mean_osl).alias("osl"),
+        (pl.col("decode_workers") * pl.col("decode_batch")).alias("concurrency"),
+        (pl.col("ttft_s") * 1e3).alias("ttft"),
+        (pl.col("tpot_s") * 1e3).alias("tpot"),
+        pl.col("rate").alias("seq/s"),
+        (pl.col("rate") / pl.col("gpus")).alias("seq/s/gpu"),
+        tokens.alias("tokens/s"),
+        pl.col("throughput").alias("tokens/s/gpu"),
+        pl.col("interactivity").alias("tokens/s/user"),
+        pl.col("gpus").alias("num_total_gpus"),
+        *_worker_columns("(p)", "prefill"),
+        *_worker_columns("(d)", "decode"),
+    )
+
+
+def _worker_columns(mark: str, pool: str) -> Iterator[pl.Expr]:
+    ranks = pl.col(f"{pool}_tp") * pl.col(f"{pool}_attention_dp")
+    yield pl.col(f"{pool}_workers").alias(f"{mark}workers")
+    yield (pl.col(f"{pool}_batch") // pl.col(f"{pool}_attention_dp")).alias(f"{mark}bs")
+    yield pl.col(f"{pool}_batch").alias(f"{mark}global_bs")
+    yield pl.col(f"{pool}_tp").alias(f"{mark}tp")
+    yield pl.col(f"{pool}_pp").alias(f"{mark}pp")
+    yield pl.col(f"{pool}_attention_dp").alias(f"{mark}dp")
+    yield (ranks // pl.col(f"{pool}_ep")).alias(f"{mark}moe_tp")
+    yield pl.col(f"{pool}_ep").alias(f"{mark}moe_ep")
+
+
+def _pools(row: Row, platforms: Platforms, lengths: Lengths) -> dict[str, Any]:
+    if row["kind"] != "disaggregated":
+        return {
+            "mixed": _pool(row, "mixed", platforms[1], _mixed_batching(row, lengths))
+            | {"workers": 1}
+        }
+    batchings = {
+        "prefill": {"max_num_batched_tokens": _prefill_tokens(row, lengths)},
+        "decode": {"max_num_seqs": row["decode_batch"], "reserve": "full"},
+    }
+    return {
+        pool: {"workers": row[f"{pool}_workers"]} | _pool(row, pool, platform, batching)
+        for platform, (pool, batching) in zip(platforms, batchings.items(), strict=True)
+    }
+
+
+def _pool(row: Row, pool: str, platform: Platform, batching: dict[str, Any]) -> dict[str, Any]:
+    layout = {name: row[f"{pool}_{name}"] for name in ("tp", "pp", "ep", "attention_dp")}
+    precision = platform.precision
+    stored = {name: getattr(precision, name) for name in ("weights", "activations", "kv")}
+    if precision.attention is not None:
+        stored["attention"] = precision.attention
+    return {
+        "layout": {**layout, "chunked_pipeline": layout["pp"] > 1},
+        "precision": stored,
+        "batching": batching,
+    }
+
+
+def _prefill_tokens(row: Row, lengths: Lengths) -> int:
+    """Return the tokens of a prefill worker's step, over its attention ranks."""
+    ranks = row["prefill_attention_dp"]
+    if row["prefill_chunk"]:
+        return int(row["prefill_chunk"] * ranks)
+    prompts: int = row["prefill_batch"] // row["prefill_pp"]
+    return round(prompts * lengths.mean_isl)
+
+
+def _mixed_batching(row: Row, lengths: Lengths) -> dict[str, Any]:
+    groups = row["mixed_attention_dp"] * row["mixed_pp"]
+    chunk = row["mixed_chunk"] or round(lengths.mean_isl)
+    tokens = row["mixed_batch"] + chunk * groups
+    return {
+        "max_num_batched_tokens": tokens,
+        "max_num_seqs": row["mixed_batch"],
+        "reserve": "full",
+    }
+
+
+def _tokens(mean: float) -> dict[str, int]:
+    return {"tokens": round(mean)}
+
+
+def _flat(settings: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value).lower() if isinstance(value, bool) else value

@@ -1,0 +1,200 @@
+"""What is explored: a model on a platform, the lengths of its traffic, and how far to look."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware.fabric import Fabric
+from hardware.gpu import GPU
+from simulator.errors import ConfigError, LayoutError
+from simulator.latency.roofline import Roofline
+from simulator.layout import Layout, Precision
+from simulator.model import Model
+
+Floats = NDArray[np.float64]
+
+CHUNKS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+"""Tokens of a prompt chunk, per attention rank."""
+STEP = 1.02
+"""The factor between batches that are not listed one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """Prompt and output tokens of the traffic: one request, or a sample of equally likely ones."""
+
+    isl: tuple[int, ...]
+    osl: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.isl or len(self.isl) != len(self.osl):
+            raise ConfigError(
+                "lengths: isl and osl must be as many, at least one, but got "
+                f"{len(self.isl)} and {len(self.osl)}"
+            )
+        if min(self.isl) < 1:
+            raise ConfigError(f"lengths: isl must be at least 1 token but got {min(self.isl)}")
+        if min(self.osl) < 2:
+            raise ConfigError(
+                f"lengths: osl must be at least 2 tokens (one decoded) but got {min(self.osl)}"
+            )
+
+    @staticmethod
+    def constant(isl: int, osl: int) -> "Lengths":
+        """Return the lengths of traffic whose requests are all alike."""
+        return Lengths(isl=(isl,), osl=(osl,))
+
+    @property
+    def mean_isl(self) -> float:
+        """Mean prompt tokens of a request."""
+        return float(np.mean(self.isl))
+
+    @property
+    def mean_osl(self) -> float:
+        """Mean output tokens of a request."""
+        return float(np.mean(self.osl))
+
+    @property
+    def steps(self) -> float:
+        """Mean decode iterations of a request: the first token comes from prefill."""
+        return self.mean_osl - 1.0
+
+    @property
+    def context(self) -> float:
+        """Mean KV tokens of a sequence in a decode batch, the one being written included.
+
+        A request stays ``osl − 1`` iterations at ``isl + 1 … isl + osl − 1`` tokens, so longer
+        answers weigh more.
+        """
+        isl, osl = np.asarray(self.isl, np.float64), np.asarray(self.osl, np.float64)
+        return float(((osl - 1) * (isl + osl / 2)).sum() / (osl - 1).sum())
+
+    @property
+    def held(self) -> int:
+        """KV tokens to set aside for a sequence in a decode batch: all it will ever hold."""
+        isl, osl = np.asarray(self.isl, np.float64), np.asarray(self.osl, np.float64)
+        whole = (osl - 1) * (isl + osl - 1)
+        return math.ceil(float(whole.sum() / (osl - 1).sum()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """One kind of GPU on its fabric, and how the model is stored and costed there."""
+
+    model: Model
+    gpu: GPU
+    fabric: Fabric
+    precision: Precision = field(default_factory=Precision)
+    latency: Roofline = field(default_factory=Roofline)
+    memory_utilization: float = 0.9
+    block_size: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """All design points to look at, for one pool's platform.
+
+    ``gpus`` bounds one worker, ``max_batch`` the sequences of one attention rank (per pipeline
+    microbatch), looked at one by one up to ``fine`` and 2 % apart from there on;
+    ``prompt_batches`` are the prompts of a prefill step per attention rank.
+    ``across_domains`` also looks at stages that leave the scale-up domain. ``layouts`` overrides
+    what :func:`layouts` lists.
+    """
+
+    platform: Platform
+    lengths: Lengths
+    gpus: int = 64
+    max_batch: int = 4096
+    fine: int = 128
+    prompt_batches: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+    chunks: tuple[int, ...] = CHUNKS
+    across_domains: bool = False
+    layouts: tuple[Layout, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("gpus", "max_batch", "fine"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"explore: {name} must be a whole number ≥ 1 but got {value!r}")
+        for name in ("prompt_batches", "chunks"):
+            values = getattr(self, name)
+            if any(type(value) is not int or value < 1 for value in values):
+                raise ConfigError(f"explore: {name} must be whole numbers ≥ 1 but got {values!r}")
+        if not self.prompt_batches:
+            raise ConfigError("explore: prompt_batches must list at least one batch but got none")
+        self._check_context()
+        if not self.layouts:
+            object.__setattr__(self, "layouts", tuple(self._every_layout()))
+        if not self.layouts:
+            raise ConfigError(
+                f"explore: no layout of {self.platform.model.name} divides at most {self.gpus} GPUs"
+            )
+
+    def _check_context(self) -> None:
+        model = self.platform.model
+        longest = max(map(sum, zip(self.lengths.isl, self.lengths.osl, strict=True)))
+        if longest > model.max_context:
+            raise ConfigError(
+                f"explore: {longest} tokens of isl + osl exceed the max_context "
+                f"{model.max_context} of {model.name}"
+            )
+
+    def _every_layout(self) -> Iterator[Layout]:
+        platform = self.platform
+        domain = platform.fabric.domain_size(platform.gpu)
+        group = self.gpus if self.across_domains else min(self.gpus, domain)
+        return layouts(platform.model, self.gpus, group)
+
+    def batches(self, most: int) -> Floats:
+        """Return the decode batches per attention rank to look at, up to ``most``."""
+        return batches(min(most, self.max_batch), self.fine)
+
+
+def layouts(model: Model, gpus: int, group: int) -> Iterator[Layout]:
+    """Yield the layouts that divide ``model``, in powers of two: workers of at most ``gpus`` GPUs.
+
+    Stages of at most ``group`` GPUs are TP, and for a mixture of experts TEP, DEP and tensor-
+    parallel attention on data-parallel ranks before experts over the whole stage; each over any
+    number of pipeline stages.
+    """
+    for stage in _stages(model, group):
+        for pp in _powers(gpus // (stage.tp * stage.attention_dp)):
+            layout = replace(stage, pp=pp, chunked_pipeline=pp > 1)
+            if _divides(layout, model):
+                yield layout
+
+
+def batches(most: int, fine: int = 128) -> Floats:
+    """Return whole batches from 1 to ``most``: each up to ``fine``, then ever wider apart."""
+    first = np.arange(1, min(most, fine) + 1, dtype=np.float64)
+    if most <= fine:
+        return first
+    count = math.ceil(math.log(most / fine) / math.log(STEP))
+    coarse = np.unique(np.round(np.geomspace(fine, most, count + 1)))
+    return np.concatenate([first, coarse[coarse > fine]])
+
+
+def _stages(model: Model, group: int) -> Iterator[Layout]:
+    for size in _powers(group):
+        yield Layout(tp=size)
+        if model.is_moe and size > 1:
+            for tp in _powers(size):
+                yield Layout(tp=tp, attention_dp=size // tp, ep=size)
+
+
+def _powers(most: int) -> Iterator[int]:
+    value = 1
+    while value <= most:
+        yield value
+        value *= 2
+
+
+def _divides(layout: Layout, model: Model) -> bool:
+    try:
+        layout.validate(model)
+    except LayoutError:
+        return False
+    return True

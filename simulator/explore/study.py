@@ -1,0 +1,106 @@
+"""One traffic on one platform, explored whole: every point, and the fronts that matter."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from simulator.explore.bandwidth import with_bandwidth
+from simulator.explore.costs import Costs
+from simulator.explore.evaluate import (
+    collect,
+    colocated_points,
+    decode_points,
+    gathered,
+    prefill_points,
+)
+from simulator.explore.match import (
+    FTL_CUTOFF_S,
+    choose_prefill,
+    colocated,
+    disaggregated,
+    within,
+)
+from simulator.explore.pareto import pareto
+from simulator.explore.space import Platform, Space
+from simulator.policies.rate_matching import RateMatcher
+
+COLOCATED = ("whole", "piggybacked", "chunked")
+"""The co-located fronts of a study, beside the best of all."""
+
+OnStudy = Callable[[int], None]
+"""Called with the points of each part of a study as it is done."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Study:
+    """What came of a space: the chosen prefill, all decode points, and co-located fronts.
+
+    The co-located fronts: ``whole`` without piggybacking, ``piggybacked`` with it, of which
+    ``chunked`` only with chunks shorter than a prompt, and ``mixed`` with the best of all.
+    ``platforms`` are prefill's and decode's; ``points`` counts the design points evaluated.
+    """
+
+    space: Space
+    platforms: tuple[Platform, Platform]
+    prefill: pl.DataFrame
+    decode: pl.DataFrame
+    mixed: pl.DataFrame
+    whole: pl.DataFrame
+    piggybacked: pl.DataFrame
+    chunked: pl.DataFrame
+    points: int
+
+    def deployments(self, rule: RateMatcher | None = None) -> pl.DataFrame:
+        """Return the chosen prefill with every decode point, by rate matching or another rule."""
+        both, lengths = self.platforms, self.space.lengths
+        matched = disaggregated(self.prefill, self.decode, both, lengths, rule)
+        return with_bandwidth(matched, both, lengths)
+
+    def split(self, rule: RateMatcher | None = None) -> pl.DataFrame:
+        """Return the disaggregated front."""
+        return pareto(self.deployments(rule))
+
+
+def study(
+    space: Space,
+    cutoff_s: float = FTL_CUTOFF_S,
+    progress: OnStudy | None = None,
+    prefill_space: Space | None = None,
+) -> Study:
+    """Explore ``space``; points whose TTFT exceeds the cutoff are dropped, co-located ones too.
+
+    Prefill is looked for in ``prefill_space`` where its GPUs are others. Co-located points are
+    reduced to their fronts part by part, so memory stays bounded.
+
+    Raises:
+        ConfigError: no prefill point fits and meets the cutoff.
+    """
+    platform, lengths, costs = space.platform, space.lengths, Costs(space.platform)
+    prompts = prefill_space or space
+    shared = costs if prompts.platform == platform else Costs(prompts.platform)
+    prefill, decode = collect(prefill_points(prompts, shared)), collect(decode_points(space, costs))
+    count = len(prefill) + len(decode)
+    fronts: dict[str, list[pl.DataFrame]] = {name: [] for name in COLOCATED}
+    for frame in gathered(colocated_points(space, costs)):
+        count += len(frame)
+        if progress is not None:
+            progress(len(frame))
+        judged = within(colocated(frame, platform, lengths), ttft_s=cutoff_s)
+        chunk = pl.col("mixed_chunk")
+        for name, where in (
+            ("whole", chunk == 0),
+            ("piggybacked", chunk > 0),
+            ("chunked", (chunk > 0) & (chunk < lengths.mean_isl)),
+        ):
+            fronts[name].append(pareto(judged.filter(where)))
+    best = {name: pareto(collect(kept)) for name, kept in fronts.items()}
+    return Study(
+        space=space,
+        platforms=(prompts.platform, platform),
+        prefill=choose_prefill(prefill, cutoff_s),
+        decode=decode,
+        mixed=pareto(collect([best["whole"], best["piggybacked"]])),
+        **best,
+        points=count,
+    )

@@ -1,0 +1,122 @@
+"""What a serving engine adds to its kernels: host work per step, padding, its kernel family.
+
+One small file per engine under ``conf/engine``; :func:`load` reads one by name.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import resources
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import yaml
+
+from simulator.errors import ConfigError
+from simulator.latency.passes import Number
+
+SHIPPED = "conf"
+FOLDER = "engine"
+DEFAULT = "generic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A serving engine in a few numbers.
+
+    ``kernels`` is the family of measured kernels it runs (``engines`` of a calibration file;
+    one that was not measured apart falls back to the generic curves), and every kernel takes
+    ``kernel_factor`` times as long as that family's. The host works ``step_s + sequence_s ·
+    sequences`` seconds per step (scheduling, sampling, detokenising); with
+    ``overlap_scheduling`` it does so while the GPU computes the step before, so a step takes the
+    longer of the two, otherwise their sum. Up to the largest of ``graph_sizes`` the rows (tokens)
+    of a step are padded to the next size captured as a CUDA graph; larger steps are launched
+    kernel by kernel, ``launch_s`` seconds each, and take at least that. Without ``graph_sizes``
+    nothing is padded and every step is captured.
+
+    Raises:
+        ConfigError: a value is out of range, or the sizes do not rise.
+
+    """
+
+    name: str
+    kernels: str = ""
+    kernel_factor: float = 1.0
+    step_s: float = 0.0
+    sequence_s: float = 0.0
+    overlap_scheduling: bool = False
+    graph_sizes: tuple[int, ...] = ()
+    launch_s: float = 0.0
+    versions: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("step_s", "sequence_s", "launch_s"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"engine: {name} must be at least 0 s but got {value!r}")
+        if not 0.1 <= self.kernel_factor <= 10.0:
+            raise ConfigError(
+                f"engine: kernel_factor must lie in [0.1, 10] but got {self.kernel_factor!r}"
+            )
+        for size in self.graph_sizes:
+            if type(size) is not int or size < 1:
+                raise ConfigError(f"engine: graph_sizes must be whole numbers ≥ 1 but got {size!r}")
+        for left, right in pairwise(self.graph_sizes):
+            if left >= right:
+                raise ConfigError(f"engine: graph_sizes must rise but {left} is before {right}")
+
+    @property
+    def largest_graph(self) -> float:
+        """Rows of the largest captured step."""
+        return self.graph_sizes[-1] if self.graph_sizes else math.inf
+
+    def padded(self, rows: int) -> int:
+        """Return the rows a step of ``rows`` computes."""
+        if rows > self.largest_graph or not self.graph_sizes:
+            return rows
+        return self.graph_sizes[bisect_left(self.graph_sizes, rows)]
+
+    def padded_rows(self, rows: Number) -> Number:
+        """Return :meth:`padded` of an array of rows."""
+        if not self.graph_sizes:
+            return rows
+        sizes, largest = np.array(self.graph_sizes, dtype=np.float64), self.graph_sizes[-1]
+        table = np.repeat(sizes, np.diff([-1, *self.graph_sizes]))  # of 0, 1, 2, … rows
+        size = table[np.minimum(np.ceil(rows), largest).astype(np.int64)]
+        return np.where(np.asarray(rows) > largest, rows, size)
+
+    def host_seconds(self, sequences: Number) -> Number:
+        """Return the host's seconds of a step of this many sequences and prompts."""
+        return self.step_s + self.sequence_s * sequences
+
+    def with_host(self, gpu: Number, host: Number) -> Number:
+        """Return seconds of a step that keeps the GPU and the host busy for so long."""
+        return np.maximum(gpu, host) if self.overlap_scheduling else gpu + host
+
+
+def load(name: str) -> Engine:
+    """Return a shipped engine by name; ``ConfigError`` for another, naming those there are."""
+    path = resources.files(SHIPPED) / FOLDER / f"{name}.yaml"
+    if name not in known():
+        raise ConfigError(f"latency: engine must be one of {', '.join(known())} but got {name!r}")
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return _built(name, raw)
+
+
+def known() -> list[str]:
+    """Return the names of the shipped engines."""
+    root = resources.files(SHIPPED) / FOLDER
+    names = (entry.name for entry in root.iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def _built(name: str, raw: Mapping[str, Any]) -> Engine:
+    wanted = {each.name for each in fields(Engine)}
+    values = {key: raw[key] for key in raw}
+    if unknown := set(values) - wanted:
+        raise ConfigError(f"engine {name}.yaml: no such setting: {', '.join(sorted(unknown))}")
+    values["graph_sizes"] = tuple(values.get("graph_sizes", ()))
+    return Engine(**{"name": name, **values})

@@ -1,0 +1,146 @@
+"""One step of a worker, vectorised: the GPU's pass, its overlaps, the host, speculation.
+
+A step's seconds are put together in this order, and :mod:`simulator.latency.stepping` does the
+same on scalars:
+
+1. the pass over the step's tokens, and over the drafts of speculative decoding;
+2. with two-batch overlap the tokens are computed as two halves, one half's all-to-all beside the
+   other's compute: ``2 · max(compute, exchange)`` of a half, and one layer's exchange that
+   nothing hides;
+3. a step too large for its CUDA graphs takes at least its launches;
+4. the host's work, beside the GPU's or after it;
+5. speculation: seconds per token a sequence gains, not per step.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from simulator.latency.attention import at_load, attention_terms
+from simulator.latency.engine import Engine
+from simulator.latency.machine import Machine
+from simulator.latency.operators import forward_pass, head_operators, token_operators
+from simulator.latency.passes import Load, Number, Operator, PassSpec
+from simulator.latency.speculative import Speculative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What decides the seconds of a worker's steps; all numbers are per attention rank.
+
+    ``host_s`` (``None``: the engine's own host work) is added to every step.
+    """
+
+    spec: PassSpec
+    machine: Machine
+    engine: Engine
+    speculative: Speculative
+    two_batch_overlap: bool = False
+    host_s: float | None = None
+
+    @property
+    def halves(self) -> int:
+        """Microbatches the exchange of experts overlaps with: 2, or 1 for none."""
+        layout = self.spec.layout
+        exchanged = layout.attention_dp > 1 and layout.ep > 1 and self.spec.model.is_moe
+        return 2 if self.two_batch_overlap and exchanged and self._dispatches else 1
+
+    @property
+    def _dispatches(self) -> bool:
+        return self.spec.expert_exchange == "all_to_all"
+
+    @property
+    def unhidden_exchange(self) -> float:
+        """Share of a half's exchange that nothing hides: one layer's."""
+        return 1.0 / self.spec.model.moe_layers
+
+    @property
+    def draft_share(self) -> float:
+        """Share of the model's layers that the drafts of one step pass through."""
+        speculative = self.speculative
+        return speculative.drafts * speculative.draft_layers / self.spec.model.layers
+
+    @cached_property
+    def draft_spec(self) -> PassSpec:
+        """A decode pass of one token per sequence, as each draft takes."""
+        return replace(self.spec, decode_width=1)
+
+    @cached_property
+    def launch_seconds(self) -> float:
+        """Seconds of launching every kernel of a step, one by one."""
+        load = Load(tokens=1.0, pairs=1.0, prompts=1.0, batch=1.0, context=1.0)
+        calls = sum(float(op.calls) for op in forward_pass(self.spec, load))
+        return self.engine.launch_s * calls
+
+    def compute_operators(self, rows: Number) -> list[Operator]:
+        """Return what sees every token, less the exchange that runs beside it."""
+        operators = token_operators(self.spec, rows)
+        return [op for op in operators if self.halves == 1 or op.kind != "all_to_all"]
+
+    def exchange_operators(self, rows: Number) -> list[Operator]:
+        """Return the all-to-all of a half that runs beside the other half's compute."""
+        return [op for op in token_operators(self.spec, rows) if op.kind == "all_to_all"]
+
+    def with_host(self, gpu: Number, sequences: Number) -> Number:
+        """Return seconds of a step of so many sequences that keeps the GPU busy for ``gpu``."""
+        if self.host_s is not None:
+            return gpu + self.host_s
+        return self.engine.with_host(gpu, self.engine.host_seconds(sequences))
+
+    def seconds(self, load: Load) -> Number:
+        """Return seconds of steps over arrays of loads."""
+        if not self.speculative.drafts:
+            return self._whole(load)
+        gained = self.speculative.tokens_per_step
+        alone = load._replace(batch=0.0 * load.batch, context=0.0 * load.batch)
+        chunks = np.where(np.asarray(load.tokens) > 0, self._whole(alone), 0.0)
+        return chunks + (self._whole(load) - chunks) / gained
+
+    def _whole(self, load: Load) -> Number:
+        """Return seconds of whole steps, whatever they yield."""
+        half, batch = self._half(load), load.batch
+        rows = half.tokens + half.batch * self.spec.decode_width
+        padded = self.engine.padded_rows(rows)
+        gpu = self.machine.sum_seconds(
+            [
+                *self.compute_operators(padded),
+                *(at_load(t, half, self.spec.decode_width) for t in attention_terms(self.spec)),
+                *head_operators(
+                    self.spec, np.ceil(half.prompts) + half.batch * self.spec.decode_width
+                ),
+            ]
+        )
+        gpu = gpu + self._drafts(half)
+        if self.halves > 1:
+            exchange = self.machine.sum_seconds(self.exchange_operators(padded))
+            gpu = self.halves * np.maximum(gpu, exchange) + self.unhidden_exchange * exchange
+        if self.engine.graph_sizes:
+            launched = np.where(rows > self.engine.largest_graph, self.launch_seconds, 0.0)
+            gpu = np.maximum(gpu, launched)
+        return self.with_host(gpu, load.prompts + batch)
+
+    def _drafts(self, load: Load) -> Number:
+        if not self.speculative.drafts:
+            return 0.0
+        spec, drafts = self.draft_spec, self.speculative.drafts
+        layers = token_operators(spec, self.engine.padded_rows(load.batch))
+        layers += [at_load(t, load) for t in attention_terms(spec) if t.phase == "decode"]
+        some = np.sign(load.batch)
+        head = self.machine.sum_seconds(head_operators(spec, load.batch))
+        return some * (self.draft_share * self.machine.sum_seconds(layers) + drafts * head)
+
+    def _half(self, load: Load) -> Load:
+        halves = self.halves
+        if halves == 1:
+            return load
+        batch = np.ceil(load.batch / halves)
+        share = batch / np.maximum(load.batch, 1.0)
+        return Load(
+            tokens=np.ceil(load.tokens / halves),
+            pairs=load.pairs / halves,
+            past=load.past / halves,
+            prompts=load.prompts / halves,
+            batch=batch,
+            context=load.context * share,
+        )

@@ -1,0 +1,297 @@
+"""The published account: targets and results, error tables, and how each row was predicted."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simulator.validation.replay import QUANTILES, Replayed, queue_error
+from simulator.validation.score import BY, SILICON, Scored, statistics
+
+Summary = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What one set should reach: percent of median (and 90th percentile) absolute error."""
+
+    title: str
+    median: float
+    p90: float | None = None
+    missed: str = ""
+
+
+TARGETS: Mapping[str, Target] = {
+    "steps": Target(
+        title="one forward step",
+        median=8.0,
+        p90=25.0,
+        missed="see the precisions and engines below that stand out",
+    ),
+    "e2e_disagg_tpot": Target(
+        title="TPOT, disaggregated",
+        median=12.0,
+        missed="wide expert parallelism: the busiest rank's load, and the decode batch limit each "
+        "recipe set, which the table does not give",
+    ),
+    "e2e_agg_tpot": Target(
+        title="TPOT, co-located",
+        median=15.0,
+        missed="a fifth of the rows are experimental builds (vLLM nightly on H200) up to twice as "
+        "slow as their kernels, see by source; elsewhere decode is too fast with EP at small "
+        "batches, where the distinct experts of the busiest rank, not the mean, set the pace",
+    ),
+    "e2e_throughput": Target(
+        title="output throughput",
+        median=10.0,
+        missed="follows TPOT, and TTFT where answers are short: what a server adds before the "
+        "first token (HTTP, tokeniser, proxy: 40 to 150 ms a request) is not simulated",
+    ),
+    "vllm_tpot_mean": Target(
+        title="vLLM replay, mean TPOT",
+        median=3.0,
+        missed="decode steps alone agree within some percent; steps with prompts in them do not: "
+        "with data-parallel ranks a prompt is computed by one rank while the other waits, here it "
+        "is spread over both",
+    ),
+    "vllm_ttft_mean": Target(
+        title="vLLM replay, mean TTFT",
+        median=10.0,
+        missed="it is nearly all queueing: a step some percent off shifts when the batch fills up",
+    ),
+    "vllm_e2e_mean": Target(
+        title="vLLM replay, mean E2E", median=4.0, missed="the sum of the two above"
+    ),
+}
+"""What this model should reach, and why a set may miss it."""
+
+TITLES = {**{name: target.title for name, target in TARGETS.items()}, "e2e_ttft": "TTFT"}
+_TABLES = {
+    "steps": ("model", "gpu", "precision", "phase", "engine", "layout", "batch"),
+    "e2e_disagg_tpot": ("gpu", "precision", "engine", "batch", "layout"),
+    "e2e_agg_tpot": ("model", "gpu", "precision", "engine", "batch", "source"),
+    "e2e_throughput": ("model", "gpu", "precision", "phase", "engine", "source"),
+    "e2e_ttft": ("gpu", "phase", "engine", "batch"),
+}
+_MOST_LINES = 24
+
+
+def verdict(name: str, statistics: Mapping[str, Any]) -> str:
+    """Return ``held``, ``missed`` or ``–`` (no rows) for one set."""
+    target, median = TARGETS[name], statistics["median_abs_pct"]
+    if median is None:
+        return "–"
+    over = target.p90 is not None and statistics["p90_abs_pct"] > target.p90
+    return "missed" if median > target.median or over else "held"
+
+
+def targets_text(summary: Summary) -> str:
+    """Return one line per set for a terminal."""
+    lines = [f"{'':<26}{'rows':>6}{'median':>9}{'p90':>8}{'bias':>8}  target"]
+    for name, target in TARGETS.items():
+        got = summary[name]
+        cells = (_percent(got[f"{each}_pct"]) for each in ("median_abs", "p90_abs", "bias"))
+        median, p90, bias = cells
+        skipped = sum(got["skipped"].values())
+        note = f"{target.median:g} % {verdict(name, got)}" + (
+            f" ({skipped} skipped)" if skipped else ""
+        )
+        lines.append(f"{target.title:<26}{got['rows']:>6}{median:>9}{p90:>8}{bias:>8}  {note}")
+    return "\n".join(lines)
+
+
+def markdown(
+    summary: Summary,
+    rows: Sequence[Scored],
+    replays: Sequence[Replayed],
+    left_out: Mapping[str, Any] | None = None,
+) -> str:
+    """Return docs/validation.md."""
+    parts = [
+        _HEAD,
+        "## Targets and results",
+        _targets_table(summary),
+        *_missed(summary),
+        "## What was fitted and what was not",
+        _SAMPLES,
+        *_left_out(left_out or {}),
+        "## Single forward steps",
+        "![predicted over measured](validation/steps.svg)",
+        *_breakdown("steps", summary),
+        "## Serving runs, simulated whole",
+        _METHOD,
+        "![TPOT](validation/tpot.svg)",
+        "![throughput](validation/throughput.svg)",
+        *(
+            part
+            for name in ("e2e_disagg_tpot", "e2e_agg_tpot", "e2e_throughput", "e2e_ttft")
+            for part in (f"### {TITLES[name]}", *_breakdown(name, summary))
+        ),
+        *_beside(rows),
+        "## vLLM runs, replayed request by request",
+        _REPLAY,
+        *_runs(rows, replays),
+        "## What was skipped, and why",
+        _skipped(summary),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _targets_table(summary: Summary) -> str:
+    lines = ["| | rows | median error | p90 | bias | target | |", "|---|--:|--:|--:|--:|--:|---|"]
+    for name, target in TARGETS.items():
+        got = summary[name]
+        aim = f"{target.median:g} %" + (f", p90 {target.p90:g} %" if target.p90 else "")
+        lines.append(_line(target.title, got, aim, verdict(name, got)))
+    return "\n".join(lines)
+
+
+def _missed(summary: Summary) -> Iterator[str]:
+    lines = [
+        f"- {target.title}: {target.missed}."
+        for name, target in TARGETS.items()
+        if verdict(name, summary[name]) == "missed" and target.missed
+    ]
+    if lines:
+        yield "Where a target is missed, and why:"
+        yield "\n".join(lines)
+
+
+def _left_out(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the errors on models and GPUs that were left out of the fit, where they are known."""
+    lines = [
+        "| left out | rows | median error | p90 | bias | target |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for name, words, aim in (("model", "one model at a time", 8), ("system", "one GPU", 12)):
+        figures = found.get(f"left_out_{name}", {}).get("all", [])
+        lines += [_line(words, each, f"{aim} %, p90 25 %") for each in figures]
+    if len(lines) > 2:
+        yield "\n".join(lines)
+
+
+def _breakdown(name: str, summary: Summary) -> Iterator[str]:
+    for by in _TABLES.get(name, BY):
+        parts = {key: each for key, each in summary[name]["by"][by].items() if each["rows"]}
+        if len(parts) < 2:
+            continue
+        largest = sorted(parts, key=lambda key: -parts[key]["rows"])[:_MOST_LINES]
+        lines = [f"| {by} | rows | median error | p90 | bias |", "|---|--:|--:|--:|--:|"]
+        lines += [_line(key, parts[key]) for key in parts if key in largest]
+        if len(parts) > len(largest):
+            lines.append(f"| ({len(parts) - len(largest)} smaller ones) | | | | |")
+        yield "\n".join(lines)
+
+
+def _line(title: str, got: Mapping[str, Any], *more: str) -> str:
+    cells = [
+        title,
+        f"{got['rows']:,}",
+        *(_percent(got[f"{each}_pct"]) for each in ("median_abs", "p90_abs", "bias")),
+        *more,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} %"
+
+
+def _beside(rows: Sequence[Scored]) -> Iterator[str]:
+    """Yield both step times' errors on the rows that aiconfigurator-core can answer."""
+    found = {(row.set, row.row): row for row in rows if row.error_pct is not None}
+    lines = ["| | rows | ours: median error | bias | aiconfigurator-core: median error | bias |"]
+    lines.append("|---|--:|--:|--:|--:|--:|")
+    for name in ("e2e_disagg_tpot", "e2e_agg_tpot", "e2e_throughput"):
+        theirs = [row for (name_, _), row in found.items() if name_ == f"{SILICON}{name}"]
+        both = [(found[name, row.row], row) for row in theirs if (name, row.row) in found]
+        if both:
+            ours, other = (statistics([pair[side] for pair in both]) for side in (0, 1))
+            cells = [_percent(got[f"{key}_pct"]) for got in (ours, other) for key in _SIDE]
+            lines.append(f"| {TITLES[name]} | {len(both):,} | {' | '.join(cells)} |")
+    if len(lines) > 2:
+        yield "### Beside aiconfigurator-core"
+        yield _BESIDE
+        yield "\n".join(lines)
+
+
+def _runs(rows: Sequence[Scored], replays: Sequence[Replayed]) -> Iterator[str]:
+    found = {(row.row, row.set): row for row in rows if row.set.startswith("vllm_")}
+    for number, name in enumerate(dict.fromkeys(run for run, _ in found), 1):
+        lines = ["| | measured | simulated | error |", "|---|--:|--:|--:|"]
+        for metric in ("ttft", "tpot", "e2e"):
+            for quantile in QUANTILES:
+                row = found[name, f"vllm_{metric}_{quantile}"]
+                lines.append(_run_line(f"{metric.upper()} {quantile}", row))
+        yield f"### {name.replace('_', ' ')}"
+        yield "\n".join(lines)
+        yield from _queue_words(name, number, replays)
+
+
+def _run_line(title: str, row: Scored) -> str:
+    if row.measured is None or row.predicted is None or row.error_pct is None:
+        return f"| {title} | | {row.reason} | |"
+    measured, predicted = 1e3 * row.measured, 1e3 * row.predicted
+    return f"| {title} | {measured:,.1f} ms | {predicted:,.1f} ms | {row.error_pct:+.1f} % |"
+
+
+def _queue_words(name: str, number: int, replays: Sequence[Replayed]) -> Iterator[str]:
+    at, replayed = next(
+        ((at, each) for at, each in enumerate(replays, 1) if each.measured.name == name),
+        (number, None),
+    )
+    if replayed is None:
+        return
+    gaps = queue_error(replayed)
+    if gaps:
+        words = " and ".join(f"{name} {100 * gap:.1f} %" for name, gap in gaps.items())
+        yield f"Mean distance from the gauges, of their peak: {words}."
+    yield f"![queue over time](validation/queue_{at}.svg)"
+
+
+def _skipped(summary: Summary) -> str:
+    lines = ["| set | reason | rows |", "|---|---|--:|"]
+    for name, title in TITLES.items():
+        lines += [f"| {title} | {why} | {n:,} |" for why, n in summary[name]["skipped"].items()]
+    return "\n".join(lines) if len(lines) > 2 else "Nothing."
+
+
+_SIDE = ("median_abs", "bias")
+_BESIDE = """The same rows through the same simulator, with the step times of `aiconfigurator-core`
+(`latency=silicon`) in place of the roofline's, where it has tables for the model, GPU and layout.
+The single steps above are themselves composed from its kernels."""
+
+_HEAD = """# Validation
+
+Written by `scripts/validate`; do not edit. Errors are of predicted over measured, minus one: the
+median and the 90th percentile of their absolute values, and as bias the median with its sign.
+Nothing on this page but the single steps was ever used in a fit."""
+
+_SAMPLES = """The step latencies are composed from measured kernels, and kernels' efficiency curves
+(`conf/calibration`) are fitted to them: their error here is **in sample**. What the model does for
+a model or a GPU it was not fitted to is measured by `scripts/calibrate --left-out`, which fits
+without one model, or without one GPU, at a time. Serving runs and vLLM runs are **never fitted**:
+they are predicted from the shipped calibration and published engine settings alone."""
+
+_METHOD = """Every row becomes a deployment and runs through the whole simulator.
+
+- Concurrency N is a closed loop of N clients that send their next request when the last one ends,
+  lengths uniform in 0.8 to 1.0 of nominal; TensorRT-LLM's own benchmark and the runs that note
+  medians of fixed-length prompts use the nominal lengths. 10 N requests (or as many as the row
+  notes) up to 6,000, and 3 N at least; all are scored, ramp-up included, as the benchmarks do, by
+  mean or, where the row reports medians, median.
+- Offline rows send all requests at once, as many as TensorRT-LLM's benchmark does for the length;
+  throughput is all output tokens over the whole run. A closed loop's is by Little's law, N times
+  mean output over mean E2E, which is how the measured column was derived.
+- Disaggregated rows have the prefill and decode workers and layouts of the row, KV pulled over the
+  fabric; a client sees its first token when the decode worker takes over.
+- A step has 8,192 tokens and 1,024 sequences (offline 2,048) per attention rank. KV is in 8 bits
+  for weights of 8 bits and fewer. vLLM gathers tokens over data-parallel ranks, others exchange
+  them all-to-all. TensorRT-LLM's overview ran mixtures of experts with attention-DP and EP where
+  its first version wrote TP.
+- In one public dump, co-located layouts with EP were multiplied by their EP degree (an 8-GPU box
+  appears as `TP64 EP8`): they are run as they were deployed. As written, some would not fit and
+  the others' errors would double or worse; the KV capacity at which measured TTFT explodes is that
+  of the layout divided again."""
+
+_REPLAY = """Each request arrives when it was queued, with its own lengths; engine arguments come
+from the run's description, and so do KV blocks where it gives them."""

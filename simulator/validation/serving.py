@@ -1,0 +1,484 @@
+"""Measured serving runs beside the same runs simulated whole.
+
+Each row becomes a deployment under the load it was measured with. Concurrency-driven rows are a
+closed loop of N clients of infinite speed, with lengths uniform in 0.8 to 1.0 of the nominal ones
+unless the row says otherwise; offline rows start with all requests at once.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hardware.gpu import GPU
+from simulator.cluster.simulation import RunOptions, Traffic, run
+from simulator.deployment import Batching, Deployment, Pool
+from simulator.errors import CapacityError, ConfigError
+from simulator.latency.base import StepModel, WorkerSpec
+from simulator.latency.roofline import Roofline
+from simulator.latency.silicon import Silicon
+from simulator.latency.speculative import Speculative
+from simulator.layout import Layout, MemoryBudget, Precision, plan_memory
+from simulator.model import Model
+from simulator.record import STATUSES, RunRecord
+from simulator.validation.names import Catalogue, Unmapped, Workers, precision, unfolded, workers
+from simulator.validation.score import SILICON, Scored, batch_range
+from simulator.validation.steps import profile_of, reason_of
+from simulator.validation.tables import Row, number
+from workloads.lengths import Constant, IndependentPairs, Lengths, Uniform
+
+REQUIRED = (
+    "model",
+    "precision",
+    "gpu",
+    "mode",
+    "prefill_parallel",
+    "decode_parallel",
+    "isl",
+    "osl",
+    "concurrency_or_rate",
+    "tpot_ms",
+    "tok_s_per_gpu_out",
+)
+"""Columns a table of serving runs must have; the others have defaults."""
+
+STEP_TOKENS = 8192
+"""Token budget of a step per attention rank: the default of TensorRT-LLM, SGLang and vLLM."""
+SEQS = 1024
+OFFLINE_SEQS = 2048
+"""Sequences per attention rank: servers', and that of TensorRT-LLM's offline benchmark."""
+MEMORY_SHARE = 0.9
+"""Of GPU memory for weights, activations and KV (vLLM, SGLang), or of what they leave (TRT-LLM)."""
+OFFLINE_SHARE = 0.95
+"""Of what they leave, in TensorRT-LLM's offline benchmark."""
+MOST_MEMORY = 0.97
+"""The largest share such engines are run with."""
+MOST_REQUESTS = 6000
+"""Requests simulated at most, unless even three rounds of all clients are more."""
+NEVER = 1e9
+"""Seconds between gauge samples where nobody looks at them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a row was measured under: ``clients`` ``None`` sends all ``requests`` at once."""
+
+    clients: int | None
+    requests: int
+    lengths: IndependentPairs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A row with its counterpart here; ``gpus`` is what the row divides its throughput by."""
+
+    deployment: Deployment
+    load: Load
+    gpus: float
+    median: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a simulated run comes to: seconds, and output tokens per second of the deployment."""
+
+    ttft_s: float
+    tpot_s: float
+    tokens_per_s: float
+
+
+def score_serving(
+    rows: Sequence[tuple[int, Row]], catalogue: Catalogue, *, silicon: bool = False
+) -> list[Scored]:
+    """Return every numbered row, scored for each of the sets it belongs to.
+
+    With ``silicon`` step times are aiconfigurator-core's, and the sets are named so.
+    """
+    scored = [each for at, row in rows for each in score_row(row, at, catalogue, silicon=silicon)]
+    if not silicon:
+        return scored
+    return [replace(each, set=f"{SILICON}{each.set}") for each in scored]
+
+
+def score_row(row: Row, at: int, catalogue: Catalogue, *, silicon: bool = False) -> list[Scored]:
+    """Return one row's TPOT, throughput and TTFT, each scored or skipped with its reason."""
+    case = outcome = problem = None
+    try:
+        case = case_of(row, catalogue)
+        outcome = simulate_case(_on_silicon(case, row) if silicon else case, seed=at)
+    except (Unmapped, ConfigError) as error:
+        problem = error
+    return list(_scores(row, at, case, outcome, problem))
+
+
+# --- what a row is --------------------------------------------------------------------------
+
+
+def case_of(row: Row, catalogue: Catalogue) -> Case:
+    """Return the deployment and load of a row; raise ``Unmapped`` or ``ConfigError``."""
+    mode = _mode(row)
+    if mode == "other":
+        raise Unmapped(f"mode not known: {row['mode']}")
+    name, model = catalogue.model(row["model"])
+    gpu = catalogue.gpu(row["gpu"])
+    dtypes = precision(row["precision"], name, gpu)
+    offered = _load(row)
+    pools = _pools(row, mode, model, gpu, dtypes, offered)
+    deployment = Deployment(
+        model=model,
+        gpu=gpu,
+        fabric=catalogue.fabric(gpu),
+        latency=_latency(row),
+        pools=pools,
+        first_token="decode" if mode == "disagg" else "prefill",
+    )
+    ours = sum(pool.workers * pool.layout.gpus for pool in pools)
+    return Case(
+        deployment=deployment,
+        load=offered,
+        gpus=number(row.get("n_gpus", "")) or ours,
+        median="medians" in row.get("notes", ""),
+    )
+
+
+def _mode(row: Row) -> str:
+    mode = row["mode"].lower()
+    if mode == "agg" and _offline(row):
+        return "offline"
+    return mode if mode in ("agg", "disagg") else "other"
+
+
+def _offline(row: Row) -> bool:
+    return row["concurrency_or_rate"].lower().startswith(("inf", "offline"))
+
+
+def _latency(row: Row) -> Roofline:
+    """Return the roofline of the row's engine. vLLM gathers tokens over ranks by default."""
+    engine = engine_of(row)
+    return Roofline(
+        engine=profile_of(engine),
+        expert_exchange="all_gather" if engine == "vllm" else "all_to_all",
+        speculative=_speculative(row),
+    )
+
+
+def _on_silicon(case: Case, row: Row) -> Case:
+    """Return the case with the step times of aiconfigurator-core; raise ``Unmapped`` without."""
+    if _speculative(row) is not None:
+        raise Unmapped("no speculative decoding with measured tables")
+    model = Silicon(engine=engine_of(row))
+    return replace(case, deployment=replace(case.deployment, latency=_Guarded(model=model)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Guarded:
+    """Another package's step times: whatever it raises is a row it cannot answer, not our end."""
+
+    model: Silicon
+
+    def bind(self, worker: WorkerSpec) -> StepModel:
+        """Return the step times of a worker; raise ``Unmapped`` or ``ConfigError`` without."""
+        try:
+            return self.model.bind(worker)
+        except ConfigError:
+            raise
+        except Exception as error:
+            raise Unmapped(f"aiconfigurator-core: {type(error).__name__}", str(error)) from error
+
+
+def _speculative(row: Row) -> Speculative | None:
+    """Return the drafts the notes give (``MTP3``, ``MTP=1``), with their acceptance length if said.
+
+    A length L of n drafts is one chance p with 1 + p + … + pⁿ = L.
+    """
+    notes = row.get("notes", "")
+    drafts = re.search(r"\b(?:MTP|EAGLE)\s*(?:steps)?\s*=?\s*(\d+)", notes)
+    if drafts is None or int(drafts[1]) == 0:
+        return None
+    count = int(drafts[1])
+    length = re.search(r"acceptance length (\d+(?:\.\d+)?)", notes)
+    if length is None:
+        return Speculative(draft_tokens=count)
+    chances = np.linspace(0.0, 1.0, 1001)
+    lengths = (chances[:, None] ** np.arange(count + 1)).sum(axis=1)
+    return Speculative(
+        draft_tokens=count, acceptance=float(np.interp(float(length[1]), lengths, chances))
+    )
+
+
+def engine_of(row: Row) -> str:
+    """Return ``trtllm``, ``sglang``, ``vllm``, or what else the engine column starts with."""
+    text = row.get("engine", "").lower().replace("tensorrt-llm", "trtllm")
+    return re.split(r"[^a-z]", text)[0] if text else ""
+
+
+def _load(row: Row) -> Load:
+    isl, osl = number(row["isl"]), number(row["osl"])
+    if isl is None or osl is None:
+        raise Unmapped("isl or osl is not a number of tokens")
+    lengths = _lengths(row, isl, osl)
+    if _offline(row):
+        return Load(clients=None, requests=_offline_requests(isl + osl), lengths=lengths)
+    clients = _clients(row)
+    said = re.search(r"\b(\d+) (?:prompts|requests)\b", row.get("notes", ""))
+    requests = int(said[1]) if said else 10 * clients
+    return Load(
+        clients=clients,
+        requests=max(min(requests, MOST_REQUESTS), 3 * clients, 16),
+        lengths=lengths,
+    )
+
+
+def _clients(row: Row) -> int:
+    """Return how many clients the row has in all; ranks and GPUs multiply what is said of one."""
+    text = row["concurrency_or_rate"]
+    plain = number(text)
+    if plain is not None:
+        return max(1, round(plain))
+    if each := re.fullmatch(r"(\d+) seq/GPU", text):
+        return int(each[1]) * int(number(row.get("n_gpus", "")) or 1)
+    if total := re.fullmatch(r"(\d+) \(\d+/rank\)", text):
+        return int(total[1])
+    raise Unmapped("concurrency not given" if not text else f"load not modelled: {text}")
+
+
+def _lengths(row: Row, isl: float, osl: float) -> IndependentPairs:
+    if _offline(row) or _fixed_lengths(row):
+        return IndependentPairs(input=Constant(tokens=int(isl)), output=Constant(tokens=int(osl)))
+    return IndependentPairs(input=_uniform(isl), output=_uniform(osl))
+
+
+def _uniform(nominal: float) -> Lengths:
+    return Uniform(low=max(1, round(0.8 * nominal)), high=max(1, int(nominal)))
+
+
+def _fixed_lengths(row: Row) -> bool:
+    """Tell whether every answer had the nominal length.
+
+    TensorRT-LLM's benchmark draws without spread. So did the runs that note a median end-to-end
+    time: at low load ``1 + (E2E − TTFT) / TPOT`` is the nominal length to a token.
+    """
+    return "TensorRT-LLM" in row.get("source", "") or "median e2e" in row.get("notes", "")
+
+
+def _offline_requests(tokens: float) -> int:
+    """Return how many requests TensorRT-LLM's offline benchmark sends, by their length."""
+    if tokens <= 256:
+        return 30000
+    return 3000 if tokens <= 2500 else 1500 if tokens < 20000 else 1000
+
+
+# --- its counterpart ------------------------------------------------------------------------
+
+
+def _pools(
+    row: Row, mode: str, model: Model, gpu: GPU, dtypes: Precision, offered: Load
+) -> tuple[Pool, ...]:
+    if mode != "disagg":
+        given = _deployed(
+            workers(row["decode_parallel"] or row["prefill_parallel"], model), row, model
+        )
+        return (_pool("mixed", given, row, model, gpu, dtypes, offered),)
+    for name in ("prefill", "decode"):
+        if not row[f"{name}_parallel"]:
+            raise Unmapped(f"{name} layout not given")
+    return tuple(
+        _pool(name, workers(row[f"{name}_parallel"], model), row, model, gpu, dtypes, offered)
+        for name in ("prefill", "decode")
+    )
+
+
+def _deployed(given: Workers, row: Row, model: Model) -> Workers:
+    """Return the layout that a co-located row's text stands for in its source.
+
+    TensorRT-LLM's performance overview runs every mixture of experts on its PyTorch backend with
+    attention-DP and EP, and calls that TP up to version 1.0.
+    """
+    source, layout = row.get("source", ""), given.layout
+    if "silicon_sample" in source:
+        return unfolded(given)
+    overview = "perf-overview" in source and "pytorch" in row.get("engine", "")
+    if overview and model.is_moe and layout.attention_dp == 1:
+        wide = replace(layout, tp=1, attention_dp=layout.tp, ep=layout.tp)
+        return Workers(count=given.count, layout=wide)
+    return given
+
+
+def _pool(
+    role: str,
+    given: Workers,
+    row: Row,
+    model: Model,
+    gpu: GPU,
+    dtypes: Precision,
+    offered: Load,
+) -> Pool:
+    engine = engine_of(row)
+    limits = _Limits(role=role, engine=engine, offline=offered.clients is None)
+    batching = _batching(limits, given.layout, model, gpu, dtypes)
+    return Pool(
+        role=role, workers=given.count, layout=given.layout, precision=dtypes, batching=batching
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    role: str
+    engine: str
+    offline: bool
+
+    @property
+    def block_size(self) -> int:
+        return 32 if self.engine == "trtllm" else 16
+
+    @property
+    def seqs(self) -> int:
+        return OFFLINE_SEQS if self.offline else SEQS
+
+
+def _batching(
+    limits: _Limits, layout: Layout, model: Model, gpu: GPU, dtypes: Precision
+) -> Batching:
+    """Return an engine's limits. Each attention rank and microbatch has its own.
+
+    A worker's are those of all its ranks and microbatches together; the KV blocks are planned
+    with one rank's, since a GPU only ever holds one rank's step.
+    """
+    blocks = _kv_blocks(limits, layout, model, gpu, dtypes)
+    at_once = layout.attention_dp * (1 if limits.role == "prefill" else layout.pp)
+    return Batching(
+        max_num_batched_tokens=STEP_TOKENS * at_once,
+        max_num_seqs=limits.seqs * at_once,
+        block_size=limits.block_size,
+        reserve="full" if limits.engine == "trtllm" else "prompt",
+        memory_utilization=1.0,  # kv_blocks says what is left; this only must not refuse
+        kv_blocks=blocks,
+    )
+
+
+def _kv_blocks(limits: _Limits, layout: Layout, model: Model, gpu: GPU, dtypes: Precision) -> int:
+    """Return a worker's KV blocks, where need be with all the memory a run that fitted must have.
+
+    vLLM and SGLang give weights, activations and KV a share of the GPU, TensorRT-LLM gives KV
+    that share of what the others leave.
+    """
+    rest = limits.engine == "trtllm"
+    budget = MemoryBudget(
+        block_size=limits.block_size,
+        memory_utilization=1.0 if rest else MEMORY_SHARE,
+        max_num_batched_tokens=STEP_TOKENS,
+        max_num_seqs=limits.seqs,
+        role=limits.role,
+    )
+    try:
+        blocks = plan_memory(model, layout, dtypes, gpu, budget).kv_blocks
+    except CapacityError:
+        most = replace(budget, memory_utilization=MOST_MEMORY)
+        blocks = plan_memory(model, layout, dtypes, gpu, most).kv_blocks
+    share = OFFLINE_SHARE if limits.offline else MEMORY_SHARE
+    return max(layout.attention_dp, int(share * blocks)) if rest else blocks
+
+
+# --- its run --------------------------------------------------------------------------------
+
+
+def simulate_case(case: Case, seed: int) -> Outcome:
+    """Run the case to its end; raise ``Unmapped`` where a request could not be served."""
+    record = run(case.deployment, _traffic(case.load, seed), RunOptions(sample_interval_s=NEVER))
+    _check_served(record)
+    return _outcome(case, record)
+
+
+def _traffic(offered: Load, seed: int) -> Traffic:
+    rng = np.random.default_rng(np.random.SeedSequence(zlib.crc32(f"row {seed}".encode())))
+    inputs, outputs = offered.lengths.sample(offered.requests, rng)
+    return Traffic(
+        arrival_s=np.zeros(offered.requests),
+        input_tokens=inputs,
+        output_tokens=outputs,
+        concurrency=offered.clients,
+    )
+
+
+def _check_served(record: RunRecord) -> None:
+    served = record.requests["status"] == STATUSES.index("completed")
+    if not served.all():
+        raise Unmapped(
+            "a request is longer than the KV cache or the model's context",
+            f"{int((~served).sum())} of {len(served)} requests were rejected",
+        )
+
+
+def _outcome(case: Case, record: RunRecord) -> Outcome:
+    """Return a run's figures over all its requests, ramp-up included, as benchmarks report them.
+
+    Throughput of a closed loop is by Little's law, clients · mean output / mean E2E, of an
+    offline run all tokens over its whole length.
+    """
+    columns = record.requests
+    arrival, first, finish = (columns[n] for n in ("arrival_s", "first_token_s", "finish_s"))
+    outputs = columns["output_tokens"].astype(np.float64)
+    average = np.median if case.median else np.mean
+    several = outputs > 1
+    tpot = (finish - first)[several] / (outputs[several] - 1)
+    if case.load.clients is None:
+        rate = outputs.sum() / record.end_s
+    else:
+        rate = case.load.clients * outputs.mean() / float(np.mean(finish - arrival))
+    return Outcome(
+        ttft_s=float(average(first - arrival)),
+        tpot_s=float(average(tpot)) if several.any() else float("nan"),
+        tokens_per_s=float(rate),
+    )
+
+
+# --- its score ------------------------------------------------------------------------------
+
+
+def _scores(
+    row: Row, at: int, case: Case | None, outcome: Outcome | None, problem: Exception | None
+) -> Iterator[Scored]:
+    mode = _mode(row)
+    common = _labels(row, at, case, mode)
+    reason = reason_of(problem) if problem else ""
+    gpus = case.gpus if case else number(row.get("n_gpus", "")) or 1.0
+    measured = {
+        f"e2e_{'disagg' if mode == 'disagg' else 'agg'}_tpot": ("tpot_ms", 1e-3, "tpot_s"),
+        "e2e_throughput": ("tok_s_per_gpu_out", gpus, "tokens_per_s"),
+        "e2e_ttft": ("ttft_ms", 1e-3, "ttft_s"),
+    }
+    for name, (column, scale, ours) in measured.items():
+        value = number(row.get(column, ""))
+        absent = _absent(row, column) if value is None else ""
+        yield replace(
+            common,
+            set=name,
+            measured=None if value is None else value * scale,
+            predicted=None if outcome is None or absent else getattr(outcome, ours),
+            reason=absent or reason,
+            detail="" if absent or problem is None else str(problem),
+        )
+
+
+def _absent(row: Row, column: str) -> str:
+    return f"no {column} measured" if not row.get(column) else f"{column} is only a bound"
+
+
+def _labels(row: Row, at: int, case: Case | None, mode: str) -> Scored:
+    clients = case.load.clients if case else None
+    ours = " + ".join(f"{p.workers} × {p.layout}" for p in case.deployment.pools) if case else ""
+    return Scored(
+        set="",
+        row=row.get("id") or str(at),
+        model=case.deployment.model.name if case else row["model"],
+        gpu=case.deployment.gpu.name if case else row["gpu"],
+        precision=case.deployment.pools[0].precision.weights if case else row["precision"],
+        phase=mode,
+        engine=engine_of(row),
+        layout=ours,
+        batch="" if clients is None else batch_range(clients),
+        source=row.get("source", "").split(" ")[0],
+        about=f"{row['isl']} / {row['osl']} at {row['concurrency_or_rate']}",
+    )

@@ -1,0 +1,136 @@
+"""The advice: it says what the points say, and what it recommends can be run."""
+
+import math
+from dataclasses import replace
+
+import polars as pl
+import pytest
+import yaml
+
+from simulator.cli import compose
+from simulator.explore.advice import Limits, advise, paying_regime, top
+from simulator.explore.export import aiconfigurator, experiment_text, overrides
+from simulator.explore.match import within
+from simulator.explore.pareto import best_at
+from simulator.explore.space import Lengths, Platform, Space
+from simulator.explore.study import Study, study
+
+PROMPTS = Lengths.constant(4000, 250)
+LIMITS = Limits(ttft_s=2.0, tpot_s=0.02)
+
+
+@pytest.fixture(scope="module")
+def done(dense: Platform) -> Study:
+    """Return Llama-3.1-8B on up to 4 H100s a worker, under a TTFT of 2 s."""
+    space = Space(platform=dense, lengths=PROMPTS, gpus=4, prompt_batches=(1, 2, 4), chunks=(1024,))
+    return study(space, cutoff_s=2.0)
+
+
+def test_the_gain_is_of_the_best_within_the_limits(done: Study) -> None:
+    """No deployment within the limits is better than the recommended one of its kind."""
+    advice = advise(done, LIMITS)
+    assert advice.split is not None
+    assert advice.mixed is not None
+    for best, every in ((advice.split, done.deployments()), (advice.mixed, done.mixed)):
+        allowed = within(every, LIMITS.ttft_s, LIMITS.tpot_s)
+        assert best["throughput"] == allowed["throughput"].max()
+    assert advice.gain == advice.split["throughput"] / advice.mixed["throughput"]
+
+
+def test_the_sentence_follows_the_gain(done: Study) -> None:
+    """It says to disaggregate when the gain is worth it, with gain, limits and regime."""
+    advice = advise(done, LIMITS)
+    assert advice.gain > 1.05
+    assert advice.sentence.startswith(f"Disaggregate: {advice.gain:.2f}× under TTFT ≤ 2000 ms")
+    assert advice.regime is not None
+    assert f"from {advice.regime[0]:.3g} to {advice.regime[1]:.3g} tokens/s" in advice.sentence
+
+
+def test_co_located_wins_when_told_so(done: Study) -> None:
+    """With as good a co-located front, it says to stay, and that two pools pay nowhere."""
+    same = replace(
+        done, mixed=done.split().drop("kind").with_columns(pl.lit("colocated").alias("kind"))
+    )
+    advice = advise(same, Limits())
+    assert advice.gain == 1.0
+    assert advice.regime is None
+    assert advice.sentence.startswith("Stay co-located")
+    assert "pays nowhere" in advice.sentence
+
+
+def test_limits_nobody_meets_are_said(done: Study) -> None:
+    """An impossible limit gives neither a gain nor a recommendation."""
+    advice = advise(done, Limits(tpot_s=1e-6))
+    assert advice.sentence == "Nothing meets TPOT ≤ 0.001 ms on these GPUs."
+    assert math.isnan(advice.gain)
+    assert advice.split is None is advice.mixed
+
+
+def test_the_regime_is_where_it_pays(done: Study) -> None:
+    """Outside the regime no point of the disaggregated front is 5 % better."""
+    split = done.split()
+    found = paying_regime(split, done.mixed)
+    assert found is not None
+    grid = split["interactivity"].to_numpy()
+    outside = grid[(grid < found[0]) | (grid > found[1])]
+    assert (best_at(split, outside) < 1.05 * best_at(done.mixed, outside)).all()
+
+
+def test_costs_rank_upwards(done: Study) -> None:
+    """By price the cheapest comes first; layouts are listed once."""
+    deployments = done.deployments()
+    ranked = top(deployments, "usd_per_mtok")
+    assert ranked["usd_per_mtok"].is_sorted()
+    assert ranked["usd_per_mtok"][0] == deployments["usd_per_mtok"].min()
+    assert not ranked.select("decode_tp", "decode_pp").is_duplicated().any()
+
+
+def test_a_chosen_deployment_can_be_simulated(done: Study) -> None:
+    """Its overrides compose into pools of the chosen workers, layouts and batches."""
+    row = advise(done, LIMITS).split
+    assert row is not None
+    chosen = ["model=llama_3_1_8b", "hardware=h100_sxm"]
+    experiment = compose([*chosen, *overrides(row, done.platforms, PROMPTS)])
+    pools = {pool.role: pool for pool in experiment.deployment.pools}
+    for name, pool in pools.items():
+        assert pool.workers == row[f"{name}_workers"]
+        assert (pool.layout.tp, pool.layout.pp) == (row[f"{name}_tp"], row[f"{name}_pp"])
+    assert pools["decode"].batching.max_num_seqs == row["decode_batch"]
+    trace = experiment.trace()
+    rate = len(trace) / trace.column("arrival_s").max()
+    assert rate == pytest.approx(0.9 * row["rate"], rel=0.1)
+
+
+def test_a_co_located_choice_can_be_simulated(done: Study) -> None:
+    """The best mixed worker composes too, with a budget for its batch and its chunk."""
+    row = advise(done, LIMITS).mixed
+    assert row is not None
+    experiment = compose(["model=llama_3_1_8b", *overrides(row, done.platforms, PROMPTS)])
+    (pool,) = experiment.deployment.pools
+    assert pool.role == "mixed"
+    assert pool.batching.max_num_seqs == row["mixed_batch"]
+    assert pool.batching.max_num_batched_tokens > row["mixed_batch"]
+
+
+def test_an_experiment_file_says_the_same(done: Study) -> None:
+    """The exported file is an experiment of the same pools as the overrides."""
+    row = advise(done, LIMITS).split
+    assert row is not None
+    groups = {"model": "llama_3_1_8b", "hardware": "h100_sxm"}
+    text = experiment_text(row, done.platforms, PROMPTS, groups)
+    assert text.startswith("# @package _global_\n")
+    body = yaml.safe_load(text)
+    assert {"override /model": "llama_3_1_8b"} in body["defaults"]
+    assert body["pools"]["prefill"]["workers"] == row["prefill_workers"]
+
+
+def test_the_table_has_aiconfigurators_columns(done: Study) -> None:
+    """Milliseconds, workers and their degrees appear under AIConfigurator's names."""
+    deployments = done.deployments()
+    table = aiconfigurator(deployments, PROMPTS)
+    assert len(table) == len(deployments)
+    assert (table["tpot"] == deployments["tpot_s"] * 1e3).all()
+    assert (table["(p)workers"] == deployments["prefill_workers"]).all()
+    assert (table["(d)tp"] == deployments["decode_tp"]).all()
+    per_gpu = table["tokens/s"] / table["num_total_gpus"]
+    assert table["tokens/s/gpu"].to_list() == pytest.approx(per_gpu.to_list())

@@ -1,0 +1,133 @@
+"""Explore and simulate agree where both apply: constant lengths, saturated, a static ratio."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from simulator.cluster.simulation import RunOptions, Traffic, run
+from simulator.deployment import Batching, Deployment, Pool
+from simulator.explore.evaluate import collect, decode_points, prefill_points
+from simulator.explore.match import disaggregated
+from simulator.explore.space import Lengths, Platform, Space
+from simulator.layout import Layout
+from simulator.policies.rate_matching import Balanced
+from simulator.record import RunRecord
+
+LENGTHS = Lengths.constant(1000, 64)
+SEATS, PROMPTS = 48, 2
+RULE = Balanced(tolerance=0.2)
+"""Few workers will do: one more of a pool makes the other the bottleneck anyway."""
+STEPS = 400
+"""Steps of each prefill worker: their ends coincide, so fewer would blur the rate."""
+
+
+def one_layout(platform: Platform, layout: Layout) -> Space:
+    """Return the space of a single layout."""
+    return Space(platform=platform, lengths=LENGTHS, layouts=(layout,))
+
+
+def points(platform: Platform, layouts: tuple[Layout, Layout]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the prefill point of whole prompts and the decode point of the test's batches."""
+    prefill = collect(prefill_points(one_layout(platform, layouts[0])))
+    decode = collect(decode_points(one_layout(platform, layouts[1])))
+    groups = layouts[1].pp * layouts[1].attention_dp
+    in_flight = PROMPTS * layouts[0].pp * layouts[0].attention_dp
+    return (
+        prefill.filter(chunk=0, batch=in_flight),
+        decode.filter(pl.col("batch") == SEATS * groups),
+    )
+
+
+def simulated(
+    platform: Platform, layouts: tuple[Layout, Layout], workers: tuple[int, int], requests: int
+) -> RunRecord:
+    """Run both pools, every request there from the start."""
+    tokens = PROMPTS * LENGTHS.isl[0] * layouts[0].attention_dp
+    seats = SEATS * layouts[1].pp * layouts[1].attention_dp
+    pools = (
+        Pool(
+            role="prefill",
+            workers=workers[0],
+            layout=layouts[0],
+            precision=platform.precision,
+            batching=Batching(max_num_batched_tokens=tokens, max_num_seqs=64),
+        ),
+        Pool(
+            role="decode",
+            workers=workers[1],
+            layout=layouts[1],
+            precision=platform.precision,
+            batching=Batching(max_num_seqs=seats, reserve="full"),
+        ),
+    )
+    deployment = Deployment(
+        model=platform.model,
+        gpu=platform.gpu,
+        fabric=platform.fabric,
+        latency=platform.latency,
+        pools=pools,
+    )
+    traffic = Traffic(
+        arrival_s=np.zeros(requests),
+        input_tokens=np.full(requests, LENGTHS.isl[0], np.int32),
+        output_tokens=np.full(requests, LENGTHS.osl[0], np.int32),
+    )
+    return run(deployment, traffic, RunOptions())
+
+
+def steady(record: RunRecord) -> tuple[float, float]:
+    """Return requests/s and seconds per decode step in the middle half of the finishes."""
+    finish = np.sort(record.requests["finish_s"])
+    low, high = len(finish) // 4, 3 * len(finish) // 4
+    rate = (high - low) / (finish[high] - finish[low])
+    ends, seconds = record.requests["finish_s"], record.requests["second_token_s"]
+    middle = (ends >= finish[low]) & (ends <= finish[high])
+    tpot = ((ends - seconds)[middle] / (LENGTHS.osl[0] - 2)).mean()
+    return float(rate), float(tpot)
+
+
+DEP = Layout(attention_dp=8, ep=8)
+CASES = [
+    ("dense", (Layout(), Layout())),
+    ("dense", (Layout(tp=2), Layout(tp=4))),
+    ("dense", (Layout(pp=2), Layout(tp=2))),
+    ("dense", (Layout(tp=2), Layout(pp=2))),
+    ("experts", (DEP, DEP)),
+    ("experts", (Layout(tp=4, ep=4), Layout(tp=2, attention_dp=4, ep=8))),
+]
+cases = pytest.mark.parametrize(
+    ("name", "layouts"), CASES, ids=lambda each: each if isinstance(each, str) else str(each[1])
+)
+
+
+@pytest.fixture
+def platform(request: pytest.FixtureRequest, name: str) -> Platform:
+    """Return the platform of this name."""
+    found: Platform = request.getfixturevalue(name)
+    return found
+
+
+@cases
+def test_decode_sets_the_pace(platform: Platform, layouts: tuple[Layout, Layout]) -> None:
+    """With prefill to spare, throughput and TPOT are those of the decode point within 1 %."""
+    prefill, decode = points(platform, layouts)
+    both = (platform, platform)
+    (match,) = disaggregated(prefill, decode, both, LENGTHS, RULE).iter_rows(named=True)
+    workers = match["prefill_workers"] + 1, match["decode_workers"]
+    seats = SEATS * layouts[1].pp * layouts[1].attention_dp
+    waves = 14 * seats * match["decode_workers"]
+    rate, tpot = steady(simulated(platform, layouts, workers, waves))
+    assert rate == pytest.approx(match["decode_workers"] * decode["rate"][0], rel=0.01)
+    assert tpot == pytest.approx(decode["tpot_s"][0], rel=0.01)
+
+
+@cases
+def test_prefill_sets_the_pace(platform: Platform, layouts: tuple[Layout, Layout]) -> None:
+    """With decode to spare, throughput is that of the prefill point within 1 %."""
+    prefill, decode = points(platform, layouts)
+    both = (platform, platform)
+    (match,) = disaggregated(prefill, decode, both, LENGTHS, RULE).iter_rows(named=True)
+    workers = match["prefill_workers"], match["decode_workers"] + 1
+    requests = STEPS * PROMPTS * layouts[0].attention_dp * match["prefill_workers"]
+    rate, _ = steady(simulated(platform, layouts, workers, requests))
+    assert rate == pytest.approx(match["prefill_workers"] * prefill["rate"][0], rel=0.01)

@@ -1,0 +1,73 @@
+"""``task=explore`` on the command line."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from command import Command
+
+SMALL = ("model=llama_3_1_8b", "explore.gpus=2", "explore.max_batch=128", "slo=relaxed")
+
+
+def the_run(root: Path) -> Path:
+    """Return the only complete run folder under ``root``."""
+    (summary,) = root.rglob("summary.json")
+    return summary.parent
+
+
+def test_it_answers_and_writes_a_folder(disaggsim: Command, tmp_path: Path) -> None:
+    """The answer goes to stdout, and the folder's configuration is the whole of it."""
+    done = disaggsim("task=explore", *SMALL)
+    assert done.code == 0, done.err
+    folder = the_run(tmp_path)
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    assert done.out.startswith(summary["answer"])
+    assert "task: explore" in (folder / "config.yaml").read_text("utf-8")
+    assert len(pl.read_parquet(folder / "deployments.parquet"))
+
+
+def test_what_it_chose_can_be_simulated_at_once(disaggsim: Command, tmp_path: Path) -> None:
+    """The exported experiment runs with ``--config-dir`` and keeps up with its own rate."""
+    assert disaggsim("task=explore", *SMALL, "explore.isl=512", "explore.osl=64").code == 0
+    folder = the_run(tmp_path)
+    promised = json.loads((folder / "summary.json").read_text("utf-8"))
+    done = disaggsim("--config-dir", str(folder), "experiment=chosen", "report=none")
+    assert done.code == 0, done.err
+    (other,) = (each for each in tmp_path.rglob("summary.json") if each.parent != folder)
+    summary = json.loads(other.read_text("utf-8"))
+    assert summary["tpot_s"]["p50"] <= 1.05 * promised["tpot_s"]["p50"]
+
+
+def test_sweeps_work(disaggsim: Command) -> None:
+    """A sweep of explorations ends in a table of their choices."""
+    done = disaggsim("-m", "task=explore", *SMALL, "explore=balanced,aiconfigurator")
+    assert done.code == 0, done.err
+    assert "explore=aiconfigurator" in done.out
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("task=dream", "task must be one of simulate, explore"),
+        ("explore.aim=fame", "aim must be one of"),
+        ("explore.isl=200000", "max_context"),
+        ("slo.ttft_s=1e-6", "no prefill point has a TTFT below 1e-06 s"),
+        ("explore.typo=1", "explore.typo"),
+    ],
+)
+def test_what_cannot_be_explored_is_one_sentence(
+    disaggsim: Command, override: str, told: str
+) -> None:
+    """Exit code 2 and one line on stderr that names the problem."""
+    done = disaggsim("task=explore", *SMALL, override)
+    assert done.code == 2
+    assert told in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_table_of_latencies_cannot_be_explored(disaggsim: Command) -> None:
+    """Only the roofline costs arrays of points; other latency models are refused by name."""
+    done = disaggsim("task=explore", *SMALL, "latency=polynomial")
+    assert done.code == 2
+    assert "latency=roofline" in done.err

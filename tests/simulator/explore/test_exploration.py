@@ -1,0 +1,107 @@
+"""An exploration as a job: its folder, and how its answer moves."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from simulator.errors import ConfigError
+from simulator.explore.advice import Limits
+from simulator.explore.exploration import Exploration, Options, explore, power_of_two
+from simulator.explore.pareto import pareto
+from simulator.explore.sensitivity import NUMBERS, lengths_map, tornado
+from simulator.explore.space import Lengths, Platform
+from simulator.policies.rate_matching import WithinBudget
+
+
+@pytest.fixture(scope="module")
+def exploration(dense: Platform) -> Exploration:
+    """Return a small exploration of Llama-3.1-8B on H100s."""
+    return Exploration(
+        platforms=(dense, dense),
+        lengths=Lengths.constant(2048, 256),
+        limits=Limits(ttft_s=1.0, tpot_s=0.02),
+        options=Options(gpus=2, max_batch=256),
+    )
+
+
+def test_a_folder_is_complete(exploration: Exploration, tmp_path: Path) -> None:
+    """The folder holds the points, fronts, ranking, page and chosen experiment, and a summary."""
+    done = explore(exploration)
+    done.write(tmp_path, {"config_digest": "abc"}, {"model": "llama_3_1_8b"})
+    summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
+    assert summary["answer"] == done.advice.sentence
+    assert summary["config_digest"] == "abc"
+    assert summary["output_tokens_per_s_per_gpu"] == done.advice.split["throughput"]  # type: ignore[index]
+    deployments = pl.read_parquet(tmp_path / "deployments.parquet")
+    fronts = pl.read_parquet(tmp_path / "fronts.parquet")
+    split = fronts.filter(series="disaggregated")
+    assert split["throughput"].to_list() == pareto(deployments)["throughput"].to_list()
+    assert "<svg" in (tmp_path / "report.html").read_text("utf-8")
+    assert "cluster: disaggregated" in (tmp_path / "experiment" / "chosen.yaml").read_text("utf-8")
+    assert len(pl.read_csv(tmp_path / "aiconfigurator.csv")) >= 1
+
+
+def test_no_answer_is_written_too(exploration: Exploration, tmp_path: Path) -> None:
+    """Limits nobody meets leave a complete folder that says so, without a chosen experiment."""
+    options, limits = exploration.options, Limits(tpot_s=1e-6)
+    impossible = Exploration(
+        platforms=exploration.platforms,
+        lengths=exploration.lengths,
+        limits=limits,
+        options=options,
+    )
+    explore(impossible).write(tmp_path, {}, {})
+    summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
+    assert summary["answer"].startswith("Nothing meets")
+    assert summary["gain"] is None
+    assert not (tmp_path / "experiment").exists()
+
+
+def test_the_rule_is_the_users(exploration: Exploration) -> None:
+    """Under a budget no deployment has more GPUs than it."""
+    rule = WithinBudget(gpus=8)
+    small = Exploration(
+        platforms=exploration.platforms,
+        lengths=exploration.lengths,
+        options=Options(gpus=2, max_batch=256, rate_matching=rule),
+    )
+    deployments = explore(small).deployments
+    assert deployments["gpus"].max() == 8
+
+
+@pytest.mark.parametrize(
+    ("tokens", "power"), [(1, 1), (3, 4), (1020, 1024), (1500, 2048), (700, 512)]
+)
+def test_medians_go_to_the_nearest_power_of_two(tokens: int, power: int) -> None:
+    """Nearest by ratio, not by difference."""
+    assert power_of_two(tokens) == power
+
+
+def test_every_number_is_varied_both_ways(exploration: Exploration) -> None:
+    """The tornado has two rows per number, widest first; faster memory never costs throughput."""
+    table = tornado(exploration)
+    assert sorted(table["number"].unique()) == sorted(NUMBERS)
+    assert len(table) == 2 * len(NUMBERS)
+    assert table["swing"].is_sorted(descending=True)
+    slow, fast = table.filter(number="memory_bandwidth").sort("factor")["throughput"]
+    assert fast > slow
+
+
+def test_the_map_has_every_pair(exploration: Exploration) -> None:
+    """Longer prompts want more prefill GPUs per decode GPU; what does not fit has no answer."""
+    table = lengths_map(exploration, (512, 2048, 120_000), (256,))
+    assert table["isl"].to_list() == [512, 2048, 120_000]
+    short, long = table["gpu_ratio"][:2]
+    assert long > short
+    assert table["gain"][2] is None  # 1 s is too short for 120k tokens on two GPUs
+
+
+@pytest.mark.parametrize(
+    "values", [{"aim": "fame"}, {"ttft_cutoff_s": 0.0}, {"isl": 0}, {"osl": 1}]
+)
+def test_options_check_themselves(values: dict[str, object]) -> None:
+    """A value out of range is refused by name."""
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        Options(**values)  # type: ignore[arg-type]

@@ -1,0 +1,105 @@
+"""Deployments: the prefill choice, their aims, and the bandwidth their KV needs."""
+
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from simulator.errors import ConfigError
+from simulator.explore.bandwidth import with_bandwidth
+from simulator.explore.evaluate import collect, decode_points, prefill_points
+from simulator.explore.match import choose_prefill, disaggregated, within
+from simulator.explore.space import Lengths, Platform, Space
+
+LONG = Lengths.constant(16384, 2048)
+
+
+@pytest.fixture(scope="module")
+def points(experts: Platform) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return DeepSeek-R1's prefill and decode points on up to 16 GPUs."""
+    space = Space(platform=experts, lengths=LONG, gpus=16)
+    return collect(prefill_points(space)), collect(decode_points(space))
+
+
+def test_the_chosen_prefill_is_the_best_fast_enough(
+    points: tuple[pl.DataFrame, pl.DataFrame],
+) -> None:
+    """No prefill point below the cutoff has a higher rate per GPU."""
+    prefill, _ = points
+    chosen = choose_prefill(prefill, 2.0)
+    fast = prefill.filter(pl.col("ttft_s") < 2.0)
+    assert len(chosen) == 1
+    assert chosen["ttft_s"][0] < 2.0
+    best = (fast["rate"] / fast["gpus"]).max()
+    assert chosen["rate"][0] / chosen["gpus"][0] == best
+
+
+def test_no_prefill_fast_enough_is_said(points: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    """A cutoff nobody meets is refused with the fastest TTFT there is."""
+    with pytest.raises(ConfigError, match=r"below 1e-06 s; the fastest takes"):
+        choose_prefill(points[0], 1e-6)
+    with pytest.raises(ConfigError, match="fits the memory"):
+        choose_prefill(points[0].clear())
+
+
+def test_deployments_add_up(experts: Platform, points: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    """GPUs, throughput, price and energy follow from worker counts, by their definitions."""
+    prefill, decode = choose_prefill(points[0]), points[1]
+    frame = disaggregated(prefill, decode, (experts, experts), LONG)
+    assert len(frame) == len(decode)
+    per_worker = decode["gpus"] * frame["decode_workers"]
+    assert (frame["decode_gpus"] == per_worker).all()
+    assert (frame["prefill_gpus"] == prefill["gpus"][0] * frame["prefill_workers"]).all()
+    ours, theirs = (
+        frame["prefill_workers"] * prefill["rate"][0],
+        frame["decode_workers"] * decode["rate"],
+    )
+    assert (
+        abs(ours - theirs) <= 0.03001 * pl.select(pl.max_horizontal(ours, theirs)).to_series()
+    ).all()
+    tokens = frame["rate"] * 2048
+    assert frame["throughput"].to_list() == pytest.approx((tokens / frame["gpus"]).to_list())
+    usd = frame["gpus"] * 3.3 / 3600 / tokens * 1e6
+    assert frame["usd_per_mtok"].to_list() == pytest.approx(usd.to_list())
+    joules = frame["gpus"] * 1200.0 / tokens
+    assert frame["joules_per_token"].to_list() == pytest.approx(joules.to_list())
+
+
+def test_pools_may_differ(experts: Platform, points: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    """A pool on cheaper GPUs costs its own price; an unknown price leaves the cost unknown."""
+    prefill, decode = choose_prefill(points[0]), points[1]
+    cheap = replace(experts, gpu=replace(experts.gpu, usd_per_hour=0.0))
+    unknown = replace(experts, gpu=replace(experts.gpu, usd_per_hour=None))
+    frame = disaggregated(prefill, decode, (cheap, experts), LONG)
+    usd = frame["decode_gpus"] * 3.3 / 3600 / (frame["rate"] * 2048) * 1e6
+    assert frame["usd_per_mtok"].to_list() == pytest.approx(usd.to_list())
+    frame = disaggregated(prefill, decode, (unknown, experts), LONG)
+    assert frame["usd_per_mtok"].null_count() == len(frame)
+
+
+def test_kv_bandwidth_is_what_requests_carry(
+    experts: Platform, points: tuple[pl.DataFrame, pl.DataFrame]
+) -> None:
+    """Egress and ingress are a worker's requests/s times a prompt's KV, over its shard holders."""
+    prefill, decode = choose_prefill(points[0]), points[1]
+    both = (experts, experts)
+    frame = with_bandwidth(disaggregated(prefill, decode, both, LONG), both, LONG)
+    prompt = 61 * 576 * 16384  # layers × latent and rotary key in 8 bits × ISL
+    assert prefill["chunk"][0] == 0
+    assert frame["kv_egress"][0] == pytest.approx(
+        prefill["rate"][0] * prompt / prefill["kv_gpus"][0]
+    )
+    ingress = decode["batch"] * prompt / (decode["tpot_s"] * 2048) / decode["kv_gpus"]
+    assert frame["kv_ingress"].to_list() == pytest.approx(ingress.to_list())
+    assert frame["kv_covered"].all()
+    slow = replace(experts.fabric, network=replace(experts.fabric.network, bandwidth=1e6))
+    starved = (experts, replace(experts, fabric=slow))
+    assert not with_bandwidth(frame, starved, LONG)["kv_covered"].any()
+
+
+def test_limits_bind(experts: Platform, points: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    """Limits on TTFT and TPOT keep exactly the deployments that meet them."""
+    frame = disaggregated(choose_prefill(points[0]), points[1], (experts, experts), LONG)
+    kept = within(frame, ttft_s=frame["ttft_s"][0], tpot_s=0.02)
+    assert len(kept) == (frame["tpot_s"] <= 0.02).sum() > 0
+    assert not len(within(frame, ttft_s=1e-3))

@@ -1,0 +1,80 @@
+"""The paper's figures: that claims are computed, drawn and written, and never left out."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from simulator.explore.drawing import svg
+from simulator.explore.paper import FIGURES, LATER, MODELS, Figure, Laboratory, f5
+from simulator.explore.space import Platform
+
+ROOT = Path(__file__).parents[3]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture(scope="module")
+def figure(experts: Platform) -> Figure:
+    """Return the quickest figure."""
+    models = dict.fromkeys(MODELS, experts.model)
+    return f5(Laboratory(models=models, gpu=experts.gpu, fabric=experts.fabric))
+
+
+def test_claims_follow_from_the_curves(figure: Figure) -> None:
+    """F5's verdicts are those of its own curves, by the thresholds its claims state."""
+    curve = figure.curves.sort("pp")
+    ftl, tokens = curve["ttft_s"], curve["tokens_per_gpu"]
+    assert curve["pp"].to_list() == [1, 2, 4, 8, 16, 32]
+    falls, steady = figure.claims
+    assert falls.held == (ftl.is_sorted(descending=True) and ftl[0] > 10 * ftl[-1])
+    assert steady.held == bool(((tokens / tokens.mean() - 1).abs() <= 0.25).all())
+
+
+def test_a_figure_is_drawn_with_every_curve(figure: Figure) -> None:
+    """The SVG is well formed and has a line per series, all inside the frame."""
+    root = ET.fromstring(svg(figure))  # noqa: S314 - our own text
+    lines = root.findall(f"{SVG}polyline")
+    assert len(lines) == figure.curves["series"].n_unique()
+    width, height = (float(each) for each in root.attrib["viewBox"].split()[2:])
+    for line in lines:
+        for point in line.attrib["points"].split():
+            x, y = map(float, point.split(","))
+            assert 0 <= x <= width
+            assert 0 <= y <= height
+
+
+def test_what_cannot_be_tried_says_why() -> None:
+    """Claims left for later are neither held nor not held, and give the reason."""
+    assert {claim.id for claim in LATER} == {"P12", "P15"}
+    assert all(claim.held is None and claim.reason for claim in LATER)
+    assert not {claim.id for claim in LATER} & set(FIGURES)
+
+
+def test_the_script_writes_what_it_says(tmp_path: Path) -> None:
+    """One figure by command: claims.json with ids and verdicts, its parquet, and one page."""
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce_paper"), "--figures", "F5"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    claims = {
+        each["id"]: each for each in json.loads((tmp_path / "claims.json").read_text("utf-8"))
+    }
+    assert set(claims) == {"F5a", "F5b", "P12", "P15"}
+    assert claims["P12"]["held"] is None
+    assert all({"id", "claim", "held", "numbers"} <= set(each) for each in claims.values())
+    assert len(pl.read_parquet(tmp_path / "F5.parquet")) == 6
+    assert "<svg" in (tmp_path / "paper.html").read_text("utf-8")
+    assert "design points" in done.stdout
+
+
+def test_the_script_names_the_figures_it_knows(tmp_path: Path) -> None:
+    """An unknown figure is refused with the known ones."""
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce_paper"), "--figures", "F99"]
+    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no figure 'F99'" in done.stderr
+    assert "F14" in done.stderr

@@ -1,0 +1,345 @@
+"""Engine profiles, speculation and two-batch overlap keep the laws, and do what they say."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from simulator.errors import ConfigError
+from simulator.latency.base import StepModel, WorkerSpec
+from simulator.latency.engine import Engine, known
+from simulator.latency.engine import load as load_engine
+from simulator.latency.operators import forward_pass
+from simulator.latency.passes import Load
+from simulator.latency.pieces import at
+from simulator.latency.roofline import Roofline
+from simulator.latency.speculative import Speculative
+from simulator.layout import Layout
+
+SLACK = 1 + 1e-12
+LAWS = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+MTP = Speculative(draft_tokens=3, acceptance=(0.9, 0.7, 0.4))
+# name: worker, roofline
+VARIANTS = {
+    "vllm": ("dense", Roofline(engine="vllm")),
+    "trtllm": ("single", Roofline(engine="trtllm")),
+    "sglang": ("dep", Roofline(engine="sglang")),
+    "synchronous": ("windowed", Roofline(engine="vllm_0_6")),
+    "pipelined": ("pipelined", Roofline(engine="vllm")),
+    "mtp": ("dep", Roofline(speculative=MTP)),
+    "mtp_sparse": ("sparse", Roofline(speculative=MTP)),
+    "mtp_linear": ("linear", Roofline(engine="sglang", speculative=MTP)),
+    "mtp_windowed": ("windowed", Roofline(speculative=MTP)),
+    "overlap": ("dep", Roofline(two_batch_overlap=True)),
+    "everything": ("dep", Roofline(engine="vllm", two_batch_overlap=True, speculative=MTP)),
+    "slow": ("dense", Roofline(engine=Engine(name="mine", kernel_factor=1.5, step_s=1e-2))),
+}
+
+
+@pytest.fixture(scope="module")
+def bound(workers: dict[str, WorkerSpec]) -> dict[str, StepModel]:
+    """Every variant's step model, bound once."""
+    return {name: model.bind(workers[worker]) for name, (worker, model) in VARIANTS.items()}
+
+
+@pytest.fixture(params=sorted(VARIANTS))
+def variant(request: pytest.FixtureRequest) -> str:
+    """Return every variant's name in turn."""
+    name: str = request.param
+    return name
+
+
+def chunk(steps: StepModel, tokens: int, past: int, batch: int = 0, context: int = 0) -> float:
+    """Seconds of a step of one chunk beside ``batch`` decodes."""
+    pairs = tokens * past + tokens * (tokens + 1) // 2
+    return steps.step_seconds(tokens, pairs, past, 1, batch, context)
+
+
+@LAWS
+@given(batch=st.integers(1, 1500), context=st.integers(1, 300_000))
+def test_pieces_are_exact_and_few(
+    bound: dict[str, StepModel], variant: str, batch: int, context: int
+) -> None:
+    """A decode step is its piece to the bit; pieces join, never fall, and stay few."""
+    steps, total = bound[variant], batch * context
+    pieces = steps.decode_pieces(batch)
+    assert steps.step_seconds(0, 0, 0, 0, batch, total) == at(pieces, total)
+    assert len(pieces) <= 16
+    assert pieces[-1].upto == math.inf
+    assert all(piece.c1 >= 0 and piece.c2 == 0 for piece in pieces)
+    for left, right in pairwise(pieces):
+        x = left.upto
+        assert x < right.upto
+        assert left.c0 + x * left.c1 == pytest.approx(right.c0 + x * right.c1, rel=1e-11)
+
+
+@LAWS
+@given(batch=st.integers(1, 600), more=st.integers(1, 600), context=st.integers(1, 50_000))
+def test_decode_is_monotone_in_batch(
+    bound: dict[str, StepModel], variant: str, batch: int, more: int, context: int
+) -> None:
+    """More sequences of the same length never take less."""
+    steps = bound[variant]
+    fewer = steps.step_seconds(0, 0, 0, 0, batch, batch * context)
+    larger = steps.step_seconds(0, 0, 0, 0, batch + more, (batch + more) * context)
+    assert larger * SLACK >= fewer
+
+
+@LAWS
+@given(
+    tokens=st.integers(1, 20_000),
+    more=st.integers(0, 5000),
+    past=st.integers(0, 50_000),
+    batch=st.integers(1, 600),
+    context=st.integers(1, 20_000),
+)
+def test_a_mixed_step_costs_at_least_its_parts(
+    bound: dict[str, StepModel],
+    variant: str,
+    tokens: int,
+    more: int,
+    past: int,
+    batch: int,
+    context: int,
+) -> None:
+    """A mixed step is no cheaper than either part, and never falls with its tokens."""
+    steps, total = bound[variant], batch * context
+    mixed = chunk(steps, tokens, past, batch, total)
+    alone = max(chunk(steps, tokens, past), steps.step_seconds(0, 0, 0, 0, batch, total))
+    assert mixed * SLACK >= alone
+    assert chunk(steps, tokens + more, past, batch, total) * SLACK >= mixed
+
+
+def test_both_engines_use_the_same_times(
+    workers: dict[str, WorkerSpec], bound: dict[str, StepModel], variant: str
+) -> None:
+    """The scalar steps agree with the vectorised ones, rank by rank."""
+    worker, model = VARIANTS[variant]
+    layout = workers[worker].layout
+    ranks = layout.attention_dp * layout.pp
+    rng = np.random.default_rng(11)
+    tokens = rng.integers(1, 9000, 200) * rng.integers(0, 2, 200).astype(float)
+    batch = rng.integers(1, 600, 200).astype(float)
+    load = Load(
+        tokens=tokens,
+        pairs=tokens * (tokens + 1) / 2,
+        prompts=np.sign(tokens),
+        past=0.0 * tokens,
+        batch=batch,
+        context=batch * rng.integers(1, 9000, 200),
+    )
+    whole = np.column_stack([ranks * np.asarray(values) for values in load])
+    scalar = [bound[variant].step_seconds(*(int(x) for x in row)) for row in whole]
+    vector = np.asarray(model.pass_seconds(workers[worker], load))
+    assert np.allclose(scalar, vector, rtol=1e-10, atol=0.0)
+
+
+def test_never_faster_than_the_generic_kernels_alone(workers: dict[str, WorkerSpec]) -> None:
+    """Host work, padding and launches only ever add to the same kernels."""
+    load = Load(batch=np.arange(1.0, 900.0), context=np.arange(1.0, 900.0) * 1000.0)
+    bare = Engine(name="bare", kernels="vllm")
+    alone = np.asarray(Roofline(engine=bare).pass_seconds(workers["dense"], load))
+    for name in ("vllm", "vllm_0_6"):
+        full = np.asarray(Roofline(engine=name).pass_seconds(workers["dense"], load))
+        assert np.all(full * SLACK >= alone), name
+        assert np.any(full > alone * SLACK)
+
+
+def test_overlap_hides_the_host_behind_the_gpu(workers: dict[str, WorkerSpec]) -> None:
+    """Overlapped, a step takes the longer of host and GPU; synchronous, their sum."""
+    args = (0, 0, 0, 0, 8, 8000)
+    gpu = Roofline(engine=Engine(name="none")).bind(workers["dense"]).step_seconds(*args)
+    for host in (gpu / 4, gpu * 4):
+        hidden = Engine(name="hidden", step_s=host, overlap_scheduling=True)
+        added = Engine(name="added", step_s=host)
+        assert Roofline(engine=hidden).bind(workers["dense"]).step_seconds(*args) == max(gpu, host)
+        assert Roofline(engine=added).bind(workers["dense"]).step_seconds(*args) == pytest.approx(
+            gpu + host, rel=1e-12
+        )
+
+
+def test_a_slower_kernel_family_never_beats_the_roofline(workers: dict[str, WorkerSpec]) -> None:
+    """Twice the factor is about twice the time; a tenth is still the data sheet's."""
+    args = (4096, 4096 * 4097 // 2, 0, 1, 0, 0)
+    seconds = {
+        factor: Roofline(engine=Engine(name="f", kernel_factor=factor))
+        .bind(workers["single"])
+        .step_seconds(*args)
+        for factor in (0.1, 1.0, 2.0)
+    }
+    assert seconds[2.0] == pytest.approx(2 * seconds[1.0], rel=1e-9)
+    flops = 2 * 7.5e9 * 4096
+    assert flops / 312e12 < seconds[0.1] < seconds[1.0]
+
+
+def test_batches_are_padded_to_captured_sizes(workers: dict[str, WorkerSpec]) -> None:
+    """Within two captured sizes a step's products take the same time; beyond the last they rise."""
+    engine = Engine(name="padded", graph_sizes=(4, 64), launch_s=1e-3)
+    assert [engine.padded(n) for n in (1, 4, 5, 64, 65)] == [4, 4, 64, 64, 65]
+    assert list(np.asarray(engine.padded_rows(np.array([1.0, 4.0, 5.0, 64.0, 65.0])))) == [
+        4,
+        4,
+        64,
+        64,
+        65,
+    ]
+    steps = Roofline(engine=engine).bind(workers["single"])
+    captured, launched = (steps.step_seconds(0, 0, 0, 0, n, 64) for n in (64, 65))
+    assert launched > 10 * captured
+
+
+@pytest.mark.parametrize("name", known())
+def test_a_shipped_engine_states_its_source(name: str) -> None:
+    """Each profile loads and says where its numbers come from."""
+    engine = load_engine(name)
+    assert engine.source
+    assert 0 <= engine.step_s < 0.01
+    assert engine.kernel_factor >= 1
+
+
+def test_an_unknown_engine_lists_the_known() -> None:
+    """A name that is not shipped is refused with those that are."""
+    with pytest.raises(ConfigError, match="mine") as error:
+        Roofline(engine="mine")
+    assert all(name in str(error.value) for name in known())
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"step_s": -1.0}, "step_s"),
+        ({"sequence_s": math.inf}, "sequence_s"),
+        ({"kernel_factor": 0.0}, "kernel_factor"),
+        ({"graph_sizes": (4, 4)}, "rise"),
+        ({"graph_sizes": (0,)}, "graph_sizes"),
+    ],
+)
+def test_a_bad_profile_is_named(values: dict[str, Any], word: str) -> None:
+    """Each setting of an engine of one's own is checked."""
+    with pytest.raises(ConfigError, match=word):
+        Engine(name="mine", **values)
+
+
+# --- speculative decoding -------------------------------------------------------------------
+
+
+def test_acceptance_reproduces_measured_tokens_per_step() -> None:
+    """One acceptance of 0.85 lies in the measured ranges of 1 to 3 MTP drafts (SGLang, H20)."""
+    for drafts, (low, high) in enumerate(((1.8, 1.9), (2.4, 2.7), (2.9, 3.3)), start=1):
+        assert low <= Speculative(draft_tokens=drafts).tokens_per_step <= high
+    # TensorRT-LLM's DeepSeek-R1 on B200: 1.92, 2.58 and 2.82 tokens.
+    measured = Speculative(draft_tokens=3, acceptance=(0.92, 0.66 / 0.92, 0.24 / 0.66))
+    assert measured.tokens_per_step == pytest.approx(2.82)
+
+
+def test_speculation_pays_at_small_batches(workers: dict[str, WorkerSpec]) -> None:
+    """Drafts that are accepted speed up a lone sequence, less than by the tokens they gain."""
+    for name in ("tep", "dense"):
+        plain = Roofline().bind(workers[name]).step_seconds(0, 0, 0, 0, 1, 2000)
+        drafted = Roofline(speculative=MTP).bind(workers[name]).step_seconds(0, 0, 0, 0, 1, 2000)
+        assert 1.2 < plain / drafted < MTP.tokens_per_step
+
+
+def test_useless_drafts_only_cost(workers: dict[str, WorkerSpec]) -> None:
+    """With nothing accepted each token costs the drafts too; with nothing drafted, nothing more."""
+    args = (0, 0, 0, 0, 64, 64_000)
+    plain = Roofline().bind(workers["dense"]).step_seconds(*args)
+    wasted = Roofline(speculative=Speculative(draft_tokens=2, acceptance=0.0))
+    off = Roofline(speculative=Speculative())
+    assert wasted.bind(workers["dense"]).step_seconds(*args) > plain
+    assert off.bind(workers["dense"]).step_seconds(*args) == plain
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"draft_tokens": -1}, "draft_tokens"),
+        ({"draft_tokens": 2, "acceptance": 1.5}, "acceptance"),
+        ({"draft_tokens": 3, "acceptance": (0.9, 0.8)}, "2 positions"),
+        ({"draft_tokens": 1, "draft_layers": -1.0}, "draft_layers"),
+    ],
+)
+def test_bad_speculation_is_named(values: dict[str, Any], word: str) -> None:
+    """Each setting is checked."""
+    with pytest.raises(ConfigError, match=word):
+        Speculative(**values)
+
+
+# --- routing skew ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dep", "tep"])
+def test_the_calibrated_skew_costs_what_was_measured(
+    workers: dict[str, WorkerSpec], name: str
+) -> None:
+    """Power-law routing costs DeepSeek's prefill experts 1.7 to 2.6 times the balanced load."""
+    worker = replace(workers[name], layout=Layout(attention_dp=32, ep=32))
+    load = Load(tokens=8192.0, pairs=8192 * 8193 / 2, prompts=1.0)
+    seconds = []
+    for skew in (None, 1.0):
+        model = Roofline(moe_skew=skew)
+        machine = model.machine(worker.gpu, worker.fabric)
+        operators = forward_pass(model.pass_spec(worker, machine), load)
+        seconds.append(sum(float(machine.seconds(op)) for op in operators if op.name == "experts"))
+    assert 1.7 < seconds[0] / seconds[1] < 2.6
+
+
+def test_skew_grows_with_ranks_from_none(workers: dict[str, WorkerSpec]) -> None:
+    """One rank holds every expert, so skew costs it nothing; the more ranks, the more it does."""
+    load = Load(tokens=8192.0, pairs=8192 * 8193 / 2, prompts=1.0)
+    costs = []
+    for ep in (1, 2, 8, 32):
+        worker = replace(workers["dep"], layout=Layout(attention_dp=32, ep=ep))
+        flops = []
+        for skew in (2.5, 1.0):
+            model = Roofline(moe_skew=skew)
+            spec = model.pass_spec(worker, model.machine(worker.gpu, worker.fabric))
+            flops += [float(o.flops) for o in forward_pass(spec, load) if o.name == "experts"]
+        costs.append(flops[0] / flops[1])
+    assert costs[0] == 1.0
+    assert costs == sorted(costs)
+    assert 2.4 < costs[-1] < 2.5
+
+
+# --- two-batch overlap ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide(workers: dict[str, WorkerSpec]) -> WorkerSpec:
+    """DeepSeek on four nodes of eight H100s, as large-scale expert parallelism is run."""
+    return replace(workers["dep"], layout=Layout(attention_dp=32, ep=32), gpu=workers["dense"].gpu)
+
+
+def test_two_batch_overlap_pays_for_large_steps_only(wide: WorkerSpec) -> None:
+    """Large prefill and decode steps gain some 20 to 35 %, small decodes lose (SGLang, H100)."""
+    plain, overlapped = Roofline(), Roofline(two_batch_overlap=True)
+    loads = {
+        "prefill": Load(tokens=8192.0, pairs=8 * 1024 * 1025 / 2, prompts=8.0),
+        "decode": Load(batch=256.0, context=256 * 4000.0),
+        "small": Load(batch=32.0, context=32 * 4000.0),
+    }
+    gain = {
+        name: float(plain.pass_seconds(wide, load) / overlapped.pass_seconds(wide, load))
+        for name, load in loads.items()
+    }
+    assert 1.1 < gain["prefill"] < 1.6
+    assert 1.0 < gain["decode"] < 1.6
+    assert gain["small"] < 1.0
+
+
+def test_two_batch_overlap_needs_an_exchange(workers: dict[str, WorkerSpec]) -> None:
+    """Without expert exchange there is nothing to overlap, and nothing changes."""
+    load = Load(batch=np.array([64.0]), context=64_000.0)
+    for name in ("dense", "tep"):
+        plain, overlapped = (
+            np.asarray(Roofline(two_batch_overlap=on).pass_seconds(workers[name], load))
+            for on in (False, True)
+        )
+        assert plain[0] == overlapped[0]

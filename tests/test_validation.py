@@ -1,0 +1,568 @@
+"""Validation: names find their specifications, rows are scored or counted, bad files refused."""
+
+import csv
+import json
+import xml.etree.ElementTree as ET  # reads only what these tests drew
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from simulator.layout import Layout
+from simulator.validation import page, plots, replay, score, serving, steps
+from simulator.validation.__main__ import main
+from simulator.validation.names import Catalogue, Unmapped, Workers, precision, unfolded, workers
+from simulator.validation.score import Scored
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no measured tables at {DATA}")
+
+STEP = {
+    "model": "meta-llama/Meta-Llama-3.1-8B",
+    "system": "h100_sxm",
+    "backend": "trtllm",
+    "tp": "1",
+    "phase": "decode",
+    "batch": "8",
+    "isl": "",
+    "context": "1024",
+    "gemm": "fp8",
+    "kvcache": "fp8",
+    "latency_ms": "5.0",
+}
+RUN = {
+    "id": "r1",
+    "source": "somebody notes",
+    "model": "Llama-3.1-8B",
+    "precision": "fp8",
+    "gpu": "H100",
+    "n_gpus": "1",
+    "engine": "trtllm 1.0",
+    "mode": "agg",
+    "prefill_parallel": "TP1",
+    "decode_parallel": "TP1",
+    "isl": "512",
+    "osl": "64",
+    "concurrency_or_rate": "4",
+    "ttft_ms": "20",
+    "tpot_ms": "5",
+    "tok_s_per_gpu_out": "600",
+    "notes": "",
+}
+META = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "engine_kwargs": {"max_num_seqs": 4, "max_num_batched_tokens": 2048, "dtype": "bfloat16"},
+}
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    """Everything the package ships."""
+    return Catalogue.shipped()
+
+
+def table(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
+    """Write rows as a CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def run_folder(folder: Path, **changes: Any) -> Path:
+    """Write a vLLM run of six requests; ``changes`` replace fields of the third."""
+    folder.mkdir(exist_ok=True)
+    (folder / "H100_tiny__meta.json").write_text(json.dumps(META))
+    requests: list[dict[str, Any]] = [
+        {
+            "input_toks": 300,
+            "output_toks": 20,
+            "arrival_time": 1.7e9 + number,
+            "queued_ts": 100.0 + 0.1 * number,
+            "first_token_ts": 100.05 + 0.1 * number,
+            "last_token_ts": 100.25 + 0.1 * number,
+        }
+        for number in range(6)
+    ]
+    requests[2] = {name: value for name, value in {**requests[2], **changes}.items() if value != ""}
+    lines = "\n".join(json.dumps(each) for each in requests)
+    (folder / "H100_tiny__requests.jsonl").write_text(lines)
+    return folder
+
+
+def by_set(rows: Sequence[Scored]) -> dict[str, Scored]:
+    """Return the scored rows of one measured row by their set."""
+    return {row.set: row for row in rows}
+
+
+# --- names ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("meta-llama/Meta-Llama-3.1-70B", "llama_3_1_70b"),
+        ("Llama-3.3-70B", "llama_3_1_70b"),
+        ("deepseek-ai/DeepSeek-R1(V3 arch)", "deepseek_r1"),
+        ("DeepSeek-R1-0528", "deepseek_r1"),
+        ("nvidia/DeepSeek-V3.1-NVFP4", "deepseek_v3"),
+        ("Qwen3-235B-A22B-2507", "qwen3_235b_a22b"),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3_30b_a3b"),
+        ("Qwen/Qwen3.5-397B-A17B", "qwen3_5_397b_a17b"),
+        ("MiniMaxAI/MiniMax-M2.5", "minimax_m2"),
+        ("zai-org/GLM-5-FP8", "glm_5"),
+        ("Llama-4-Maverick", "llama_4_maverick"),
+        ("openai/gpt-oss-120b", "gpt_oss_120b"),
+    ],
+)
+def test_models_are_found_by_their_public_names(catalogue: Catalogue, text: str, name: str) -> None:
+    """Organisation, remarks and checkpoint endings do not hide the shape."""
+    assert catalogue.model(text)[0] == name
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("h200_sxm", "H200 SXM"),
+        ("H200 (some partition)", "H200 SXM"),
+        ("gb200", "GB200 NVL72"),
+        ("A100", "A100 80GB SXM"),
+        ("RTXPRO6000", "RTX PRO 6000 Blackwell Server"),
+        ("H20-96G", "H20 96GB"),
+    ],
+)
+def test_gpus_are_found_by_their_public_names(catalogue: Catalogue, text: str, name: str) -> None:
+    """A GPU is found with and without its form factor, memory or remark."""
+    assert catalogue.gpu(text).name == name
+
+
+@pytest.mark.parametrize("text", ["GH200", "RTX 4090", "H20-3e 143GB", "H100x", ""])
+def test_a_gpu_we_do_not_ship_is_not_guessed(catalogue: Catalogue, text: str) -> None:
+    """A similar name is not taken for another GPU."""
+    with pytest.raises(Unmapped, match="GPU not shipped"):
+        catalogue.gpu(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "layout"),
+    [
+        ("TP8", 1, Layout(tp=8)),
+        ("TP1PP4", 1, Layout(pp=4)),
+        ("DEP8", 1, Layout(attention_dp=8, ep=8)),
+        ("TEP8", 1, Layout(tp=8, ep=8)),
+        ("DP2 EP2", 1, Layout(attention_dp=2, ep=2)),
+        ("4x[ADP4 EP4]", 4, Layout(attention_dp=4, ep=4)),
+        ("1x[ADP32]", 1, Layout(attention_dp=32, ep=32)),
+        ("15x[TP4 EP4]", 15, Layout(tp=4, ep=4)),
+        ("Attn-DP16 + EP16 (2 nodes)", 1, Layout(attention_dp=16, ep=16)),
+        ("EP32 TP1", 1, Layout(attention_dp=32, ep=32)),
+    ],
+)
+def test_layouts_are_read(catalogue: Catalogue, text: str, count: int, layout: Layout) -> None:
+    """A text of degrees becomes workers and their layout."""
+    assert workers(text, catalogue.models["deepseek_r1"]) == Workers(count=count, layout=layout)
+
+
+def test_data_parallel_ranks_of_a_dense_model_are_workers(catalogue: Catalogue) -> None:
+    """A dense model has nothing to share between data-parallel ranks."""
+    found = workers("DP2 TP4", catalogue.models["llama_3_1_70b"])
+    assert found == Workers(count=2, layout=Layout(tp=4))
+
+
+@pytest.mark.parametrize(("text", "why"), [("", "not given"), ("TP8 EP4/EP2", "ambiguous")])
+def test_a_layout_that_says_nothing_or_two_things_is_refused(
+    catalogue: Catalogue, text: str, why: str
+) -> None:
+    """No layout is made up."""
+    with pytest.raises(Unmapped, match="layout") as caught:
+        workers(text, catalogue.models["deepseek_r1"])
+    assert why in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "real"),
+    [
+        ("TP64 EP8", Layout(tp=8, ep=8)),
+        ("TP4 EP2", Layout(tp=2, ep=2)),
+        ("ADP16 EP4", Layout(attention_dp=4, ep=4)),
+        ("ADP2xTP2 EP4", Layout(attention_dp=2, ep=2)),
+        ("TP8", Layout(tp=8)),
+        ("DEP8", Layout(attention_dp=8, ep=8)),
+    ],
+)
+def test_multiplied_layouts_are_divided_again(
+    catalogue: Catalogue, text: str, real: Layout
+) -> None:
+    """A group multiplied by its EP degree becomes the one that ran; others stay."""
+    assert unfolded(workers(text, catalogue.models["deepseek_r1"])).layout == real
+
+
+def test_the_overview_calls_attention_dp_tp(catalogue: Catalogue) -> None:
+    """TensorRT-LLM's overview ran mixtures of experts with attention-DP and EP; dense stay TP."""
+    source = {"source": "NVIDIA/TensorRT-LLM perf-overview.md", "engine": "TensorRT-LLM (pytorch)"}
+    row = {**RUN, **source, "model": "Qwen3-235B-A22B", "decode_parallel": "TP8"}
+    (pool,) = serving.case_of(row, catalogue).deployment.pools
+    assert pool.layout == Layout(attention_dp=8, ep=8)
+    (pool,) = serving.case_of(
+        {**RUN, **source, "decode_parallel": "TP2"}, catalogue
+    ).deployment.pools
+    assert pool.layout == Layout(tp=2)
+
+
+def test_precisions_follow_the_checkpoints(catalogue: Catalogue) -> None:
+    """What is said counts, and what is not follows how the model is published."""
+    gpu = catalogue.gpus["b200_sxm"]
+    split = precision("nvfp4 MoE, bf16 attn", "deepseek_r1", gpu)
+    assert (split.weights, split.attention, split.kv) == ("nvfp4", "bf16", "fp8")
+    assert precision("fp4, fp16 KV", "llama_3_1_70b", gpu).kv == "bf16"
+    assert precision("fp4", "deepseek_r1", gpu).attention is None
+    assert precision("fp8", "deepseek_r1", gpu).weights == "fp8_block"
+    assert precision("fp8", "llama_3_1_70b", gpu).weights == "fp8"
+    assert precision("fp8", "gpt_oss_120b", gpu).weights == "mxfp4"
+    with pytest.raises(Unmapped, match="precision not known"):
+        precision("w4a16", "llama_3_1_70b", gpu)
+
+
+# --- scores ---------------------------------------------------------------------------------
+
+
+def test_statistics_are_of_the_scored_rows() -> None:
+    """Median, 90th percentile and bias by hand; skipped rows are counted by reason."""
+    pairs = [(1.0, 1.1), (1.0, 0.8), (1.0, 1.4)]
+    rows = [Scored(set="steps", row="0", measured=m, predicted=p) for m, p in pairs]
+    rows.append(Scored(set="steps", row="3", reason="no GPU"))
+    found = score.statistics(rows)
+    assert (found["rows"], found["skipped"]) == (3, {"no GPU": 1})
+    assert found["median_abs_pct"] == pytest.approx(20.0)
+    assert found["p90_abs_pct"] == pytest.approx(36.0)
+    assert found["bias_pct"] == pytest.approx(10.0)
+
+
+def test_a_set_without_rows_has_no_figures() -> None:
+    """Nothing measured is no error of zero."""
+    assert score.statistics([])["median_abs_pct"] is None
+
+
+# --- steps ----------------------------------------------------------------------------------
+
+
+def test_every_step_row_is_scored_or_counted(catalogue: Catalogue) -> None:
+    """Rows and skips add up, and each skip says why."""
+    rows = [
+        STEP,
+        {**STEP, "phase": "prefill", "isl": "512"},
+        {**STEP, "model": "Unheard-1B"},
+        {**STEP, "system": "z80"},
+        {**STEP, "tp": "3"},
+        {**STEP, "phase": "training"},
+        {**STEP, "latency_ms": "fast"},
+        {**STEP, "gemm": "int3"},
+        {**STEP, "gemm": "nvfp4"},
+    ]
+    scored = steps.score_steps(list(enumerate(rows)), catalogue)
+    assert [int(row.row) for row in scored] == list(range(len(rows)))
+    found = score.summary(scored)["steps"]
+    assert found["rows"] == 2
+    assert sum(found["skipped"].values()) == len(rows) - 2
+    assert all(row.reason and row.detail for row in scored[2:])
+
+
+def test_a_measured_prediction_has_no_error(catalogue: Catalogue) -> None:
+    """Fed back as measurements, predictions score zero, alone or in a group."""
+    rows = [{**STEP, "batch": str(batch)} for batch in (1, 8, 64)]
+    first = steps.score_steps(list(enumerate(rows)), catalogue)
+    again = [
+        {**row, "latency_ms": repr(1e3 * (each.predicted or 0))}
+        for row, each in zip(rows, first, strict=True)
+    ]
+    errors = [row.error_pct for row in steps.score_steps(list(enumerate(again)), catalogue)]
+    assert errors == pytest.approx([0.0] * 3, abs=1e-9)
+
+
+# --- serving runs ---------------------------------------------------------------------------
+
+
+def test_a_closed_loop_is_run_as_it_was_measured(catalogue: Catalogue) -> None:
+    """N clients, ten requests each, lengths in 0.8 to 1.0 of nominal, by Little's law."""
+    case = serving.case_of(RUN, catalogue)
+    assert (case.load.clients, case.load.requests) == (4, 40)
+    inputs, outputs = case.load.lengths.sample(2000, np.random.default_rng(0))
+    assert (inputs.min(), inputs.max()) == (410, 512)
+    assert (outputs.min(), outputs.max()) == (51, 64)
+    outcome = serving.simulate_case(case, seed=0)
+    e2e = outcome.ttft_s + outcome.tpot_s * (outputs.mean() - 1)
+    assert outcome.tokens_per_s == pytest.approx(4 * outputs.mean() / e2e, rel=0.05)
+
+
+def test_more_clients_never_make_a_token_faster(catalogue: Catalogue) -> None:
+    """TPOT and throughput both rise with concurrency."""
+    clients = ("1", "8", "64")
+    cases = [serving.case_of({**RUN, "concurrency_or_rate": n}, catalogue) for n in clients]
+    outcomes = [serving.simulate_case(case, seed=1) for case in cases]
+    for name in ("tpot_s", "tokens_per_s"):
+        values = [getattr(outcome, name) for outcome in outcomes]
+        assert values == sorted(values)
+
+
+def test_disaggregated_rows_have_their_workers(catalogue: Catalogue) -> None:
+    """Worker counts and layouts of both pools are the row's, the first token the decoder's."""
+    row = {
+        **RUN,
+        "model": "DeepSeek-R1",
+        "precision": "fp4",
+        "gpu": "B200",
+        "mode": "disagg",
+        "prefill_parallel": "2x[ADP4 EP4]",
+        "decode_parallel": "3x[TP8 EP8]",
+    }
+    deployment = serving.case_of(row, catalogue).deployment
+    assert [(pool.role, pool.workers, pool.layout.gpus) for pool in deployment.pools] == [
+        ("prefill", 2, 4),
+        ("decode", 3, 8),
+    ]
+    assert deployment.first_token == "decode"  # noqa: S105 - a place, not a secret
+    assert by_set(serving.score_row(row, 0, catalogue))["e2e_disagg_tpot"].error_pct is not None
+
+
+def test_limits_are_per_attention_rank(catalogue: Catalogue) -> None:
+    """A worker of eight attention ranks takes eight times a rank's tokens and sequences."""
+    row = {**RUN, "model": "DeepSeek-R1", "gpu": "B200", "decode_parallel": "DEP8"}
+    one = serving.case_of(RUN, catalogue).deployment.pools[0].batching
+    eight = serving.case_of(row, catalogue).deployment.pools[0].batching
+    assert eight.max_num_batched_tokens == 8 * one.max_num_batched_tokens
+    assert eight.max_num_seqs == 8 * one.max_num_seqs
+
+
+def test_offline_rows_start_at_once_and_count_every_gpu(catalogue: Catalogue) -> None:
+    """Everything is sent at time 0, and the row's figure is per GPU of the whole run."""
+    row = {
+        **RUN,
+        "source": "NVIDIA/TensorRT-LLM docs",
+        "concurrency_or_rate": "inf (offline max load)",
+        "isl": "2048",
+        "osl": "128",
+        "tpot_ms": "",
+        "ttft_ms": "",
+        "gpu": "H100",
+        "decode_parallel": "TP2",
+        "n_gpus": "2",
+    }
+    case = serving.case_of(row, catalogue)
+    assert case.load.clients is None
+    scored = by_set(serving.score_row(row, 0, catalogue))["e2e_throughput"]
+    assert scored.measured == pytest.approx(1200.0)
+    assert scored.phase == "offline"
+
+
+def test_drafts_in_the_notes_are_decoded_speculatively(catalogue: Catalogue) -> None:
+    """``MTP=2, acceptance length 2.58`` yields 2.58 tokens a step; ``MTP=0`` and no MTP none."""
+
+    def drafts(notes: str) -> float:
+        latency: Any = serving.case_of({**RUN, "notes": notes}, catalogue).deployment.latency
+        return 1.0 if latency.speculative is None else latency.speculative.tokens_per_step
+
+    assert drafts("MTP=2, acceptance length 2.58; MTP table") == pytest.approx(2.58, abs=0.01)
+    assert drafts("MTP=0, acceptance length 1.0; final with MTP3") == 1.0
+    assert drafts("no MTP; non-MTP") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"gpu": "RTX 4090"}, "GPU not shipped"),
+        ({"model": "Unheard-1B"}, "model not shipped"),
+        ({"precision": "?"}, "precision not known"),
+        ({"mode": "both"}, "mode not known"),
+        ({"decode_parallel": "", "prefill_parallel": ""}, "layout not given"),
+        ({"isl": "ShareGPT"}, "not a number of tokens"),
+        ({"concurrency_or_rate": ""}, "concurrency not given"),
+        ({"concurrency_or_rate": "server"}, "load not modelled"),
+        ({"model": "Llama-3.1-405B"}, "does not fit"),
+        ({"decode_parallel": "TP3"}, "layout refused"),
+        ({"isl": "900000"}, "longer than"),
+    ],
+)
+def test_rows_without_a_counterpart_are_skipped_with_the_reason(
+    catalogue: Catalogue, changes: dict[str, str], reason: str
+) -> None:
+    """No row vanishes: each of its measured figures is there with why it is not predicted."""
+    scored = serving.score_row({**RUN, **changes}, 0, catalogue)
+    assert {row.set for row in scored} == {"e2e_agg_tpot", "e2e_throughput", "e2e_ttft"}
+    assert all(reason in row.reason and row.error_pct is None for row in scored)
+
+
+def test_a_bound_is_no_measurement(catalogue: Catalogue) -> None:
+    """``<70 SLA`` and an empty cell are skipped for what they are."""
+    scored = by_set(serving.score_row({**RUN, "tpot_ms": "<70 SLA", "ttft_ms": ""}, 0, catalogue))
+    assert scored["e2e_agg_tpot"].reason == "tpot_ms is only a bound"
+    assert scored["e2e_ttft"].reason == "no ttft_ms measured"
+    assert scored["e2e_throughput"].error_pct is not None
+
+
+# --- vLLM runs ------------------------------------------------------------------------------
+
+
+def test_a_run_is_replayed_with_its_own_arrivals(tmp_path: Path, catalogue: Catalogue) -> None:
+    """``queued_ts`` is the arrival; the other clock of ``arrival_time`` changes nothing."""
+    (one,) = replay.read_runs(run_folder(tmp_path / "a"))
+    (other,) = replay.read_runs(run_folder(tmp_path / "b", arrival_time=5.0))
+    assert one.arrival == pytest.approx(0.1 * np.arange(6))
+    rows, _ = replay.score_run(one, catalogue)
+    again, _ = replay.score_run(other, catalogue)
+    assert rows == again
+    found = by_set(rows)
+    assert found["vllm_ttft_mean"].measured == pytest.approx(0.05)
+    assert found["vllm_tpot_mean"].measured == pytest.approx(0.2 / 19)
+    assert found["vllm_e2e_mean"].measured == pytest.approx(0.25)
+    assert all(row.error_pct is not None for row in rows)
+
+
+def test_a_stated_number_of_blocks_is_used(tmp_path: Path, catalogue: Catalogue) -> None:
+    """KV blocks given anywhere in the description override the memory model's, per rank."""
+    (measured,) = replay.read_runs(run_folder(tmp_path))
+    stated = replace(measured, meta={**META, "resolved": {"num_gpu_blocks": 2588}})
+    (pool,) = replay.deployment_of(stated, catalogue).pools
+    assert pool.batching.kv_blocks == 2588
+    (planned,) = replay.deployment_of(measured, catalogue).pools
+    assert planned.batching.kv_blocks != 2588
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """One good file of each kind."""
+    return {
+        "steps": table(tmp_path / "steps.csv", [STEP, {**STEP, "batch": "32"}]),
+        "e2e": table(tmp_path / "e2e.csv", [RUN, {**RUN, "gpu": "RTX 4090"}]),
+        "vllm": run_folder(tmp_path / "vllm"),
+        "out": tmp_path / "out",
+    }
+
+
+def arguments(files: Mapping[str, Path], *more: str) -> list[str]:
+    """Return the command's arguments for these files."""
+    given = [word for name, path in files.items() for word in (f"--{name}", str(path))]
+    return [*given, "--jobs", "1", *more]
+
+
+def test_errors_json_has_every_set(files: dict[str, Path]) -> None:
+    """Every set has its figures as a whole and by model, GPU, precision and phase."""
+    assert main(arguments(files)) == 0
+    found = json.loads((files["out"] / "errors.json").read_text())
+    for name in score.SETS:
+        assert set(found[name]) == {
+            "rows",
+            "skipped",
+            "median_abs_pct",
+            "p90_abs_pct",
+            "bias_pct",
+            "by",
+        }
+        assert {"model", "gpu", "precision", "phase"} <= set(found[name]["by"])
+        parts = found[name]["by"]["gpu"].values()
+        assert sum(part["rows"] for part in parts) == found[name]["rows"]
+    assert (found["steps"]["rows"], found["vllm_e2e_mean"]["rows"]) == (2, 1)
+    assert found["e2e_agg_tpot"]["skipped"] == {"GPU not shipped: RTX 4090": 1}
+    rows = pl.read_parquet(files["out"] / "rows.parquet")
+    assert rows.filter(pl.col("set") == "e2e_agg_tpot").height == 2
+
+
+def test_processes_change_no_figure(files: dict[str, Path]) -> None:
+    """One process and two write the same bytes."""
+    table(files["e2e"], [{**RUN, "id": str(n), "osl": str(16 + n)} for n in range(20)])
+    written = []
+    for jobs in ("1", "2"):
+        out = files["out"] / jobs
+        assert main([*arguments({**files, "out": out}, "--only", "e2e"), "--jobs", jobs]) == 0
+        written.append((out / "errors.json").read_bytes())
+    assert written[0] == written[1]
+
+
+def broken(files: dict[str, Path]) -> Iterator[tuple[str, list[str], str]]:
+    """Yield what is wrong, arguments for it, and words its sentence must have."""
+    folder = files["out"].parent
+    yield "no file", arguments({**files, "steps": folder / "none.csv"}), "there is no file"
+    yield "a folder", arguments({**files, "e2e": folder}), "is a folder"
+    less = {name: value for name, value in RUN.items() if name != "tpot_ms"}
+    lacking = table(folder / "less.csv", [less])
+    yield "no column", arguments({**files, "e2e": lacking}), "has no column tpot_ms"
+    (folder / "empty.csv").write_bytes(b"")
+    yield "empty", arguments({**files, "steps": folder / "empty.csv"}), "is empty"
+    (folder / "head.csv").write_text(",".join(STEP) + "\n")
+    yield "no rows", arguments({**files, "steps": folder / "head.csv"}), "no rows"
+    (folder / "noise.csv").write_bytes(bytes(range(256)) * 40)
+    yield "noise", arguments({**files, "steps": folder / "noise.csv"}), "noise.csv"
+    (folder / "void").mkdir()
+    yield "no runs", arguments({**files, "vllm": folder / "void"}), "has no run"
+    lame = run_folder(folder / "lame", queued_ts="")
+    yield "no stamp", arguments({**files, "vllm": lame}), "line 3: queued_ts"
+    wrong = run_folder(folder / "wrong", output_toks="many")
+    yield "no number", arguments({**files, "vllm": wrong}), "output_toks must be a number"
+    cut = run_folder(folder / "cut")
+    (cut / "H100_tiny__meta.json").write_text('{"model": ')
+    yield "cut off", arguments({**files, "vllm": cut}), "not readable as JSON"
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every broken file is named in one line, and nothing is written that looks complete."""
+    for what, given, words in broken(files):
+        assert main(given) == 2, what
+        said = capsys.readouterr().err.strip()
+        assert words in said, what
+        assert said.startswith("validate: "), what
+        assert len(said.splitlines()) == 1, what
+    assert not (files["out"] / "errors.json").exists()
+
+
+# --- the report -----------------------------------------------------------------------------
+
+
+def test_the_report_tells_held_from_missed() -> None:
+    """A set within its target is held, one beyond it is missed and says why."""
+    rows = [
+        Scored(set="e2e_disagg_tpot", row="0", measured=1.0, predicted=1.05),
+        Scored(set="e2e_throughput", row="0", measured=1.0, predicted=1.5),
+    ]
+    summary = score.summary(rows)
+    assert page.verdict("e2e_disagg_tpot", summary["e2e_disagg_tpot"]) == "held"
+    assert page.verdict("e2e_throughput", summary["e2e_throughput"]) == "missed"
+    text = page.markdown(summary, rows, [])
+    assert page.TARGETS["e2e_throughput"].missed in text
+    assert page.TARGETS["e2e_agg_tpot"].missed not in text
+
+
+def test_plots_are_well_formed(tmp_path: Path, catalogue: Catalogue) -> None:
+    """Every plot is an SVG document, also of nothing and of names with special characters."""
+    rows = [
+        Scored(set="steps", row="0", gpu="A<&>", measured=0.001, predicted=0.002),
+        Scored(set="steps", row="1", gpu="A<&>", reason="no GPU"),
+    ]
+    (measured,) = replay.read_runs(run_folder(tmp_path))
+    _, replayed = replay.score_run(measured, catalogue)
+    assert replayed is not None
+    drawings = [plots.step_plot(rows), plots.tpot_plot([]), plots.queue_plot(replayed)]
+    for drawing in drawings:
+        assert ET.fromstring(drawing).tag.endswith("svg")  # noqa: S314 - our own text
+
+
+@needs_data
+def test_measured_tables_are_mapped(tmp_path: Path) -> None:
+    """A thin sample of the real tables is read whole, and most of it finds its counterpart."""
+    given = {"steps": DATA / "step_latencies.csv", "e2e": DATA / "measured_e2e.csv"}
+    files = {**given, "vllm": DATA / "vllm_runs", "out": tmp_path}
+    assert main(arguments(files, "--limit", "60")) == 0
+    found = json.loads((tmp_path / "errors.json").read_text())
+    assert not found["steps"]["skipped"]
+    assert found["e2e_throughput"]["rows"] > 40
+    assert found["vllm_e2e_mean"]["rows"] == 2
+    assert found["steps"]["median_abs_pct"] < 25
+    assert found["e2e_agg_tpot"]["median_abs_pct"] < 50
