@@ -1,30 +1,35 @@
 """One simulation: the components, wired together, from the first arrival to the last token."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.fabric import Fabric, Slot
 from simulator.cluster.audit import audit
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.clock import Alarm, Clock, sleeper
 from simulator.cluster.gaps import GapLog, pooled
-from simulator.cluster.handoff import Endpoint, Handoff, Ports
+from simulator.cluster.handoff import Handoff
 from simulator.cluster.ledger import COMPLETED, REJECTED, Ledger
-from simulator.cluster.links import Arrivals, FifoLinks, SharedLinks, equal_shares, max_min_shares
+from simulator.cluster.links import (
+    Arrivals,
+    FifoLinks,
+    Links,
+    SharedLinks,
+    equal_shares,
+    max_min_shares,
+)
 from simulator.cluster.prefill import PrefillWorker
 from simulator.cluster.router import Router
 from simulator.cluster.source import Source
 from simulator.cluster.telemetry import Telemetry
 from simulator.cluster.timing import DecodeTimes
+from simulator.cluster.wiring import routes, worker_spec
 from simulator.cluster.worker import Load, Worker, WorkerSettings
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError, InvariantError
 from simulator.latency.base import WorkerSpec
-from simulator.layout import MemoryBudget, plan_memory
 from simulator.record import REASONS, GapHistogram, RunRecord, WorkerInfo
 
 Column = NDArray[np.float64] | NDArray[np.int32]
@@ -111,16 +116,17 @@ class Simulation:
         generators = [np.random.default_rng(stream) for stream in streams]
         self.router = Router(self.deployment.router, entry, generators[0])
         self.decode_router = Router(self.deployment.decode_router, decode, generators[1])
-        self.handoff = Handoff(
-            self.clock, self.ledger, self.deployment.transfer, self.decode_router
-        )
+        layerwise = self.deployment.transfer.mode == "push_layerwise"
+        self.handoff = Handoff(self.clock, self.ledger, self.decode_router, layerwise=layerwise)
+        self.prefilling = self.handoff.prefilling
+        self.reserved = self.handoff.reserved
         for role in ("prefill", "mixed", "decode"):
             for pool in self.deployment.pools:
                 if pool.role == role:
                     self._build_pool(pool)
 
     def _build_pool(self, pool: Pool) -> None:
-        spec = _worker_spec(self.deployment, pool)
+        spec = worker_spec(self.deployment, pool)
         steps = self.deployment.latency.bind(spec)
         times = DecodeTimes(steps)
         gaps = GapLog(times.seconds)
@@ -147,30 +153,19 @@ class Simulation:
             self._specs.append(spec)
 
     def _build_links(self) -> None:
-        handoff, clock = self.handoff, self.clock
-        arrivals = Arrivals(clock, len(self.workers) + 1, handoff.deliver)
-        self._live(arrivals.alarm, arrivals.wake)
-        if self.deployment.transfer.sharing == "fifo":
-            handoff.links = FifoLinks(clock, arrivals)
-        else:
-            processor = self.deployment.transfer.sharing == "processor_sharing"
-            shares = equal_shares if processor else max_min_shares
-            links = SharedLinks(clock, arrivals, shares, len(self.workers) + 2)
-            self._live(links.alarm, links.wake)
-            handoff.links = links
         if not self.decoders:
             return
+        clock, transfer = self.clock, self.deployment.transfer
+        arrivals = Arrivals(clock, len(self.workers) + 1, self.handoff.deliver)
+        self._live(arrivals.alarm, arrivals.wake)
+        links: Links = FifoLinks(clock, arrivals)
+        if transfer.sharing != "fifo":
+            shares = equal_shares if transfer.sharing == "processor_sharing" else max_min_shares
+            links = shared = SharedLinks(clock, arrivals, shares, len(self.workers) + 2)
+            self._live(shared.alarm, shared.wake)
         prefills = [worker for worker in self.entries if isinstance(worker, PrefillWorker)]
-        handoff.connect(prefills, self.decoders)
-        slots = _place(self.deployment.fabric, self._specs)
-        for worker, spec in enumerate(self._specs):
-            if spec.role != "mixed":
-                handoff.ends[worker] = Endpoint(spec, Ports.of(spec, _port_bandwidths(spec)))
-        for here, target in product(handoff.sources, self.decoders):
-            there = target.settings.worker
-            handoff.paths[here, there] = self.deployment.fabric.path(
-                slots[here], slots[there], self._specs[here].gpu, self._specs[there].gpu
-            )
+        ways = routes(self.deployment.fabric, self._specs, transfer)
+        self.handoff.connect(prefills, self.decoders, ways, links)
 
     def _build_telemetry(self) -> None:
         interval = self.options.sample_interval_s
@@ -230,21 +225,13 @@ class Simulation:
         self.ledger.reason[request] = reason
         self._ended()
 
-    def prefilling(self, request: int, end: float) -> None:
-        """Hear from a prefill worker when a prompt's last chunk will be through."""
-        self.handoff.prefilling(request, end)
-
     def prefilled(self, request: int) -> None:
         """Hear from a prefill worker that a prompt is computed: hand it over, or it is done."""
         if self.ledger.output_tokens[request] > 1:
             self.handoff.prefilled(request)
             return
-        self.handoff.sources[self.ledger.prefill_worker[request]].release(request)
+        self.handoff.release(request)
         self.finished(request)
-
-    def reserved(self, request: int) -> None:
-        """Hear from a decode worker that a prompt's blocks are set aside."""
-        self.handoff.reserved(request)
 
     def finished(self, request: int) -> None:
         """Record the last token of a request."""
@@ -348,48 +335,3 @@ def run(deployment: Deployment, traffic: Traffic, options: RunOptions) -> RunRec
         InvariantError: a conservation law broke, which is a bug of this program.
     """
     return Simulation(deployment, traffic, options).run()
-
-
-def _worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
-    gpu, batching = pool.gpu or deployment.gpu, pool.batching
-    budget = MemoryBudget(
-        block_size=batching.block_size,
-        memory_utilization=batching.memory_utilization,
-        max_num_batched_tokens=batching.max_num_batched_tokens,
-        max_num_seqs=batching.max_num_seqs,
-        role=pool.role,
-    )
-    try:
-        memory = plan_memory(deployment.model, pool.layout, pool.precision, gpu, budget)
-    except ConfigError as error:
-        raise type(error)(f"{pool.role} pool: {error}") from error
-    if batching.kv_blocks is not None:
-        memory = replace(memory, kv_blocks=batching.kv_blocks)
-    return WorkerSpec(
-        model=deployment.model,
-        layout=pool.layout,
-        precision=pool.precision,
-        gpu=gpu,
-        fabric=deployment.fabric,
-        memory=memory,
-        role=pool.role,
-    )
-
-
-def _place(fabric: Fabric, specs: Sequence[WorkerSpec]) -> list[Slot]:
-    """Place the workers in order; GPUs of different kinds never share a domain."""
-    slots: dict[int, Slot] = {}
-    for gpu in {spec.gpu.name: spec.gpu for spec in specs}.values():
-        mine = [worker for worker, spec in enumerate(specs) if spec.gpu == gpu]
-        placed = fabric.place([specs[worker].layout.gpus for worker in mine], gpu)
-        slots.update(zip(mine, placed, strict=True))
-    return [slots[worker] for worker in range(len(specs))]
-
-
-def _port_bandwidths(spec: WorkerSpec) -> dict[str, float]:
-    """Return what one GPU moves per second, by link kind."""
-    fabric, inside = spec.fabric, spec.gpu.scale_up.bandwidth
-    if fabric.host_bridge is not None:
-        inside = min(inside, fabric.host_bridge.bandwidth)
-    outside = min(fabric.nic(spec.gpu).bandwidth, fabric.network.bandwidth)
-    return {"scale_up": inside, "scale_out": outside}
