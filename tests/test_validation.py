@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 import xml.etree.ElementTree as ET  # reads only what these tests drew
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from simulator.latency.base import StepModel, WorkerSpec
+from simulator.latency.roofline import Roofline
 from simulator.layout import Layout
+from simulator.validation import __main__ as command
 from simulator.validation import page, plots, replay, score, serving, steps
 from simulator.validation.__main__ import main
 from simulator.validation.names import Catalogue, Unmapped, Workers, precision, unfolded, workers
@@ -224,6 +228,8 @@ def test_precisions_follow_the_checkpoints(catalogue: Catalogue) -> None:
     assert precision("fp8", "deepseek_r1", gpu).weights == "fp8_block"
     assert precision("fp8", "llama_3_1_70b", gpu).weights == "fp8"
     assert precision("fp8", "gpt_oss_120b", gpu).weights == "mxfp4"
+    int4 = precision("int4", "kimi_k2_5", gpu)
+    assert (int4.weights, int4.activations, int4.attention) == ("int4", "bf16", "bf16")
     with pytest.raises(Unmapped, match="precision not known"):
         precision("w4a16", "llama_3_1_70b", gpu)
 
@@ -270,6 +276,20 @@ def test_every_step_row_is_scored_or_counted(catalogue: Catalogue) -> None:
     assert found["rows"] == 2
     assert sum(found["skipped"].values()) == len(rows) - 2
     assert all(row.reason and row.detail for row in scored[2:])
+
+
+def test_experts_have_a_precision_of_their_own(catalogue: Catalogue) -> None:
+    """The ``moe`` column is that of a mixture's experts, and means nothing to a dense model."""
+    sparse = {**STEP, "model": "gpt-oss-120b", "gemm": "bfloat16"}
+    rows = [{**sparse, "moe": moe} for moe in ("bfloat16", "w4a16_mxfp4")]
+    rows += [{**STEP, "moe": moe} for moe in ("bfloat16", "w4a16_mxfp4")]
+    wide, narrow, *dense = [
+        row.predicted for row in steps.score_steps(list(enumerate(rows)), catalogue)
+    ]
+    assert wide is not None
+    assert narrow is not None
+    assert narrow < wide
+    assert dense[0] == dense[1]
 
 
 def test_a_measured_prediction_has_no_error(catalogue: Catalogue) -> None:
@@ -404,6 +424,34 @@ def test_a_bound_is_no_measurement(catalogue: Catalogue) -> None:
     assert scored["e2e_throughput"].error_pct is not None
 
 
+class Elsewhere:
+    """Step times of another package, which has tables for one engine only."""
+
+    def __init__(self, *, engine: str) -> None:
+        self.engine = engine
+
+    def bind(self, worker: WorkerSpec) -> StepModel:
+        """Return the roofline's, or fail as other people's code may."""
+        if self.engine != "trtllm":
+            raise RuntimeError("no such table")
+        return Roofline(engine="trtllm").bind(worker)
+
+
+def test_another_package_beside_ours_is_scored_apart(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sets have their own names, and what it raises is a reason, not the end."""
+    monkeypatch.setattr(serving, "Silicon", Elsewhere)
+    rows = [(0, RUN), (1, {**RUN, "engine": "vllm"})]
+    ours = [row for row in serving.score_serving(rows, catalogue) if row.row == "r1"]
+    theirs = serving.score_serving(rows, catalogue, silicon=True)
+    assert {row.set for row in theirs} == {f"silicon_{row.set}" for row in ours}
+    assert [row.predicted for row in theirs[:3]] == [row.predicted for row in ours[:3]]
+    assert {row.reason for row in theirs[3:]} == {"aiconfigurator-core: RuntimeError"}
+    text = page.markdown(score.summary([*ours, *theirs]), [*ours, *theirs], [])
+    assert "Beside aiconfigurator-core" in text
+
+
 # --- vLLM runs ------------------------------------------------------------------------------
 
 
@@ -474,6 +522,20 @@ def test_errors_json_has_every_set(files: dict[str, Path]) -> None:
     assert rows.filter(pl.col("set") == "e2e_agg_tpot").height == 2
 
 
+def test_inputs_that_are_not_there_by_default_are_left_out(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One named table is enough; with none at all there is nothing to do."""
+    nowhere = tuple(files["out"].parent / "nowhere" / name for name in ("a", "b", "c"))
+    monkeypatch.setattr(command, "DEFAULTS", nowhere)
+    named = {name: files[name] for name in ("steps", "out")}
+    assert main(arguments(named)) == 0
+    assert capsys.readouterr().err.count("is left out") == 2
+    assert json.loads((files["out"] / "errors.json").read_text())["steps"]["rows"] == 2
+    assert main(arguments({"out": files["out"]})) == 2
+    assert "give --steps, --e2e or --vllm" in capsys.readouterr().err
+
+
 def test_processes_change_no_figure(files: dict[str, Path]) -> None:
     """One process and two write the same bytes."""
     table(files["e2e"], [{**RUN, "id": str(n), "osl": str(16 + n)} for n in range(20)])
@@ -521,6 +583,19 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
         assert said.startswith("validate: "), what
         assert len(said.splitlines()) == 1, what
     assert not (files["out"] / "errors.json").exists()
+
+
+def test_an_absent_package_is_said_before_anything_runs(
+    files: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``--silicon`` without the package names what to install."""
+    monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk.engine", None)
+    monkeypatch.setitem(sys.modules, "aiconfigurator_core", None)
+    assert main(arguments(files, "--silicon")) == 2
+    assert "aiconfigurator-core" in capsys.readouterr().err
+    assert not files["out"].exists()
 
 
 # --- the report -----------------------------------------------------------------------------

@@ -36,6 +36,7 @@ DATA = ROOT.parent / "shared" / "data"
 OUT = ROOT / "build" / "validation"
 DOCS = ROOT / "docs"
 PARTS = ("steps", "e2e", "vllm")
+DEFAULTS = (DATA / "step_latencies.csv", DATA / "measured_e2e.csv", DATA / "vllm_runs")
 BATCH = 16  # serving rows per task
 Item = TypeVar("Item")
 
@@ -57,9 +58,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     head, _, _ = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(prog="scripts/validate", description=head)
-    parser.add_argument("--steps", type=Path, default=DATA / "step_latencies.csv", metavar="CSV")
-    parser.add_argument("--e2e", type=Path, default=DATA / "measured_e2e.csv", metavar="CSV")
-    parser.add_argument("--vllm", type=Path, default=DATA / "vllm_runs", metavar="DIR")
+    parser.add_argument("--steps", type=Path, default=DEFAULTS[0], metavar="CSV")
+    parser.add_argument("--e2e", type=Path, default=DEFAULTS[1], metavar="CSV")
+    parser.add_argument("--vllm", type=Path, default=DEFAULTS[2], metavar="DIR")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR")
     parser.add_argument("--only", choices=PARTS, help="do this part alone")
     parser.add_argument("--limit", type=at_least_one, metavar="N", help="about N rows per table")
@@ -80,7 +81,7 @@ def at_least_one(text: str) -> int:
 
 def validate(options: argparse.Namespace) -> int:
     """Read all that is asked for, predict it and write what came of it."""
-    parts = (options.only,) if options.only else PARTS
+    parts = asked(options)
     # Everything is read and found before anything is computed: what is wrong is said at once.
     step_rows = read("steps", parts, options, steps.REQUIRED)
     serving_rows = read("e2e", parts, options, serving.REQUIRED)
@@ -99,6 +100,20 @@ def validate(options: argparse.Namespace) -> int:
             replays += [replayed] if replayed else []
     write(options, scored, replays)
     return 0
+
+
+def asked(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the parts to do: those whose input was named, or lies where it is by default."""
+    if options.only:
+        return (options.only,)
+    absent = [
+        part for part in PARTS if (at := getattr(options, part)) in DEFAULTS and not at.exists()
+    ]
+    if len(absent) == len(PARTS):
+        raise ConfigError(f"there is nothing at {DATA}: give --steps, --e2e or --vllm")
+    for part in absent:
+        sys.stderr.write(f"validate: --{part} is left out: nothing at {getattr(options, part)}\n")
+    return tuple(part for part in PARTS if part not in absent)
 
 
 def read(

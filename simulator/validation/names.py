@@ -44,6 +44,7 @@ _DTYPES: Mapping[str, str] = MappingProxyType(
         "fp8_block": "fp8_block",
         "fp8": "fp8",
         "int8": "int8",
+        "int4": "int4",
         "bf16": "bf16",
         "bfloat16": "bf16",
         "fp16": "bf16",
@@ -136,6 +137,27 @@ def _gpu_key(text: str) -> str:
     return key
 
 
+_PRODUCTS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "int8_wo": ("int8", "bf16"),
+        "int4_wo": ("int4", "bf16"),
+        "int4": ("int4", "bf16"),
+        "fp8_static": ("fp8", "fp8"),
+        "sq": ("int8", "int8"),
+        "w4a16_mxfp4": ("mxfp4", "bf16"),
+        "w4a8_mxfp4_mxfp8": ("mxfp4", "fp8"),
+        "w4afp8": ("int4", "fp8"),
+    }
+)
+"""AIConfigurator's names of products whose weights and activations differ, or are called else."""
+
+
+def product(text: str) -> tuple[str, str]:
+    """Return the dtypes of a product's weights and activations; raise ``Unmapped``."""
+    name = text.strip().lower()
+    return _PRODUCTS[name] if name in _PRODUCTS else (dtype(name), dtype(name))
+
+
 def dtype(text: str) -> str:
     """Return our name of a dtype; raise ``Unmapped``."""
     found = _DTYPES.get(text.strip().lower())
@@ -148,9 +170,9 @@ def precision(text: str, model: str, gpu: GPU) -> Precision:
     """Return the dtypes that a checkpoint of ``model`` called ``text`` runs in on ``gpu``.
 
     Said parts count (``nvfp4 MoE, bf16 attn``; ``fp4, fp16 KV``). What is not said follows the
-    published checkpoints: KV in 8 bits where weights have 8 or fewer; gpt-oss always MXFP4 with
-    16-bit attention, and 16-bit KV on GPUs without FP4. DeepSeek's NVFP4 (v2) quantises attention's
-    output, two thirds of its projections; all of them count as such here.
+    published checkpoints: KV in 8 bits where weights have 8 or fewer, in 16 with INT4; gpt-oss
+    always MXFP4 with 16-bit attention, and 16-bit KV on GPUs without FP4. DeepSeek's NVFP4 (v2)
+    quantises attention's output, two thirds of its projections; all of them count as such here.
     """
     words = text.lower()
     first = re.search(rf"\b({_DTYPE})\b", words)
@@ -162,6 +184,8 @@ def precision(text: str, model: str, gpu: GPU) -> Precision:
     if model.startswith("gpt_oss"):
         weights, attention = "mxfp4", "bf16"
         kv = kv or ("fp8" if "fp4" in gpu.peak_flops else "bf16")
+    if weights == "int4":
+        attention, kv = attention or "bf16", kv or "bf16"
     if weights == "fp8" and model.startswith(BLOCK_SCALED):
         weights = "fp8_block"
     return Precision(
@@ -178,7 +202,9 @@ def _said(words: str, part: str) -> str | None:
 
 
 def _activations(weights: str, gpu: GPU) -> str:
-    """Return what weights are multiplied with: their own dtype, for MXFP4 the narrowest above."""
+    """Return what weights are multiplied with: their own dtype, or the next that is computed in."""
+    if weights == "int4":
+        return "bf16"
     if weights != "mxfp4":
         return weights
     return "fp8" if "fp4" in gpu.peak_flops else "bf16"

@@ -67,7 +67,7 @@ TARGETS: Mapping[str, Target] = {
 TITLES = {**{name: target.title for name, target in TARGETS.items()}, "e2e_ttft": "TTFT"}
 _TABLES = {
     "steps": ("model", "gpu", "precision", "phase", "engine", "layout", "batch"),
-    "e2e_disagg_tpot": ("gpu", "precision", "engine", "batch", "layout"),
+    "e2e_disagg_tpot": ("gpu", "precision", "engine", "batch"),
     "e2e_agg_tpot": ("model", "gpu", "precision", "engine", "batch", "source"),
     "e2e_throughput": ("model", "gpu", "precision", "phase", "engine", "source"),
     "e2e_ttft": ("gpu", "phase", "engine", "batch"),
@@ -176,10 +176,16 @@ def _breakdown(name: str, summary: Summary) -> Iterator[str]:
             continue
         largest = sorted(parts, key=lambda key: -parts[key]["rows"])[:_MOST_LINES]
         lines = [f"| {by} | rows | median error | p90 | bias |", "|---|--:|--:|--:|--:|"]
-        lines += [_line(key, parts[key]) for key in parts if key in largest]
+        lines += [_line(key, parts[key]) for key in sorted(largest, key=_numbers_first)]
         if len(parts) > len(largest):
             lines.append(f"| ({len(parts) - len(largest)} smaller ones) | | | | |")
         yield "\n".join(lines)
+
+
+def _numbers_first(key: str) -> tuple[float, str]:
+    """Return what puts ranges such as ``16 to 63`` in the order of their numbers."""
+    head = key.split(" to ")[0]
+    return (float(head) if head.isdigit() else float("inf"), key)
 
 
 def _line(title: str, got: Mapping[str, Any], *more: str) -> str:

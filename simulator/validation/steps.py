@@ -11,13 +11,13 @@ from simulator.latency.engine import Engine, known, load
 from simulator.latency.passes import Load
 from simulator.latency.roofline import Roofline
 from simulator.layout import Layout, Memory, Precision
-from simulator.validation.names import Catalogue, Unmapped, dtype
+from simulator.validation.names import Catalogue, Unmapped, dtype, product
 from simulator.validation.score import Scored, batch_range
 from simulator.validation.tables import Row, number, whole
 
 REQUIRED = ("model", "system", "tp", "phase", "batch", "isl", "context", "gemm", "latency_ms")
 """Columns a table of steps must have; the others have defaults."""
-_SAME = ("model", "system", "backend", "tp", "pp", "dp", "moe_ep", "gemm", "kvcache")
+_SAME = ("model", "system", "backend", "tp", "pp", "dp", "moe_ep", "gemm", "moe", "kvcache")
 _NO_MEMORY = Memory(
     weights_bytes_per_gpu=0.0,
     reserve_bytes_per_gpu=0.0,
@@ -94,12 +94,15 @@ def _worker(row: Row, catalogue: Catalogue) -> WorkerSpec:
         attention_dp=whole(row, "dp", 1),
     )
     layout.validate(model)
-    weights = dtype(row["gemm"])
+    gemm, activations = product(row["gemm"])
+    weights = gemm
+    if model.is_moe and row.get("moe"):
+        weights, activations = product(row["moe"])
     kv = dtype(row.get("kvcache") or "bf16")
     return WorkerSpec(
         model=model,
         layout=layout,
-        precision=Precision(weights=weights, activations=weights, kv=kv),
+        precision=Precision(weights=weights, activations=activations, kv=kv, attention=gemm),
         gpu=gpu,
         fabric=catalogue.fabric(gpu),
         memory=_NO_MEMORY,
