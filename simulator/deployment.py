@@ -28,7 +28,8 @@ class Batching:
     """How one worker forms its steps.
 
     ``max_num_batched_tokens`` is the token budget of a step (decodes first, then prompt chunks),
-    ``max_num_seqs`` bounds the sequences in it, ``block_size`` is tokens per KV block.
+    ``max_num_seqs`` bounds the sequences in it, ``block_size`` is tokens per KV block. Limits and
+    ``kv_blocks`` are the worker's, over all its attention-DP ranks.
     ``reserve`` says what admission sets aside: ``prompt`` (the prompt's blocks; growth may preempt
     the youngest sequence, which is recomputed: vLLM) or ``full`` (the whole sequence up to its
     last token, so nothing is ever preempted: TensorRT-LLM's GUARANTEED_NO_EVICT).

@@ -242,7 +242,9 @@ class MemoryBudget:
     """What a worker may use of its GPUs' memory, and the largest step it must have room for.
 
     ``role`` decides that step: a prefill or mixed worker computes up to
-    ``max_num_batched_tokens`` tokens at once, a decode worker one per sequence.
+    ``max_num_batched_tokens`` tokens at once, a decode worker one per sequence; both limits are
+    those of one attention-DP rank. ``kv_blocks``, of the whole worker, is what an engine was seen
+    to have: it then stands in place of the count computed here, and nothing is refused.
 
     Raises:
         ConfigError: a value is out of range.
@@ -254,8 +256,11 @@ class MemoryBudget:
     max_num_batched_tokens: int = 8192
     max_num_seqs: int = 256
     role: str = "mixed"
+    kv_blocks: int | None = None
 
     def __post_init__(self) -> None:
+        if self.kv_blocks is not None and self.kv_blocks < 1:
+            raise ConfigError(f"memory: kv_blocks must be at least 1 but got {self.kv_blocks!r}")
         for name in ("block_size", "max_num_batched_tokens", "max_num_seqs"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
@@ -305,7 +310,9 @@ def plan_memory(
     usable = gpu.memory_bytes * budget.memory_utilization
     room = [_tokens_in(usable, stage) for stage in stages]
     blocks = int(min(room) // budget.block_size)
-    if blocks < 1:
+    if budget.kv_blocks is not None:
+        blocks = -(-budget.kv_blocks // layout.attention_dp)
+    elif blocks < 1:
         raise CapacityError(_does_not_fit(model, layout, precision, gpu, budget))
     tokens = blocks * budget.block_size
     latent = model.attention == "mla"
@@ -315,7 +322,7 @@ def plan_memory(
         kv_bytes_per_gpu=max(tokens * stage.kv_per_token for stage in stages),
         kv_bytes_per_token=model.kv_bytes_per_token(precision.kv_bytes)
         + model.index_bytes_per_token,
-        kv_blocks=blocks * layout.attention_dp,
+        kv_blocks=budget.kv_blocks or blocks * layout.attention_dp,
         block_size=budget.block_size,
         kv_shards=(1 if latent else min(layout.tp, model.kv_heads)) * layout.pp,
     )

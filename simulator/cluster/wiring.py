@@ -1,7 +1,7 @@
 """From a deployment to its workers' specifications, their places and the routes between them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 from hardware.fabric import Fabric, Slot
@@ -21,19 +21,19 @@ def worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
 
     """
     gpu, batching = pool.gpu or deployment.gpu, pool.batching
+    ranks = pool.layout.attention_dp
     budget = MemoryBudget(
         block_size=batching.block_size,
         memory_utilization=batching.memory_utilization,
-        max_num_batched_tokens=batching.max_num_batched_tokens,
-        max_num_seqs=batching.max_num_seqs,
+        max_num_batched_tokens=-(-batching.max_num_batched_tokens // ranks),
+        max_num_seqs=-(-batching.max_num_seqs // ranks),
         role=pool.role,
+        kv_blocks=batching.kv_blocks,
     )
     try:
         memory = plan_memory(deployment.model, pool.layout, pool.precision, gpu, budget)
     except ConfigError as error:
         raise type(error)(f"{pool.role} pool: {error}") from error
-    if batching.kv_blocks is not None:
-        memory = replace(memory, kv_blocks=batching.kv_blocks)
     return WorkerSpec(
         model=deployment.model,
         layout=pool.layout,

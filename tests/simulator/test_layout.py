@@ -331,3 +331,15 @@ def test_activation_dtypes_have_a_tensor_peak() -> None:
     for dtype, tensor in TENSOR_DTYPE.items():
         assert Precision(weights=dtype, activations=dtype).tensor_dtype == tensor
         assert gpu(peak_flops={tensor: 1.0}).peak(tensor) == 1.0
+
+
+def test_given_blocks_stand_in_for_computed_ones() -> None:
+    """Where an engine's block count is known, it is used, even where none would be left here."""
+    tight = MemoryBudget(kv_blocks=1234)
+    layout = Layout(tp=1)
+    with pytest.raises(CapacityError):
+        plan_memory(model("llama_3_1_70b"), layout, BF16, gpu("h100_sxm"))
+    planned = plan_memory(model("llama_3_1_70b"), layout, BF16, gpu("h100_sxm"), tight)
+    assert planned.kv_blocks == 1234
+    with pytest.raises(ConfigError, match="kv_blocks must be at least 1 but got 0"):
+        MemoryBudget(kv_blocks=0)
