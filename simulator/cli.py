@@ -35,6 +35,7 @@ from rich.console import Console
 from simulator.configuration import suggest
 from simulator.errors import USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, config_text, simulate
+from simulator.explore.confirm import confirm, confirmed_lines
 from simulator.explore.exploration import explore
 from simulator.report import write_report
 from simulator.report.terminal import summary_table
@@ -202,8 +203,13 @@ def _explore(settings: Mapping[str, Any], folder: Path, text: str) -> str:
     choices = HydraConfig.get().runtime.choices
     groups = {group: str(choices[group]) for group in ("model", "hardware", "fabric", "latency")}
     (folder / CONFIG).write_text(text, encoding="utf-8")
+    count = done.exploration.options.confirm
+    confirmed = confirm(
+        done, settings, lambda each: simulate(build_experiment(each)).summary, count
+    )
+    confirmed.write_parquet(folder / "confirmed.parquet")
     done.write(folder, {"config_digest": config_digest(text)}, groups)
-    return done.text
+    return "\n".join([done.text, *confirmed_lines(confirmed)])
 
 
 def _failed(error: Exception) -> dict[str, Any]:

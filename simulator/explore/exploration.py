@@ -29,7 +29,8 @@ class Options:
 
     ``isl`` and ``osl`` are tokens (``None``: the workload's medians, each to the nearest power of
     two, as arXiv 2506.05508 takes them). ``gpus`` bounds one worker. ``ttft_cutoff_s`` drops slower
-    points; a TTFT target below it takes its place. ``aim`` ranks deployments.
+    points; a TTFT target below it takes its place. ``aim`` ranks deployments, of which the best
+    ``confirm`` are simulated under random arrivals.
     """
 
     isl: int | None = None
@@ -39,6 +40,7 @@ class Options:
     ttft_cutoff_s: float = FTL_CUTOFF_S
     across_domains: bool = False
     aim: str = "throughput"
+    confirm: int = 0
     rate_matching: RateMatcher = field(default_factory=Balanced)
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class Options:
             raise ConfigError(
                 f"explore: ttft_cutoff_s must be above 0 s but got {self.ttft_cutoff_s!r}"
             )
+        if self.confirm < 0:
+            raise ConfigError(f"explore: confirm must be at least 0 but got {self.confirm!r}")
         for name, least in (("isl", 1), ("osl", 2)):
             value = getattr(self, name)
             if value is not None and value < least:

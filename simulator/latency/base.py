@@ -48,6 +48,8 @@ class StepModel(Protocol):
         """Return the pieces, by rising ``upto`` (the last infinite), for ``batch`` sequences.
 
         The context ``c`` is the batch's total KV length during the step, new tokens included.
+        A step yields one token per sequence: where several are decoded at once (speculative
+        decoding), these are the step's seconds over the tokens each sequence gains by it.
         """
         ...
 

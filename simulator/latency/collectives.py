@@ -99,7 +99,7 @@ def _all_reduce(op: Operator, network: Network, efficiency: Efficiency) -> Numbe
 def _line(
     curve: CollectiveCurve, ranks: int, started: Number, message: Number, per_byte: float
 ) -> Number:
-    return _alpha(curve, ranks) * started + message * (per_byte / curve.bandwidth)
+    return _alpha(curve, ranks) * started + message * (per_byte / curve.reached(ranks))
 
 
 def ring_seconds_per_byte(ranks: int, network: Network) -> float:
@@ -122,8 +122,8 @@ def _exchange(op: Operator, network: Network, efficiency: Efficiency) -> Number:
         return _line(ring, op.ranks, np.sign(op.message), op.message, per_byte)
     up, out = _traffic(op.kind, op.message, local, domains)
     alpha = _alpha(curve, local) + _alpha(across, domains)
-    inside = up / (network.scale_up * curve.bandwidth)
-    outside = out / (network.nic * across.bandwidth)
+    inside = up / (network.scale_up * curve.reached(local))
+    outside = out / (network.nic * across.reached(domains))
     seconds = alpha + np.maximum(inside, outside)
     if op.copies and domains > 1:
         grouped = alpha + GROUPING_S + np.maximum(inside, outside * _once(op, domains))

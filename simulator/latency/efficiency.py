@@ -62,17 +62,25 @@ class CollectiveCurve:
     """One collective's α and β inside a scale-up domain.
 
     ``alpha_s + rank_alpha_s · (ranks − 1)`` seconds to start, then traffic at the fraction
-    ``bandwidth`` of the link.
+    ``bandwidth · (2 / ranks)^sharing`` of the link: ports that meet in one bridge share it.
     """
 
     alpha_s: float
     rank_alpha_s: float = 0.0
     bandwidth: float = 1.0
+    sharing: float = 0.0
 
     def __post_init__(self) -> None:
         _within("alpha_s", self.alpha_s, -1e-12, 1.0)
         _within("rank_alpha_s", self.rank_alpha_s, -1e-12, 1.0)
         _within("bandwidth", self.bandwidth, 0.0, 1.0)
+        _within("sharing", self.sharing, -1e-12, 4.0)
+
+    def reached(self, ranks: int) -> float:
+        """Return the fraction of the link that traffic among ``ranks`` reaches."""
+        if self.sharing == 0.0 or ranks <= 2:
+            return self.bandwidth
+        return float(self.bandwidth * (2.0 / ranks) ** self.sharing)
 
 
 Kernels = Mapping[str, Mapping[str, Curve]]

@@ -39,6 +39,18 @@ def test_what_it_chose_can_be_simulated_at_once(disaggsim: Command, tmp_path: Pa
     assert summary["tpot_s"]["p50"] <= 1.05 * promised["tpot_s"]["p50"]
 
 
+def test_the_best_are_confirmed_by_simulation(disaggsim: Command, tmp_path: Path) -> None:
+    """Under random arrivals some of the promised rate survives, and never more than all of it."""
+    lengths = ("explore.isl=512", "explore.osl=64")
+    done = disaggsim("task=explore", *SMALL, *lengths, "explore.confirm=1", "slo.ttft_s=8.0")
+    assert done.code == 0, done.err
+    table = pl.read_parquet(the_run(tmp_path) / "confirmed.parquet")
+    assert table["arrivals"].to_list() == ["poisson", "bursty"]
+    assert table["surviving_share"].is_between(0.0, 1.0).all()
+    assert table["surviving_share"].max() > 0
+    assert "no. 1 under bursty arrivals" in done.out
+
+
 def test_sweeps_work(disaggsim: Command) -> None:
     """A sweep of explorations ends in a table of their choices."""
     done = disaggsim("-m", "task=explore", *SMALL, "explore=balanced,aiconfigurator")

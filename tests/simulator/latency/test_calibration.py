@@ -2,12 +2,14 @@
 
 import importlib.machinery
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
@@ -133,3 +135,59 @@ def test_step_latencies_are_accurate(calibrate: ModuleType) -> None:
     for by, bound in (("model", 0.15), ("system", 0.08), ("phase", 0.06)):
         worst = absolute.group_by(by).agg(pl.col("absolute").median())["absolute"].max()
         assert worst < bound, by
+
+
+NEEDS_STEPS = pytest.mark.skipif(
+    not STEPS.is_file(), reason=f"measured step latencies are not at {STEPS}"
+)
+
+
+@NEEDS_STEPS
+def test_the_slopes_of_a_fit_are_those_of_its_seconds(calibrate: ModuleType) -> None:
+    """Every analytic derivative agrees with a finite difference, on dense and MoE rows."""
+    steps = pl.read_csv(STEPS).filter(
+        pl.col("system").is_in(["h100_sxm"]) & (pl.col("batch") >= 8) & (pl.col("tp") != 2)
+    )
+    flat = calibrate.Flat()
+    collectives, _ = calibrate.fit_collectives(STEPS.parent, ("h100_sxm",))
+    for group in list(calibrate.groups(steps, ("h100_sxm",)))[::4]:
+        flat.add(group, calibrate.bare(collectives))
+    flat.freeze()
+    rng = np.random.default_rng(3)
+    count = 6 * len(flat.keys)
+    each = np.array([0.5, 0.7, 5.0, 20.0, 50.0, 0.2])
+    x = np.append(np.log(np.tile(each, count // 6)), np.log([50.0, 0.2, 1.5]))
+    x += rng.normal(0.0, 0.2, len(x))
+    slopes, step = flat.slopes(x), 1e-6
+    for index in [*range(6), *range(count - 6, count + 3)]:
+        shifted = np.zeros_like(x)
+        shifted[index] = step
+        measured = (flat.seconds(x + shifted) - flat.seconds(x - shifted)) / (2 * step)
+        assert np.allclose(slopes[:, index], measured, rtol=1e-4, atol=1e-8), index
+
+
+@NEEDS_STEPS
+def test_left_out_rows_are_judged_by_a_fit_that_never_saw_them(
+    calibrate: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fit without a model, or without a GPU, sees no row of it, and judges all of them."""
+    steps = pl.read_csv(STEPS)
+    seen: list[pl.DataFrame] = []
+
+    def recorded(data: Path, kept: pl.DataFrame) -> Any:
+        assert data == STEPS.parent
+        seen.append(kept)
+        names = set(kept["system"])
+        return {a: (load(a), {}) for a, own in calibrate.ARCHITECTURES.items() if names & set(own)}
+
+    monkeypatch.setattr(calibrate, "fit_all", recorded)
+    for by in ("model", "system"):
+        seen.clear()
+        scored = calibrate.left_out(STEPS.parent, steps, steps, by)
+        assert len(scored) == len(steps)
+        names = steps[by].unique(maintain_order=True).to_list()
+        assert all(name not in set(kept[by]) for name, kept in zip(names, seen, strict=True))
+    figures = calibrate.figures(scored)
+    assert figures["all"][0]["rows"] == len(steps)
+    assert {row["system"] for row in figures["system phase"]} == set(steps["system"])
+    assert json.loads(json.dumps(figures)) == figures
