@@ -71,7 +71,7 @@ class Step:
         """Seconds of launching every kernel of a step, one by one."""
         load = Load(tokens=1.0, pairs=1.0, prompts=1.0, batch=1.0, context=1.0)
         calls = sum(float(op.calls) for op in forward_pass(self.spec, load))
-        return self.engine.launch_s * calls
+        return self.engine.launch_s * calls * self.halves
 
     def compute_operators(self, rows: Number) -> list[Operator]:
         """Return what sees every token, less the exchange that runs beside it."""
@@ -111,14 +111,16 @@ class Step:
                 ),
             ]
         )
+        unhidden: Number = 0.0
         gpu = gpu + self._drafts(half)
         if self.halves > 1:
             exchange = self.machine.sum_seconds(self.exchange_operators(padded))
-            gpu = self.halves * np.maximum(gpu, exchange) + self.unhidden_exchange * exchange
+            gpu = self.halves * np.maximum(gpu, exchange)
+            unhidden = self.unhidden_exchange * exchange
         if self.engine.graph_sizes:
             launched = np.where(rows > self.engine.largest_graph, self.launch_seconds, 0.0)
             gpu = np.maximum(gpu, launched)
-        return self.with_host(gpu, load.prompts + batch)
+        return self.with_host(gpu + unhidden, load.prompts + batch)
 
     def _drafts(self, load: Load) -> Number:
         if not self.speculative.drafts:
