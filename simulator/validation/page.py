@@ -270,13 +270,17 @@ _HEAD = """# Validation
 
 Written by `scripts/validate`; do not edit. Errors are of predicted over measured, minus one: the
 median and the 90th percentile of their absolute values, and as bias the median with its sign.
-Nothing on this page but the single steps was ever used in a fit."""
+What was used in a fit, and what was not, is said below."""
 
 _SAMPLES = """The step latencies are composed from measured kernels, and kernels' efficiency curves
 (`conf/calibration`) are fitted to them: their error here is **in sample**. What the model does for
 a model or a GPU it was not fitted to is measured by `scripts/calibrate --left-out`, which fits
-without one model, or without one GPU, at a time. Serving runs and vLLM runs are **never fitted**:
-they are predicted from the shipped calibration and published engine settings alone."""
+without one model, or without one GPU, at a time. Serving runs are **never fitted**: they are
+predicted from the shipped calibration and published engine settings alone. One of their mappings
+was chosen after seeing their errors: DeepSeek's attention beside NVFP4 experts is taken as NVFP4.
+Of the vLLM runs, two numbers were fitted: the host's seconds per step and per sequence in the
+`vllm` engine profile come from the decode-only steps at the drained end of both runs, so their TPOT
+is partly in sample; arrivals, queueing, prompts and batching are not fitted to anything."""
 
 _METHOD = """Every row becomes a deployment and runs through the whole simulator.
 
