@@ -78,6 +78,10 @@ class Step:
         operators = token_operators(self.spec, rows)
         return [op for op in operators if self.halves == 1 or op.kind != "all_to_all"]
 
+    def expert_operators(self, rows: Number) -> list[Operator]:
+        """Return the routed experts of a pass of ``rows`` tokens per attention rank."""
+        return [op for op in token_operators(self.spec, rows) if op.kind == "experts"]
+
     def exchange_operators(self, rows: Number) -> list[Operator]:
         """Return the all-to-all of a half that runs beside the other half's compute."""
         return [op for op in token_operators(self.spec, rows) if op.kind == "all_to_all"]

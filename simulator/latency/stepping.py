@@ -8,6 +8,7 @@ sequences, so a decode step is piecewise affine in its total context, and exactl
 
 import math
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -104,10 +105,11 @@ class RowTable:
 class RooflineSteps:
     """Step times of one worker, exact in context and cheap per call.
 
-    Prompts and sequences are spread evenly over the attention-DP ranks and, in a decode or mixed
-    worker, over the ``pp`` microbatches that keep its pipeline full, so that an iteration takes
-    the pass of one microbatch through all stages. The fullest rank sets the pace. A prefill
-    worker passes whole steps, of which one may start every ``seconds / stages``.
+    Sequences are spread evenly over the attention-DP ranks and, in a decode or mixed worker, over
+    the ``pp`` microbatches that keep its pipeline full, so that an iteration takes the pass of one
+    microbatch through all stages. Prompts are spread likewise, but each lies on one rank: with
+    fewer prompts than ranks some ranks only lend their experts. The fullest rank sets the pace.
+    A prefill worker passes whole steps, of which one may start every ``seconds / stages``.
 
     With speculative decoding a decode step is the share of one that one token per sequence
     takes: seconds over the tokens each sequence gains by it. Beside prompt chunks, what the
@@ -119,11 +121,13 @@ class RooflineSteps:
         "_decode",
         "_draft",
         "_exchange",
+        "_experts",
         "_groups",
         "_halves",
         "_heads",
         "_pieces",
         "_prefill",
+        "_ranks",
         "_rows",
         "_simple",
         "_step",
@@ -138,9 +142,11 @@ class RooflineSteps:
         self._step, self._halves, self._width = step, step.halves, spec.decode_width
         ranks = layout.attention_dp * (1 if role == "prefill" else layout.pp)
         self._groups = ranks * step.halves
+        self._ranks = layout.attention_dp
         self._simple = step.halves == 1 and not step.engine.graph_sizes
         self._rows = RowTable(lambda rows: sum_seconds(step.compute_operators(rows)))
         self._exchange = RowTable(lambda rows: sum_seconds(step.exchange_operators(rows)))
+        self._experts = RowTable(lambda rows: sum_seconds(step.expert_operators(rows)))
         self._heads = RowTable(lambda rows: sum_seconds(head_operators(spec, rows)))
         draft = step.draft_spec
         self._draft = RowTable(lambda rows: sum_seconds(token_operators(draft, rows)))
@@ -180,17 +186,20 @@ class RooflineSteps:
         """Return seconds of a whole step with prompt chunks, whatever its decodes yield."""
         groups, width = self._groups, self._width
         share: float = prompts
-        local, sequences, sampled = tokens, batch, prompts
+        local, sequences, sampled, idle = tokens, batch, prompts, 1.0
         if groups > 1:
-            local, sequences, sampled = (
-                -(-tokens // groups),
-                -(-batch // groups),
-                -(-prompts // groups),
+            idle = max(1.0, self._ranks / prompts)
+            local = ceil(tokens * idle / groups)
+            sequences, sampled = -(-batch // groups), -(-prompts // groups)
+            share, pairs, past = (  # type: ignore[assignment]
+                each * idle / groups for each in (prompts, pairs, past)
             )
-            share, pairs, past = prompts / groups, pairs / groups, past / groups  # type: ignore[assignment]
         rows = local + sequences * width
         padded = rows if self._simple else self._step.engine.padded(rows)
         seconds = self._rows[padded] + self._heads[sampled + sequences * width]
+        if idle > 1.0:  # the experts see the mean of all ranks, not what the busiest one brings
+            seconds += self._experts[-(-tokens // groups) + sequences * width]
+            seconds -= self._experts[padded]
         for form in self._prefill:
             seconds += form.prefill_seconds(local, pairs, past, share)
         if batch:

@@ -183,6 +183,24 @@ def test_attention_ranks_share_the_batch(workers: dict[str, WorkerSpec]) -> None
     )
 
 
+def test_a_lone_prompt_lies_on_one_attention_rank(workers: dict[str, WorkerSpec]) -> None:
+    """16 ranks share 16 prompts of 1k; as one prompt of 16k tokens' work they would not.
+
+    One prompt leaves 15 ranks idle but for their experts: it takes longer than the same tokens
+    spread over 16 prompts, and no longer than a rank that did it all would with its own experts.
+    """
+    steps = Roofline().bind(workers["dep"])
+    spread = steps.step_seconds(16 * 1024, 16 * 1024 * 1025 // 2, 0, 16, 0, 0)
+    same_work = steps.step_seconds(16 * 1024, 16 * 1024 * 1025 // 2, 0, 1, 0, 0)
+    alone = Roofline().pass_seconds(
+        workers["dep"],
+        Load(tokens=np.array([16384.0]), pairs=16 * 1024 * 1025 / 2, prompts=1.0),
+    )
+    assert spread < same_work < float(np.asarray(alone)[0])
+    halfway = steps.step_seconds(16 * 1024, 16 * 1024 * 1025 // 2, 0, 4, 0, 0)
+    assert spread < halfway < same_work
+
+
 def test_pipeline_stages(workers: dict[str, WorkerSpec]) -> None:
     """A prefill worker passes whole steps, pp at a time; a decode worker pp microbatches."""
     worker = workers["pipelined"]
