@@ -14,7 +14,8 @@ import re
 import sys
 import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -31,12 +32,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulator.configuration import suggest
 from simulator.errors import USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, config_text, simulate
 from simulator.explore.confirm import confirm, confirmed_lines
-from simulator.explore.exploration import explore
+from simulator.explore.exploration import Explored, explore
+from simulator.explore.sections import Section, map_section, start_section, tornado_section
+from simulator.explore.sensitivity import lengths_map, tornado
+from simulator.explore.start import evaluate_starts, starts_lines
+from simulator.explore.study import OnStudy
 from simulator.report import write_report
 from simulator.report.terminal import summary_table
 from simulator.results import Results, config_digest
@@ -186,7 +192,7 @@ class Job:
             return "skipped"
         discard(folder, keep=True)
         if build_task(settings) == "explore":
-            self.answer = _explore(settings, folder, text)
+            self.answer = _explore(settings, folder, text, enabled=os.getpid() == self.process)
             return "done"
         experiment, options = build_experiment(settings), build_report_options(settings)
         with progress_bar(enabled=os.getpid() == self.process) as progress:
@@ -197,9 +203,33 @@ class Job:
         return "done"
 
 
-def _explore(settings: Mapping[str, Any], folder: Path, text: str) -> str:
-    """Explore into ``folder`` and return what to say about it."""
-    done = explore(build_exploration(settings))
+@contextmanager
+def points_bar(what: str, *, enabled: bool = True) -> Iterator[OnStudy | None]:
+    """Show a bar on stderr while ``what`` are explored; nothing where stderr is not a terminal."""
+    console = Console(stderr=True)
+    if not (enabled and console.is_terminal):
+        yield None
+        return
+    columns = (
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[points]:,} points"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=1, points=0)
+
+        def advance(done: int, total: int, points: int) -> None:
+            bar.update(task, completed=done, total=total, points=points)
+
+        yield advance
+
+
+def _explore(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: bool) -> str:
+    """Explore into ``folder`` and return what to say about it; ``enabled`` shows its progress."""
+    exploration = build_exploration(settings)
+    with points_bar("layouts", enabled=enabled) as progress:
+        done = explore(exploration, progress)
     choices = HydraConfig.get().runtime.choices
     groups = {group: str(choices[group]) for group in ("model", "hardware", "fabric", "latency")}
     (folder / CONFIG).write_text(text, encoding="utf-8")
@@ -208,8 +238,28 @@ def _explore(settings: Mapping[str, Any], folder: Path, text: str) -> str:
         done, settings, lambda each: simulate(build_experiment(each)).summary, count
     )
     confirmed.write_parquet(folder / "confirmed.parquet")
-    done.write(folder, {"config_digest": config_digest(text)}, groups)
-    return "\n".join([done.text, *confirmed_lines(confirmed)])
+    sections, lines = _sections(done, enabled=enabled)
+    done.write(folder, {"config_digest": config_digest(text)}, groups, sections)
+    return "\n".join([done.text, *lines, *confirmed_lines(confirmed)])
+
+
+def _sections(done: Explored, *, enabled: bool) -> tuple[list[Section], list[str]]:
+    """Return what an exploration's options add to its report, and lines to say about it."""
+    exploration, options = done.exploration, done.exploration.options
+    sections: list[Section] = []
+    lines: list[str] = []
+    if exploration.starts:
+        starts = evaluate_starts(exploration.starts, exploration.platforms, exploration.lengths)
+        best = done.advice.ranked.head(1)
+        lines = starts_lines(starts, best["throughput"][0] if len(best) else None)
+        sections.append(start_section(starts, lines))
+    if options.tornado:
+        with points_bar("hardware numbers", enabled=enabled) as progress:
+            sections.append(tornado_section(tornado(exploration, progress=progress)))
+    if options.map:
+        with points_bar("lengths", enabled=enabled) as progress:
+            sections.append(map_section(lengths_map(exploration, progress=progress)))
+    return sections, lines
 
 
 def _failed(error: Exception) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The settings of a run, as ``config.yaml`` lists them, turned into an experiment."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import numpy as np
@@ -14,6 +15,7 @@ from simulator.experiment import Experiment
 from simulator.explore.advice import Limits
 from simulator.explore.exploration import Exploration, Options, power_of_two
 from simulator.explore.space import Lengths, Platform
+from simulator.explore.start import Start, read_starts
 from simulator.latency.roofline import Roofline
 from simulator.model import Model
 from simulator.results import SLO
@@ -64,7 +66,7 @@ def build_exploration(settings: Mapping[str, Any]) -> Exploration:
     """Return the exploration that ``settings`` describe.
 
     The pools' GPUs and precisions, the SLO's TTFT and TPOT, and, where ``explore`` has no lengths
-    of its own, the workload's medians.
+    of its own, those of its starting points, or else the workload's medians.
 
     Raises:
         ConfigError, SpecError, TraceError: as :func:`build_experiment`.
@@ -72,11 +74,13 @@ def build_exploration(settings: Mapping[str, Any]) -> Exploration:
     experiment = build_experiment(settings)
     options: Options = build(settings.get("explore", {}), Options, "explore")
     deployment, slo = experiment.deployment, experiment.slo
+    starts = [] if options.start is None else read_starts(Path(options.start), deployment.model)
     return Exploration(
         platforms=(_platform(deployment, "prefill"), _platform(deployment, "decode")),
-        lengths=_lengths(experiment, options),
+        lengths=_lengths(experiment, options, starts),
         limits=Limits(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s),
         options=options,
+        starts=tuple(starts),
     )
 
 
@@ -106,9 +110,11 @@ def _platform(deployment: Deployment, role: str) -> Platform:
     )
 
 
-def _lengths(experiment: Experiment, options: Options) -> Lengths:
+def _lengths(experiment: Experiment, options: Options, starts: Sequence[Start]) -> Lengths:
     """Return the constant lengths to explore."""
     isl, osl = options.isl, options.osl
+    if starts:
+        isl, osl = isl or starts[0].isl, osl or starts[0].osl
     if isl is None or osl is None:
         trace = experiment.trace()
         isl = isl or power_of_two(float(np.median(trace.column("input_tokens"))))

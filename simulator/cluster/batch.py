@@ -37,6 +37,7 @@ class BatchWorker(Worker):
         "_ends",
         "_fresh",
         "_gaps",
+        "_grows",
         "_growth",
         "_growth_left",
         "_leap",
@@ -60,6 +61,7 @@ class BatchWorker(Worker):
         self._times = settings.times
         self._gaps = settings.gaps
         self._max_seqs = settings.batching.max_num_seqs
+        self._grows = settings.batching.reserve == "prompt"
         self._running: dict[int, int] = {}  # request -> step it ends at, youngest last
         self._ends: list[tuple[int, int]] = []  # heap of (step, request); may hold stale entries
         self._growth = [0] * settings.batching.block_size  # sequences by block phase
@@ -174,7 +176,7 @@ class BatchWorker(Worker):
         if last > upto:
             leap = int((upto - self._context) // batch) + 1
         self._growth_left = 0
-        if leap > 1 and self.settings.batching.reserve == "prompt":
+        if leap > 1 and self._grows:
             leap = self._within_memory(batch, leap)
         return leap
 
@@ -312,9 +314,8 @@ class BatchWorker(Worker):
         """Return the blocks to set aside for a sequence whose next token is its ``length``-th."""
         ledger = self._ledger
         whole = ledger.input_tokens[request] + ledger.output_tokens[request] - 1
-        if self.settings.batching.reserve == "full":
-            return self.blocks(whole)
-        return self.blocks(min(length, whole))
+        kept = length if self._grows and length < whole else whole
+        return -(-kept // self.block_size)
 
     def _has_room(self, blocks: int) -> bool:
         """Tell whether ``blocks`` are free now; shorten the leap if they leave it too few."""
@@ -383,7 +384,7 @@ class BatchWorker(Worker):
     def _remove(self, length: int) -> None:
         """Take a sequence with ``length`` KV tokens in this iteration out of the sums."""
         self._context -= length
-        if self.settings.batching.reserve == "prompt":
+        if self._grows:
             size = len(self._growth)
             self._growth[(self._step - length + 1) % size] -= 1
 
@@ -398,7 +399,7 @@ class BatchWorker(Worker):
         self._running[request] = end
         heappush(self._ends, (end, request))
         self._context += length
-        if self.settings.batching.reserve == "prompt":
+        if self._grows:
             size = len(self._growth)
             self._growth[(step - length + 1) % size] += 1
 
@@ -427,7 +428,7 @@ class BatchWorker(Worker):
             del running[request]
             length = ledger.input_tokens[request] + ledger.output_tokens[request]
             self._remove(length)
-            self.used -= self.blocks(length - 1)
+            self.used -= -(-(length - 1) // self.block_size)
             self._listener.finished(request)
 
     # --- prompts -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ class PrefillWorker(Worker):
     ``seconds / s`` after it began, so the chunks of one long prompt follow each other (CPP).
     """
 
-    __slots__ = ("_flight", "_stage_free")
+    __slots__ = ("_flight", "_seconds", "_stage_free", "_stages")
 
     def __init__(
         self, clock: Clock, ledger: Ledger, listener: Listener, settings: WorkerSettings
@@ -22,6 +22,8 @@ class PrefillWorker(Worker):
         super().__init__(clock, ledger, listener, settings)
         self._flight: deque[Step] = deque()
         self._stage_free = 0.0
+        self._seconds = settings.steps.step_seconds
+        self._stages = settings.steps.stages
 
     def enqueue(self, request: int) -> None:
         """Take a request into the queue."""
@@ -73,9 +75,8 @@ class PrefillWorker(Worker):
         return True
 
     def _start(self, step: Step, now: float) -> None:
-        steps = self.settings.steps
-        seconds = steps.step_seconds(step.tokens, step.pairs, step.past, step.prompts, 0, 0)
-        pace = seconds / steps.stages
+        seconds = self._seconds(step.tokens, step.pairs, step.past, step.prompts, 0, 0)
+        pace = seconds / self._stages
         before = self._flight[-1].ends if self._flight else 0.0
         step.ends = max(now + seconds, before + pace)
         self._stage_free = now + pace

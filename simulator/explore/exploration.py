@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -16,7 +16,9 @@ from simulator.explore.advice import Advice, Limits, advise, words
 from simulator.explore.drawing import Plot, svg
 from simulator.explore.export import aiconfigurator, experiment_text
 from simulator.explore.match import FTL_CUTOFF_S
+from simulator.explore.sections import STYLE, Section
 from simulator.explore.space import Lengths, Platform, Space
+from simulator.explore.start import Start
 from simulator.explore.study import OnStudy, Study, study
 from simulator.policies.rate_matching import Balanced, RateMatcher
 
@@ -30,7 +32,9 @@ class Options:
     ``isl`` and ``osl`` are tokens (``None``: the workload's medians, each to the nearest power of
     two, as arXiv 2506.05508 takes them). ``gpus`` bounds one worker. ``ttft_cutoff_s`` drops slower
     points; a TTFT target below it takes its place. ``aim`` ranks deployments, of which the best
-    ``confirm`` are simulated under random arrivals.
+    ``confirm`` are simulated under random arrivals. ``start`` is the path of an AIConfigurator
+    table whose points are costed beside the choice (its lengths take the workload's place);
+    ``tornado`` varies the hardware's numbers, ``map`` the lengths.
     """
 
     isl: int | None = None
@@ -41,6 +45,9 @@ class Options:
     across_domains: bool = False
     aim: str = "throughput"
     confirm: int = 0
+    start: str | None = None
+    tornado: bool = False
+    map: bool = False
     rate_matching: RateMatcher = field(default_factory=Balanced)
 
     def __post_init__(self) -> None:
@@ -62,12 +69,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exploration:
-    """What to explore: prefill's and decode's platforms, the lengths, the limits."""
+    """What to explore: prefill's and decode's platforms, the lengths, the limits.
+
+    ``starts`` are somebody else's choices, to be costed beside what is found.
+    """
 
     platforms: tuple[Platform, Platform]
     lengths: Lengths
     limits: Limits = field(default_factory=Limits)
     options: Options = field(default_factory=Options)
+    starts: tuple[Start, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -112,11 +123,17 @@ class Explored:
             )
         return "\n".join(lines)
 
-    def write(self, folder: Path, about: Mapping[str, str], choices: Mapping[str, str]) -> None:
+    def write(
+        self,
+        folder: Path,
+        about: Mapping[str, str],
+        choices: Mapping[str, str],
+        sections: Sequence[Section] = (),
+    ) -> None:
         """Write everything into ``folder``; ``summary.json`` comes last: then it is complete.
 
         ``about`` joins the summary (the configuration's digest among it). ``choices`` are the
-        groups the exported experiment runs with.
+        groups the exported experiment runs with; ``sections`` join the report.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.deployments.write_parquet(folder / "deployments.parquet")
@@ -130,14 +147,16 @@ class Explored:
             chosen = folder / "experiment"
             chosen.mkdir(exist_ok=True)
             (chosen / "chosen.yaml").write_text(text, encoding="utf-8")
-        (folder / "report.html").write_text(self.page(), encoding="utf-8")
+        for section in sections:
+            section.table.write_parquet(folder / f"{section.name}.parquet")
+        (folder / "report.html").write_text(self.page(sections), encoding="utf-8")
         summary = json.dumps({**self.summary, **about}, indent=2, allow_nan=False)
         draft = folder / ".summary.json.tmp"
         draft.write_text(summary + "\n", encoding="utf-8")
         draft.replace(folder / "summary.json")
 
-    def page(self) -> str:
-        """Return the fronts and the answer as one HTML page that needs no network."""
+    def page(self, sections: Sequence[Section] = ()) -> str:
+        """Return the fronts, the answer and more as one HTML page that needs no network."""
         plot = Plot(
             title="Throughput against interactivity",
             curves=self.fronts,
@@ -150,10 +169,12 @@ class Explored:
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<link rel="icon" href="data:,"><title>Should I disaggregate?</title></head>'
+            '<link rel="icon" href="data:,"><title>Should I disaggregate?</title>'
+            f"<style>{STYLE}</style></head>"
             '<body style="font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;'
             'padding:0 1rem;color:#1f2933;background:#fff"><h1>Should I disaggregate?</h1>'
-            f"<p>{escape(self.advice.sentence)}</p>{drawn}</body></html>\n"
+            f"<p>{escape(self.advice.sentence)}</p>{drawn}"
+            f"{''.join(section.html() for section in sections)}</body></html>\n"
         )
 
 

@@ -11,6 +11,7 @@ from hardware.gpu import GPU
 from simulator.errors import ConfigError
 from simulator.explore.exploration import Exploration, Explored, explore
 from simulator.explore.space import Lengths, Platform
+from simulator.explore.study import OnStudy
 
 
 def _peaks(gpu: GPU, factor: float) -> GPU:
@@ -40,18 +41,25 @@ NUMBERS: Mapping[str, Callable[[GPU, float], GPU]] = MappingProxyType(
 """The hardware numbers varied, each by a factor on both pools' GPUs."""
 
 
-def tornado(exploration: Exploration, share: float = 0.2) -> pl.DataFrame:
+ISL, OSL = (512, 2048, 8192, 32768), (128, 512, 2048, 8192)
+"""Prompt and output tokens of a map, where none are given."""
+
+
+def tornado(
+    exploration: Exploration, share: float = 0.2, progress: OnStudy | None = None
+) -> pl.DataFrame:
     """Return the answer with each hardware number ``share`` lower and higher, widest first.
 
     Columns: ``number``, ``factor``, ``gain`` (disaggregated over co-located), ``throughput`` and
     ``gpu_ratio`` of the best disaggregated deployment (null where nothing fits or meets the
     limits), and ``swing``, how far the throughput moves between the two.
     """
-    rows = [
-        {"number": number, "factor": factor, **_answer(_varied(exploration, change, factor))}
+    cases = [
+        ({"number": number, "factor": factor}, _varied(exploration, change, factor))
         for number, change in NUMBERS.items()
         for factor in (1.0 - share, 1.0 + share)
     ]
+    rows = _answers(cases, progress)
     frame = pl.DataFrame(rows, schema=_schema({"number": pl.String, "factor": pl.Float64}))
     reach = pl.col("throughput").max() - pl.col("throughput").min()
     swing = reach.over("number").alias("swing")
@@ -60,15 +68,38 @@ def tornado(exploration: Exploration, share: float = 0.2) -> pl.DataFrame:
     )
 
 
-def lengths_map(exploration: Exploration, isl: Iterable[int], osl: Iterable[int]) -> pl.DataFrame:
-    """Return gain, throughput and best ctx:gen GPU ratio for every pair of lengths."""
+def lengths_map(
+    exploration: Exploration,
+    isl: Iterable[int] = ISL,
+    osl: Iterable[int] = OSL,
+    progress: OnStudy | None = None,
+) -> pl.DataFrame:
+    """Return gain, throughput and best ctx:gen GPU ratio for every pair of lengths.
+
+    All are null where nothing fits or meets the limits.
+    """
     outputs = tuple(osl)
-    rows = [
-        {"isl": prompt, "osl": output, **_answer(_of_lengths(exploration, prompt, output))}
+    cases = [
+        ({"isl": prompt, "osl": output}, _of_lengths(exploration, prompt, output))
         for prompt in isl
         for output in outputs
     ]
+    rows = _answers(cases, progress)
     return pl.DataFrame(rows, schema=_schema({"isl": pl.Int64, "osl": pl.Int64}))
+
+
+def _answers(
+    cases: list[tuple[dict[str, Any], Exploration]], progress: OnStudy | None
+) -> list[dict[str, Any]]:
+    """Return each case's key with its answer."""
+    rows, points = [], 0
+    for done, (key, exploration) in enumerate(cases, start=1):
+        answer, more = _answer(exploration)
+        rows.append({**key, **answer})
+        points += more
+        if progress is not None:
+            progress(done, len(cases), points)
+    return rows
 
 
 def _schema(keys: dict[str, Any]) -> dict[str, Any]:
@@ -89,15 +120,12 @@ def _of_lengths(exploration: Exploration, isl: int, osl: int) -> Exploration:
     return replace(exploration, lengths=Lengths.constant(isl, osl))
 
 
-def _answer(exploration: Exploration) -> dict[str, float | None]:
+def _answer(exploration: Exploration) -> tuple[dict[str, float | None], int]:
+    """Return the answer, and the points it took."""
     try:
         done: Explored = explore(exploration)
     except ConfigError:  # nothing fits, or nothing is fast enough: that is an answer here
-        return {"gain": None, "throughput": None, "gpu_ratio": None}
+        return {"gain": None, "throughput": None, "gpu_ratio": None}, 0
     split = done.advice.split or {}
-    gain = done.summary["gain"]
-    return {
-        "gain": gain,
-        "throughput": split.get("throughput"),
-        "gpu_ratio": split.get("gpu_ratio"),
-    }
+    found = {name: split.get(name) for name in ("throughput", "gpu_ratio")}
+    return {"gain": done.summary["gain"], **found}, done.study.points

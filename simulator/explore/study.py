@@ -8,6 +8,7 @@ import polars as pl
 from simulator.explore.bandwidth import with_bandwidth
 from simulator.explore.costs import Costs
 from simulator.explore.evaluate import (
+    OnProgress,
     collect,
     colocated_points,
     decode_points,
@@ -28,8 +29,8 @@ from simulator.policies.rate_matching import RateMatcher
 COLOCATED = ("whole", "piggybacked", "chunked")
 """The co-located fronts of a study, beside the best of all."""
 
-OnStudy = Callable[[int], None]
-"""Called with the points of each part of a study as it is done."""
+OnStudy = Callable[[int, int, int], None]
+"""Called as parts of the work are done: with how many are, of how many, and points so far."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -79,13 +80,13 @@ def study(
     platform, lengths, costs = space.platform, space.lengths, Costs(space.platform)
     prompts = prefill_space or space
     shared = costs if prompts.platform == platform else Costs(prompts.platform)
-    prefill, decode = collect(prefill_points(prompts, shared)), collect(decode_points(space, costs))
+    tell = _Tally(progress, len(prompts.layouts) + 2 * len(space.layouts))
+    prefill = collect(prefill_points(prompts, shared, tell.next()))
+    decode = collect(decode_points(space, costs, tell.next()))
     count = len(prefill) + len(decode)
     fronts: dict[str, list[pl.DataFrame]] = {name: [] for name in COLOCATED}
-    for frame in gathered(colocated_points(space, costs)):
+    for frame in gathered(colocated_points(space, costs, tell.next())):
         count += len(frame)
-        if progress is not None:
-            progress(len(frame))
         judged = within(colocated(frame, platform, lengths), ttft_s=cutoff_s)
         chunk = pl.col("mixed_chunk")
         for name, where in (
@@ -104,3 +105,25 @@ def study(
         **best,
         points=count,
     )
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Adds up the layouts and points of successive enumerations for one listener."""
+
+    listener: OnStudy | None
+    total: int
+    done: int = 0
+    points: int = 0
+
+    def next(self) -> OnProgress | None:
+        """Return what the next enumeration is to call after each layout."""
+        listener, before, counted = self.listener, self.done, self.points
+        if listener is None:
+            return None
+
+        def tell(done: int, _layouts: int, points: int) -> None:
+            self.done, self.points = before + done, counted + points
+            listener(self.done, self.total, self.points)
+
+        return tell

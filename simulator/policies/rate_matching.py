@@ -113,6 +113,29 @@ class WithinBudget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """Worker counts somebody else chose, for every pair; the slower pool sets the pace."""
+
+    prefill_workers: int
+    decode_workers: int
+
+    def __post_init__(self) -> None:
+        for name in ("prefill_workers", "decode_workers"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(
+                    f"rate matching: {name} must be a whole number ≥ 1 but got {value!r}"
+                )
+
+    def match(self, prefill: Engine, decode: Engine) -> Match:
+        """Return the same worker counts for each pair."""
+        pairs = _Pairs.of(prefill, decode)
+        return pairs.deploy(
+            np.full(pairs.size, self.prefill_workers), np.full(pairs.size, self.decode_workers)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FixedRatio:
     """The fewest workers whose GPUs stand in the ratio ``n_p·G_p : n_d·G_d`` = ``ratio`` : 1.
 

@@ -7,6 +7,8 @@ import polars as pl
 import pytest
 from command import Command
 
+from simulator.cli import points_bar
+
 SMALL = ("model=llama_3_1_8b", "explore.gpus=2", "explore.max_batch=128", "slo=relaxed")
 
 
@@ -83,3 +85,15 @@ def test_a_table_of_latencies_cannot_be_explored(disaggsim: Command) -> None:
     done = disaggsim("task=explore", *SMALL, "latency=polynomial")
     assert done.code == 2
     assert "latency=roofline" in done.err
+
+
+def test_a_bar_is_only_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere there is nothing to tell the progress to; on a terminal it is drawn on stderr."""
+    with points_bar("layouts") as progress:
+        assert progress is None
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal then
+    with points_bar("layouts", enabled=False) as progress:
+        assert progress is None
+    with points_bar("layouts") as progress:
+        assert progress is not None
+        progress(1, 2, 345)

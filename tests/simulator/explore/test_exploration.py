@@ -105,3 +105,14 @@ def test_options_check_themselves(values: dict[str, object]) -> None:
     """A value out of range is refused by name."""
     with pytest.raises(ConfigError, match=next(iter(values))):
         Options(**values)  # type: ignore[arg-type]
+
+
+def test_progress_ends_with_every_layout_and_point(exploration: Exploration) -> None:
+    """What is told rises to all the layouts, and to the points the study counts."""
+    heard: list[tuple[int, int, int]] = []
+    done = explore(exploration, lambda *told: heard.append(told))
+    layouts = len(done.study.space.layouts)
+    assert [told[0] for told in heard] == list(range(1, 3 * layouts + 1))
+    assert {told[1] for told in heard} == {3 * layouts}
+    assert heard[-1][2] == done.study.points
+    assert [told[2] for told in heard] == sorted(told[2] for told in heard)
