@@ -81,7 +81,7 @@ class Handoff:
         tokens = ledger.input_tokens[request]
         index = self._router.place(request, tokens, ledger.output_tokens[request])
         worker = self._targets[index]
-        ledger.decode_worker[request] = worker.settings.worker
+        ledger.decode_worker[request] = worker.number
         ledger.transfer_queue_enter[request] = self._clock.now
         load.requests[index] += 1
         load.kv_blocks[index] += worker.blocks(tokens)

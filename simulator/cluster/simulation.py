@@ -191,17 +191,17 @@ class Simulation:
         tokens, output = ledger.input_tokens[request], ledger.output_tokens[request]
         index = self.router.place(request, tokens, output)
         worker = self.entries[index]
-        if reason := self._refusals[worker.settings.spec.role][request]:
+        if reason := self._refusals[worker.role][request]:
             self._reject(request, reason)
             return
         ledger.admitted[request] = ledger.prefill_queue_enter[request] = now
-        ledger.prefill_worker[request] = worker.settings.worker
-        load = self.router.load
+        ledger.prefill_worker[request] = worker.number
+        load = worker.load
         load.requests[index] += 1
         load.tokens[index] += tokens
         load.kv_blocks[index] += worker.blocks(tokens)
-        if isinstance(worker, BatchWorker):
-            ledger.decode_worker[request] = worker.settings.worker
+        if worker.role == "mixed":
+            ledger.decode_worker[request] = worker.number
         worker.enqueue(request)
 
     def _refused_by(self, worker: Worker) -> bytes:
@@ -248,7 +248,8 @@ class Simulation:
 
     def _ended(self) -> None:
         self.done += 1
-        self.source.one_ended()
+        if self.source.closed:
+            self.source.one_ended()
         if self.done == self.ledger.size:
             self._finish.succeed()
 

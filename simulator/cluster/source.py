@@ -16,7 +16,7 @@ class Source:
     order; the ledger's arrival times then become the times of dispatch.
     """
 
-    __slots__ = ("_admit", "_clients", "_clock", "_ledger", "_next", "alarm")
+    __slots__ = ("_admit", "_clients", "_clock", "_ledger", "_next", "alarm", "closed")
 
     def __init__(
         self,
@@ -28,7 +28,8 @@ class Source:
         self._clock = clock
         self._ledger = ledger
         self._admit = admit
-        self._clients = concurrency
+        self.closed = concurrency is not None
+        self._clients = concurrency or 0
         self._next = 0
         self.alarm = Alarm(clock, 0)
 
@@ -40,17 +41,16 @@ class Source:
     def start(self) -> None:
         """Arm the first arrival."""
         if self._ledger.size:
-            self.alarm.set(0.0 if self._clients else self._ledger.arrival[0], ARRIVAL)
+            self.alarm.set(0.0 if self.closed else self._ledger.arrival[0], ARRIVAL)
 
     def one_ended(self) -> None:
-        """Hear that a request ended: in closed loop its client sends the next one."""
-        if self._clients is not None:
-            self._clients += 1
-            self.alarm.set(self._clock.now, ARRIVAL)
+        """Hear that a request ended, in closed loop: its client sends the next one."""
+        self._clients += 1
+        self.alarm.set(self._clock.now, ARRIVAL)
 
     def wake(self, now: float) -> None:
         """Let in everything that is due."""
-        if self._clients is not None:
+        if self.closed:
             self._dispatch(now)
         else:
             self._arrive(now)

@@ -102,10 +102,12 @@ class Worker:
         "head_done",
         "index",
         "load",
+        "number",
         "prefill_tokens",
         "prompts",
         "prompts_closed",
         "received",
+        "role",
         "sent",
         "settings",
         "step_count",
@@ -119,6 +121,8 @@ class Worker:
         self._ledger = ledger
         self._listener = listener
         self.settings = settings
+        self.number = settings.worker
+        self.role = settings.spec.role
         self.load = settings.load
         self.index = settings.index
         self.alarm = Alarm(clock, settings.worker)
@@ -159,18 +163,20 @@ class Worker:
     def _form(self, now: float, decoding: int) -> Step | None:
         """Fill what ``decoding`` sequences leave of a step with prompt chunks, first come first."""
         batching, prompts, step = self.settings.batching, self.prompts, Step()
+        ledger, chunked = self._ledger, batching.chunked_prefill
         budget = batching.max_num_batched_tokens - decoding
         seats = batching.max_num_seqs - decoding
         while prompts and budget > 0 and step.prompts < seats:
             request, done = prompts[0], self.head_done
-            left = self._target(request) - done
-            if left > budget and not batching.chunked_prefill and step.tokens:
+            generated = ledger.generated[request]
+            left = ledger.input_tokens[request] + generated - done
+            if left > budget and not chunked and step.tokens:
                 break
             if not done and not self._admit(request, now):
                 break
-            chunk = left if left <= budget or not batching.chunked_prefill else budget
+            chunk = left if left <= budget or not chunked else budget
             step.add(chunk, done)
-            if self._ledger.generated[request] == 0:
+            if not generated:
                 step.placed += chunk
             budget -= chunk
             if chunk < left:

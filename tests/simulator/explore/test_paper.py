@@ -1,16 +1,18 @@
 """The paper's figures: that claims are computed, drawn and written, and never left out."""
 
 import json
+import runpy
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
 from simulator.explore.drawing import svg
-from simulator.explore.paper import FIGURES, LATER, MODELS, Figure, Laboratory, f5
+from simulator.explore.paper import FIGURES, LATER, MODELS, Claim, Figure, Laboratory, f5
 from simulator.explore.space import Platform
 
 ROOT = Path(__file__).parents[3]
@@ -78,3 +80,14 @@ def test_the_script_names_the_figures_it_knows(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "no figure 'F99'" in done.stderr
     assert "F14" in done.stderr
+
+
+def test_what_was_settled_afterwards_is_said_either_way() -> None:
+    """A claim's note is printed and kept in claims.json whether or not the claim holds."""
+    script = runpy.run_path(str(ROOT / "scripts" / "reproduce_paper"))
+    for held in (True, False):
+        claim = Claim(id="X", claim="x", held=held, reason="why not", note="settled later")
+        (listed, *_) = script["claims_of"]([SimpleNamespace(claims=(claim,))])
+        assert listed["note"] == "settled later"
+        assert ("reason" in listed) != held
+        assert script["cells"](listed)[-1].endswith("settled later")
