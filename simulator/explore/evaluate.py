@@ -153,6 +153,8 @@ def _whole_prompts(space: Space, costs: Costs, layout: Layout) -> Frames:
     if room is None:
         return
     batch = np.array([b for b in space.prompt_batches if b <= room.last], np.float64)
+    if not len(batch):
+        return
     seconds = _prompt_seconds(space.lengths, costs, (layout, room.memory), batch)
     in_flight = batch * layout.attention_dp * layout.pp
     columns = {
