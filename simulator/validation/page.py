@@ -49,9 +49,10 @@ TARGETS: Mapping[str, Target] = {
     "vllm_tpot_mean": Target(
         title="vLLM replay, mean TPOT",
         median=3.0,
-        missed="decode steps alone agree within some percent; steps with prompts in them do not: "
-        "with data-parallel ranks a prompt is computed by one rank while the other waits, here it "
-        "is spread over both",
+        missed="decode steps alone agree within some percent; with data-parallel ranks (the run of "
+        "the two that misses) steps with prompts in them are too fast: here decodes and prompts "
+        "spread evenly over the ranks, there each rank batches on its own and the slowest sets the "
+        "pace",
     ),
     "vllm_ttft_mean": Target(
         title="vLLM replay, mean TTFT",
