@@ -243,3 +243,10 @@ def test_real_tables_agree_with_the_roofline(
     ours = Roofline(host_overhead_s=0.0).bind(worker)
     for args in ((0, 0, 0, 0, 32, 32 * 4096), (4096, 4096 * 4097 // 2, 0, 1, 0, 0)):
         assert real.step_seconds(*args) == pytest.approx(ours.step_seconds(*args), rel=0.3)
+
+
+@pytest.mark.skipif(MISSING, reason="aiconfigurator-core is not installed")
+def test_no_shipped_model_would_be_downloaded() -> None:
+    """The package carries every model it is asked for by name; another it would fetch."""
+    common = importlib.import_module("aiconfigurator_core.sdk.common")
+    assert set(silicon.MODELS.values()) <= set(common.DefaultHFModels)
