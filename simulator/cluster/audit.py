@@ -63,7 +63,7 @@ def _balances(simulation: "Simulation") -> Iterator[str]:
     for worker in simulation.workers:
         if not 0 <= worker.used <= worker.capacity:
             yield (
-                f"KV accounting: worker {worker.settings.worker} holds {worker.used} of "
+                f"KV accounting: worker {worker.number} holds {worker.used} of "
                 f"{worker.capacity} blocks"
             )
     handoff = simulation.handoff
@@ -98,7 +98,7 @@ def _totals(simulation: "Simulation") -> Iterator[str]:
         yield f"tokens: {computed} prompt tokens were computed but {prompts} were due"
     for worker in workers:
         if worker.used:
-            yield f"KV accounting: worker {worker.settings.worker} still holds {worker.used} blocks"
+            yield f"KV accounting: worker {worker.number} still holds {worker.used} blocks"
     for router in (simulation.router, simulation.decode_router):
         load = router.load
         if any((*load.requests, *load.tokens, *load.kv_blocks)):

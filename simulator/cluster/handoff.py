@@ -42,9 +42,9 @@ class Handoff:
         links: Links,
     ) -> None:
         """Say which workers hand over to which, on what routes, and what carries the bytes."""
-        self._sources = {worker.settings.worker: worker for worker in sources}
+        self._sources = {worker.number: worker for worker in sources}
         self._targets = targets
-        self._by_worker = {worker.settings.worker: worker for worker in targets}
+        self._by_worker = {worker.number: worker for worker in targets}
         self._routes = routes
         self._links = links
 

@@ -29,7 +29,6 @@ from simulator.cluster.wiring import routes, worker_spec
 from simulator.cluster.worker import Load, Worker, WorkerSettings
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError, InvariantError
-from simulator.latency.base import WorkerSpec
 from simulator.record import REASONS, GapHistogram, RunRecord, WorkerInfo
 
 Column = NDArray[np.float64] | NDArray[np.int32]
@@ -95,13 +94,10 @@ class Simulation:
         self.entries: list[PrefillWorker | BatchWorker] = []
         self.decoders: list[BatchWorker] = []
         self.workers: list[PrefillWorker | BatchWorker] = []
-        self._specs: list[WorkerSpec] = []
         self._gap_logs: list[GapLog] = []
         self.source = Source(self.clock, self.ledger, self._arrive, traffic.concurrency)
         self._build_workers()
-        self._refusals = {
-            worker.settings.spec.role: self._refused_by(worker) for worker in self.entries
-        }
+        self._refusals = {worker.role: self._refused_by(worker) for worker in self.entries}
         self._build_links()
         self._build_telemetry()
         self._start()
@@ -150,7 +146,6 @@ class Simulation:
                 worker.leap_limit = self.options.leap
             team.append(worker)  # type: ignore[arg-type]
             self.workers.append(worker)
-            self._specs.append(spec)
 
     def _build_links(self) -> None:
         if not self.decoders:
@@ -164,7 +159,8 @@ class Simulation:
             links = shared = SharedLinks(clock, arrivals, shares, len(self.workers) + 2)
             self._live(shared.alarm, shared.wake)
         prefills = [worker for worker in self.entries if isinstance(worker, PrefillWorker)]
-        ways = routes(self.deployment.fabric, self._specs, transfer)
+        specs = [worker.settings.spec for worker in self.workers]
+        ways = routes(self.deployment.fabric, specs, transfer)
         self.handoff.connect(prefills, self.decoders, ways, links)
 
     def _build_telemetry(self) -> None:
@@ -299,27 +295,27 @@ class Simulation:
     def _info(self, worker: Worker) -> WorkerInfo:
         spec = worker.settings.spec
         return WorkerInfo(
-            worker=worker.settings.worker,
-            pool=spec.role,
+            worker=worker.number,
+            pool=worker.role,
             gpus=spec.layout.gpus,
             gpu=spec.gpu.name,
             kv_blocks=worker.capacity,
-            block_size=worker.settings.batching.block_size,
-            max_transfer_bandwidth=self.handoff.bandwidth(worker.settings.worker),
+            block_size=worker.block_size,
+            max_transfer_bandwidth=self.handoff.bandwidth(worker.number),
             busy_s=worker.busy_seconds(self.clock.now),
             steps=worker.step_count,
             prefill_tokens=worker.prefill_tokens,
             decode_tokens=worker.decode_tokens,
-            kv_block_seconds=self.telemetry.block_seconds[worker.settings.worker],
+            kv_block_seconds=self.telemetry.block_seconds[worker.number],
             allocated_s=self.clock.now,
         )
 
     def _events(self) -> Iterator[tuple[float, str, int, str]]:
         for worker in self.workers:
             spec = worker.settings.spec
-            yield 0.0, "ready", worker.settings.worker, f"{spec.layout.gpus} × {spec.gpu.name}"
+            yield 0.0, "ready", worker.number, f"{spec.layout.gpus} × {spec.gpu.name}"
         for worker in self.workers:
-            yield self.clock.now, "stopped", worker.settings.worker, "end of run"
+            yield self.clock.now, "stopped", worker.number, "end of run"
 
     def _gaps(self, columns: Mapping[str, Column]) -> GapHistogram:
         """Pool the workers' gaps with each handed-over request's gap before its second token."""
