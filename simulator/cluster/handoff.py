@@ -30,6 +30,7 @@ class Handoff:
         self._targets: Sequence[BatchWorker] = ()
         self._by_worker: dict[int, BatchWorker] = {}
         self._routes: Mapping[tuple[int, int], Route] = {}
+        self._bandwidths: dict[int, float] = {}
         self._links: Links
         self.started_bytes = 0.0
         self.delivered_bytes = 0.0
@@ -46,6 +47,10 @@ class Handoff:
         self._targets = targets
         self._by_worker = {worker.number: worker for worker in targets}
         self._routes = routes
+        for ends, route in routes.items():
+            for worker, lanes in zip(ends, (route.egress, route.ingress), strict=True):
+                widest = max(lanes.bandwidth, self._bandwidths.get(worker, 0.0))
+                self._bandwidths[worker] = widest
         self._links = links
 
     @property
@@ -55,9 +60,7 @@ class Handoff:
 
     def bandwidth(self, worker: int) -> float:
         """Return the bytes/s at which ``worker`` can send or receive over the routes it has."""
-        sent = [route.egress for (here, _), route in self._routes.items() if here == worker]
-        taken = [route.ingress for (_, there), route in self._routes.items() if there == worker]
-        return max((lanes.bandwidth for lanes in (*sent, *taken)), default=0.0)
+        return self._bandwidths.get(worker, 0.0)
 
     def prefilling(self, request: int, end: float) -> None:
         """Begin a layer-wise hand-over while the prompt is being computed."""

@@ -97,7 +97,8 @@ class Simulation:
         self._gap_logs: list[GapLog] = []
         self.source = Source(self.clock, self.ledger, self._arrive, traffic.concurrency)
         self._build_workers()
-        self._refusals = {worker.role: self._refused_by(worker) for worker in self.entries}
+        of_role = {worker.role: worker for worker in self.entries}  # alike within a role
+        self._refusals = {role: self._refused_by(worker) for role, worker in of_role.items()}
         self._build_links()
         self._build_telemetry()
         self._start()
