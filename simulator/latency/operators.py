@@ -19,7 +19,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator.latency.attention import at_load, attention_terms, local_heads
-from simulator.latency.passes import RESIDUAL_BYTES, Load, Number, Operator, PassSpec, distinct
+from simulator.latency.passes import (
+    RESIDUAL_BYTES,
+    Load,
+    Number,
+    Operator,
+    PassSpec,
+    distinct,
+    highest_normal,
+)
 from simulator.layout import DTYPE_BYTES
 
 
@@ -214,7 +222,9 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
     local = model.experts / layout.ep
     everyone = rows * layout.attention_dp
     share = model.top_k / model.experts
-    hit = local * (1.0 - np.power(1.0 - share, everyone))
+    missed = np.power(1.0 - share, everyone)
+    spread = highest_normal(layout.ep) * np.sqrt(local * missed * (1.0 - missed))
+    hit = np.minimum(local * (1.0 - missed) + spread, local)
     skew = 1.0 + (spec.moe_skew - 1.0) * (1.0 - 1.0 / layout.ep)
     copies = everyone * min(skew * model.top_k / layout.ep, min(model.top_k, local))
     matrices = 3 if model.gated_ffn else 2

@@ -1,5 +1,6 @@
 """What a forward pass is of, what it works on, and what an operator is."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -7,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from simulator.layout import TENSOR_DTYPE, Layout, Precision
 from simulator.model import Model
@@ -107,3 +109,10 @@ class Operator:
 def distinct(draws: int, places: int) -> float:
     """Return the expected number of distinct places that ``draws`` at random of them hit."""
     return places * (1.0 - (1.0 - 1.0 / places) ** draws)
+
+
+@functools.cache
+def highest_normal(draws: int) -> float:
+    """Return the expected highest of ``draws`` standard normal variables, 0 for one."""
+    x = np.linspace(-8.0, 8.0, 3201)
+    return float(np.trapezoid(x * np.gradient(ndtr(x) ** draws, x), x))
