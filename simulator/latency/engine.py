@@ -29,12 +29,14 @@ class Engine:
     ``kernels`` is the family of measured kernels it runs (``engines`` of a calibration file;
     one that was not measured apart falls back to the generic curves), and every kernel takes
     ``kernel_factor`` times as long as that family's. The host works ``step_s + sequence_s ·
-    sequences`` seconds per step (scheduling, sampling, detokenising); with
-    ``overlap_scheduling`` it does so while the GPU computes the step before, so a step takes the
-    longer of the two, otherwise their sum. Up to the largest of ``graph_sizes`` the rows (tokens)
-    of a step are padded to the next size captured as a CUDA graph; larger steps are launched
-    kernel by kernel, ``launch_s`` seconds each, and take at least that. Without ``graph_sizes``
-    nothing is padded and every step is captured.
+    sequences + prompt_s · prompts`` seconds per step (scheduling, sampling, detokenising; prompt
+    chunks count as sequences too), and ``dp_sync_s`` more where attention-DP ranks agree on the
+    step first; with ``overlap_scheduling`` it does so while the GPU computes
+    the step before, so a step takes the longer of the two, otherwise their sum. Up to the largest
+    of ``graph_sizes`` the rows (tokens) of a step are padded to the next size captured as a CUDA
+    graph; with ``graphs_prompts`` that holds for steps with prompt chunks too. Other steps are
+    launched kernel by kernel, ``launch_s`` seconds each, and take at least that. Without
+    ``graph_sizes`` nothing is padded and every step is captured.
 
     Raises:
         ConfigError: a value is out of range, or the sizes do not rise.
@@ -46,14 +48,17 @@ class Engine:
     kernel_factor: float = 1.0
     step_s: float = 0.0
     sequence_s: float = 0.0
+    prompt_s: float = 0.0
+    dp_sync_s: float = 0.0
     overlap_scheduling: bool = False
     graph_sizes: tuple[int, ...] = ()
+    graphs_prompts: bool = True
     launch_s: float = 0.0
     versions: str = ""
     source: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("step_s", "sequence_s", "launch_s"):
+        for name in ("step_s", "sequence_s", "prompt_s", "dp_sync_s", "launch_s"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"engine: {name} must be at least 0 s but got {value!r}")
@@ -88,9 +93,13 @@ class Engine:
         size = table[np.minimum(np.ceil(rows), largest).astype(np.int64)]
         return np.where(np.asarray(rows) > largest, rows, size)
 
-    def host_seconds(self, sequences: Number) -> Number:
-        """Return the host's seconds of a step of this many sequences and prompts."""
-        return self.step_s + self.sequence_s * sequences
+    def largest_step(self, prompts: bool) -> float:
+        """Return the rows of the largest captured step, with prompt chunks in it or without."""
+        return self.largest_graph if self.graphs_prompts or not prompts else 0.0
+
+    def host_seconds(self, decodes: Number, prompts: Number = 0.0) -> Number:
+        """Return the host's seconds of a step of so many decodes and prompt chunks."""
+        return self.step_s + self.sequence_s * (prompts + decodes) + self.prompt_s * prompts
 
     def with_host(self, gpu: Number, host: Number) -> Number:
         """Return seconds of a step that keeps the GPU and the host busy for so long."""

@@ -105,6 +105,19 @@ class Operator:
     ranks: int = 1
     copies: int = 0
 
+    @property
+    def kernels(self) -> int:
+        """Kernels that an engine launches per call, where no CUDA graph holds them.
+
+        Attention comes with its rotary embedding and the write of new keys; experts' products with
+        the sorting of tokens before and the activation or combination after; narrow dtypes
+        quantise what they multiply first.
+        """
+        products = self.kind in ("gemm", "experts")
+        quantised = products and PEAK_OF[self.dtype] != "bf16"
+        grouped = self.kind == "experts" or "attention" in self.kind or "mla" in self.kind
+        return (3 if grouped else 1) + quantised
+
 
 def distinct(draws: int, places: int) -> float:
     """Return the expected number of distinct places that ``draws`` at random of them hit."""

@@ -7,7 +7,7 @@ same on scalars:
 2. with two-batch overlap the tokens are computed as two halves, one half's all-to-all beside the
    other's compute: ``2 · max(compute, exchange)`` of a half, and one layer's exchange that
    nothing hides;
-3. a step too large for its CUDA graphs takes at least its launches;
+3. a step that no CUDA graph holds takes at least its launches;
 4. the host's work, beside the GPU's or after it;
 5. speculation: seconds per token a sequence gains, not per step.
 """
@@ -70,8 +70,8 @@ class Step:
     def launch_seconds(self) -> float:
         """Seconds of launching every kernel of a step, one by one."""
         load = Load(tokens=1.0, pairs=1.0, prompts=1.0, batch=1.0, context=1.0)
-        calls = sum(float(op.calls) for op in forward_pass(self.spec, load))
-        return self.engine.launch_s * calls * self.halves
+        kernels = sum(float(op.calls) * op.kernels for op in forward_pass(self.spec, load))
+        return self.engine.launch_s * kernels * self.halves
 
     def compute_operators(self, rows: Number) -> list[Operator]:
         """Return what sees every token, less the exchange that runs beside it."""
@@ -86,11 +86,20 @@ class Step:
         """Return the all-to-all of a half that runs beside the other half's compute."""
         return [op for op in token_operators(self.spec, rows) if op.kind == "all_to_all"]
 
-    def with_host(self, gpu: Number, sequences: Number) -> Number:
+    def with_host(self, gpu: Number, decodes: Number, prompts: Number) -> Number:
         """Return seconds of a step of so many sequences that keeps the GPU busy for ``gpu``."""
         if self.host_s is not None:
             return gpu + self.host_s
-        return self.engine.with_host(gpu, self.engine.host_seconds(sequences))
+        return self.engine.with_host(gpu, self.host_seconds(decodes, prompts))
+
+    def host_seconds(self, decodes: Number, prompts: Number = 0.0) -> Number:
+        """Return the host's seconds of a step of so many sequences per attention rank."""
+        return self.sync_s + self.engine.host_seconds(decodes, prompts)
+
+    @property
+    def sync_s(self) -> float:
+        """Seconds the attention-DP ranks take to agree on a step."""
+        return self.engine.dp_sync_s if self.spec.layout.attention_dp > 1 else 0.0
 
     def seconds(self, load: Load) -> Number:
         """Return seconds of steps over arrays of loads."""
@@ -122,9 +131,16 @@ class Step:
             gpu = self.halves * np.maximum(gpu, exchange)
             unhidden = self.unhidden_exchange * exchange
         if self.engine.graph_sizes:
-            launched = np.where(rows > self.engine.largest_graph, self.launch_seconds, 0.0)
-            gpu = np.maximum(gpu, launched)
-        return self.with_host(gpu + unhidden, load.prompts + batch)
+            gpu = np.maximum(gpu, self._launched(rows, load.tokens))
+        return self.with_host(gpu + unhidden, batch, np.ceil(load.prompts))
+
+    def _launched(self, rows: Number, tokens: Number) -> Number:
+        """Return the seconds a step takes at least where no CUDA graph holds it."""
+        engine = self.engine
+        largest = np.where(
+            np.asarray(tokens) > 0, engine.largest_step(True), engine.largest_step(False)
+        )
+        return np.where(rows > largest, self.launch_seconds, 0.0)
 
     def _drafts(self, load: Load) -> Number:
         if not self.speculative.drafts:

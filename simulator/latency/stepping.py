@@ -125,6 +125,7 @@ class RooflineSteps:
         "_groups",
         "_halves",
         "_heads",
+        "_host_s",
         "_pieces",
         "_prefill",
         "_ranks",
@@ -143,6 +144,7 @@ class RooflineSteps:
         ranks = layout.attention_dp * (1 if role == "prefill" else layout.pp)
         self._groups = ranks * step.halves
         self._ranks = layout.attention_dp
+        self._host_s = step.sync_s + step.engine.step_s
         self._simple = step.halves == 1 and not step.engine.graph_sizes
         self._rows = RowTable(lambda rows: sum_seconds(step.compute_operators(rows)))
         self._exchange = RowTable(lambda rows: sum_seconds(step.exchange_operators(rows)))
@@ -197,7 +199,9 @@ class RooflineSteps:
         rows = local + sequences * width
         padded = rows if self._simple else self._step.engine.padded(rows)
         seconds = self._rows[padded] + self._heads[sampled + sequences * width]
-        if idle > 1.0:  # the experts see the mean of all ranks, not what the busiest one brings
+        if idle > 1.0 and not self._graphed(rows):
+            # The experts see the mean of all ranks, not what the busiest one brings; a CUDA graph
+            # pads every rank to it.
             seconds += self._experts[-(-tokens // groups) + sequences * width]
             seconds -= self._experts[padded]
         for form in self._prefill:
@@ -206,8 +210,14 @@ class RooflineSteps:
             pieces = self._attention.get(batch) or self._attention_pieces(batch)
             seconds += at(pieces, context)
         if not self._simple:
-            seconds = max(seconds * self._halves, self._least(rows)) + self._unhidden(padded)
+            least = self._least(rows, prompts=True)
+            seconds = max(seconds * self._halves, least) + self._unhidden(padded)
         return self._with_host(seconds, prompts, batch)
+
+    def _graphed(self, rows: int) -> bool:
+        """Tell whether a step with prompt chunks runs as a captured CUDA graph."""
+        engine = self._step.engine
+        return bool(engine.graph_sizes) and rows <= engine.largest_step(True)
 
     def _with_host(self, seconds: float, prompts: int, batch: int) -> float:
         """Return the step's seconds with the host's; those of the engine per attention rank."""
@@ -215,15 +225,17 @@ class RooflineSteps:
         if step.host_s is not None:
             return seconds + step.host_s
         engine = step.engine
-        host = engine.step_s + engine.sequence_s * (prompts / ranks + -(-batch // ranks))
+        chunks = -(-prompts // ranks)
+        host = self._host_s + engine.sequence_s * (chunks + -(-batch // ranks))
+        host += engine.prompt_s * chunks
         if engine.overlap_scheduling:
             return seconds if seconds > host else host
         return seconds + host
 
-    def _least(self, rows: int) -> float:
+    def _least(self, rows: int, *, prompts: bool) -> float:
         """Return the seconds that exchange and launches of a step take at least."""
         step = self._step
-        launched = step.launch_seconds if rows > step.engine.largest_graph else 0.0
+        launched = step.launch_seconds if rows > step.engine.largest_step(prompts) else 0.0
         if self._halves == 1:
             return launched
         exchange = self._halves * self._exchange[step.engine.padded(rows)]
@@ -241,8 +253,8 @@ class RooflineSteps:
         padded = step.engine.padded(rows)
         constant = self._rows[padded] + self._heads[rows]
         pieces = scaled(self._attention_pieces(batch), self._halves, self._halves * constant)
-        pieces = at_least(pieces, self._least(rows))
-        host, unhidden = step.engine.host_seconds(float(-(-batch // ranks))), self._unhidden(padded)
+        pieces = at_least(pieces, self._least(rows, prompts=False))
+        host, unhidden = step.host_seconds(float(-(-batch // ranks))), self._unhidden(padded)
         if step.host_s is not None:
             return scaled(pieces, 1.0, unhidden + step.host_s)
         if step.engine.overlap_scheduling:
