@@ -122,6 +122,7 @@ class RooflineSteps:
         "_draft",
         "_exchange",
         "_experts",
+        "_graphed",
         "_groups",
         "_halves",
         "_heads",
@@ -145,6 +146,8 @@ class RooflineSteps:
         self._groups = ranks * step.halves
         self._ranks = layout.attention_dp
         self._host_s = step.sync_s + step.engine.step_s
+        graphs = step.engine.graph_sizes if step.engine.graphs_prompts else ()
+        self._graphed = max(graphs, default=0)  # rows of the largest captured step with prompts
         self._simple = step.halves == 1 and not step.engine.graph_sizes
         self._rows = RowTable(lambda rows: sum_seconds(step.compute_operators(rows)))
         self._exchange = RowTable(lambda rows: sum_seconds(step.exchange_operators(rows)))
@@ -199,10 +202,9 @@ class RooflineSteps:
         rows = local + sequences * width
         padded = rows if self._simple else self._step.engine.padded(rows)
         seconds = self._rows[padded] + self._heads[sampled + sequences * width]
-        if idle > 1.0 and not self._graphed(rows):
-            # The experts see the mean of all ranks, not what the busiest one brings; a CUDA graph
-            # pads every rank to it.
-            seconds += self._experts[-(-tokens // groups) + sequences * width]
+        if idle > 1.0:  # experts see the mean of all ranks; a CUDA graph pads all to the busiest
+            mean = -(-tokens // groups) + sequences * width
+            seconds += self._experts[max(mean, min(padded, self._graphed))]
             seconds -= self._experts[padded]
         for form in self._prefill:
             seconds += form.prefill_seconds(local, pairs, past, share)
@@ -213,11 +215,6 @@ class RooflineSteps:
             least = self._least(rows, prompts=True)
             seconds = max(seconds * self._halves, least) + self._unhidden(padded)
         return self._with_host(seconds, prompts, batch)
-
-    def _graphed(self, rows: int) -> bool:
-        """Tell whether a step with prompt chunks runs as a captured CUDA graph."""
-        engine = self._step.engine
-        return bool(engine.graph_sizes) and rows <= engine.largest_step(True)
 
     def _with_host(self, seconds: float, prompts: int, batch: int) -> float:
         """Return the step's seconds with the host's; those of the engine per attention rank."""

@@ -195,6 +195,52 @@ def test_batches_are_padded_to_captured_sizes(workers: dict[str, WorkerSpec]) ->
     assert launched > 10 * captured
 
 
+def test_prompts_are_launched_kernel_by_kernel(workers: dict[str, WorkerSpec]) -> None:
+    """Without graphs of prompts a chunk of any size takes its launches; a decode step does not."""
+    graphs = Engine(name="graphs", graph_sizes=(4, 64), launch_s=1e-3)
+    decodes = replace(graphs, graphs_prompts=False)
+    held, launched = (Roofline(engine=e).bind(workers["single"]) for e in (graphs, decodes))
+    assert chunk(launched, 16, 0) > 10 * chunk(held, 16, 0)
+    assert launched.step_seconds(0, 0, 0, 0, 16, 999) == held.step_seconds(0, 0, 0, 0, 16, 999)
+
+
+def test_narrow_products_are_quantised_first(workers: dict[str, WorkerSpec]) -> None:
+    """A product in 8 bits launches one kernel more per call than in 16; attention is the same."""
+    worker, load = workers["dense"], Load(batch=8.0, context=8000.0)
+    wide = replace(worker.precision, weights="bf16", activations="bf16")
+    narrow = replace(worker.precision, weights="fp8", activations="fp8")
+    kernels = [
+        {op.name: op.kernels for op in forward_pass(replace(spec, precision=precision), load)}
+        for spec in [Roofline().step(worker).spec]
+        for precision in (wide, narrow)
+    ]
+    assert kernels[1]["qkv"] == kernels[0]["qkv"] + 1
+    assert kernels[1]["decode_attention"] == kernels[0]["decode_attention"]
+
+
+def test_the_host_works_on_steps_sequences_prompts_and_ranks(
+    workers: dict[str, WorkerSpec],
+) -> None:
+    """A synchronous host adds its seconds per step, sequence, prompt chunk and agreement."""
+    none = Engine(name="none")
+    host = replace(none, step_s=1e-3, sequence_s=1e-4, prompt_s=2e-3, dp_sync_s=5e-3)
+    for name, ranks in (("dense", 1), ("dep", workers["dep"].layout.attention_dp)):
+        bare, full = (Roofline(engine=e).bind(workers[name]) for e in (none, host))
+        args = (100 * ranks, 5050 * ranks, 0, ranks, 8 * ranks, 8000 * ranks)
+        added = full.step_seconds(*args) - bare.step_seconds(*args)
+        agreed = 5e-3 if ranks > 1 else 0.0
+        assert added == pytest.approx(1e-3 + 9e-4 + 2e-3 + agreed, rel=1e-9)
+
+
+def test_a_graph_pads_idle_ranks_to_the_busiest(workers: dict[str, WorkerSpec]) -> None:
+    """One short prompt on one of several ranks costs the experts more inside a CUDA graph."""
+    graphs = Engine(name="graphs", graph_sizes=(512,))
+    eager = replace(graphs, graphs_prompts=False)
+    padded, mean = (Roofline(engine=e).bind(workers["dep"]) for e in (graphs, eager))
+    assert chunk(padded, 400, 0) > chunk(mean, 400, 0)
+    assert chunk(padded, 513, 0) >= chunk(padded, 512, 0)
+
+
 @pytest.mark.parametrize("name", known())
 def test_a_shipped_engine_states_its_source(name: str) -> None:
     """Each profile loads and says where its numbers come from."""
