@@ -9,8 +9,11 @@ from simulator.policies.rate_matching import Balanced, Engine, RateMatcher
 FTL_CUTOFF_S = 10.0
 """Prefill slower than this is never chosen (arXiv 2506.05508)."""
 
-WORKER = ("tp", "pp", "ep", "attention_dp", "batch", "chunk", "kv_gpus")
-"""A worker's columns that a deployment keeps, with its pool's name before them."""
+LAYOUT = ("tp", "pp", "ep", "attention_dp", "batch")
+PREFILL = (*LAYOUT, "chunk", "kv_gpus")
+DECODE = (*LAYOUT, "draft_tokens", "kv_gpus")
+MIXED = (*LAYOUT, "chunk", "draft_tokens", "kv_gpus")
+"""Columns of each pool's worker that a deployment keeps, with the pool's name before them."""
 
 
 def choose_prefill(points: pl.DataFrame, cutoff_s: float = FTL_CUTOFF_S) -> pl.DataFrame:
@@ -53,7 +56,7 @@ def disaggregated(
         Engine(decode["rate"].to_numpy(), decode["gpus"].to_numpy()),
     )
     prefill_gpus = match.prefill_workers * chosen["gpus"]
-    named = {f"prefill_{name}": pl.lit(chosen[name]) for name in WORKER}
+    named = {f"prefill_{name}": pl.lit(chosen[name]) for name in PREFILL}
     frame = decode.select(
         pl.lit("disaggregated").alias("kind"),
         pl.lit(chosen["ttft_s"]).alias("ttft_s"),
@@ -65,7 +68,7 @@ def disaggregated(
         pl.Series("prefill_gpus", prefill_gpus),
         pl.Series("decode_gpus", match.gpus - prefill_gpus),
         *(column.alias(name) for name, column in named.items()),
-        *(pl.col(name).alias(f"decode_{name}") for name in WORKER if name != "chunk"),
+        *(pl.col(name).alias(f"decode_{name}") for name in DECODE),
     ).filter(pl.col("gpus") > 0)
     return with_aims(frame, platforms, lengths)
 
@@ -86,7 +89,7 @@ def colocated(points: pl.DataFrame, platform: Platform, lengths: Lengths) -> pl.
         "rate",
         pl.lit(0, dtype=pl.Int64).alias("prefill_gpus"),
         pl.col("gpus").alias("decode_gpus"),
-        *(pl.col(name).alias(f"mixed_{name}") for name in WORKER),
+        *(pl.col(name).alias(f"mixed_{name}") for name in MIXED),
     )
     return with_aims(frame, (platform, platform), lengths)
 

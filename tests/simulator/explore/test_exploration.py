@@ -1,6 +1,7 @@
 """An exploration as a job: its folder, and how its answer moves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +10,7 @@ import pytest
 from simulator.errors import ConfigError
 from simulator.explore.advice import Limits
 from simulator.explore.exploration import Exploration, Options, explore, power_of_two
-from simulator.explore.pareto import pareto
+from simulator.explore.pareto import best_at, pareto
 from simulator.explore.sensitivity import NUMBERS, lengths_map, tornado
 from simulator.explore.space import Lengths, Platform
 from simulator.policies.rate_matching import WithinBudget
@@ -71,6 +72,24 @@ def test_the_rule_is_the_users(exploration: Exploration) -> None:
     assert deployments["gpus"].max() == 8
 
 
+def test_drafting_is_one_more_choice(exploration: Exploration) -> None:
+    """With 0 among the drafts every undrafted deployment is there, and no front is lower."""
+    plain = explore(exploration)
+    options = replace(exploration.options, draft_tokens=(0, 2))
+    drafted = explore(replace(exploration, options=options))
+    assert plain.deployments["decode_draft_tokens"].unique().to_list() == [0]
+    assert drafted.deployments.filter(decode_draft_tokens=0).equals(plain.deployments)
+    for series in ("disaggregated", "co-located"):
+        old, new = (each.fronts.filter(series=series) for each in (plain, drafted))
+        at = old["interactivity"].to_numpy()
+        assert (best_at(new, at) >= old["throughput"].to_numpy()).all()
+        assert best_at(new, at).sum() > old["throughput"].sum()
+    best = drafted.advice.split
+    assert best is not None
+    assert best["decode_draft_tokens"] == 2
+    assert f"batch {best['decode_batch']}, 2 drafts)" in drafted.advice.sentence
+
+
 @pytest.mark.parametrize(
     ("tokens", "power"), [(1, 1), (3, 4), (1020, 1024), (1500, 2048), (700, 512)]
 )
@@ -99,7 +118,16 @@ def test_the_map_has_every_pair(exploration: Exploration) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"aim": "fame"}, {"ttft_cutoff_s": 0.0}, {"isl": 0}, {"osl": 1}]
+    "values",
+    [
+        {"aim": "fame"},
+        {"ttft_cutoff_s": 0.0},
+        {"isl": 0},
+        {"osl": 1},
+        {"draft_tokens": ()},
+        {"draft_tokens": (1, -1)},
+        {"draft_tokens": (1, 1)},
+    ],
 )
 def test_options_check_themselves(values: dict[str, object]) -> None:
     """A value out of range is refused by name."""
