@@ -23,6 +23,8 @@ from simulator.explore.study import OnStudy, Study, study
 from simulator.policies.rate_matching import Balanced, RateMatcher
 
 AIMS = ("throughput", "usd_per_mtok", "joules_per_token")
+MAP_ISL, MAP_OSL = (512, 2048, 8192, 32768), (128, 512, 2048, 8192)
+"""Prompt and output tokens of a map, where none are given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +36,9 @@ class Options:
     points; a TTFT target below it takes its place. ``aim`` ranks deployments, of which the best
     ``confirm`` are simulated under random arrivals. ``start`` is the path of an AIConfigurator
     table whose points are costed beside the choice (its lengths take the workload's place);
-    ``tornado`` varies the hardware's numbers, ``map`` the lengths. ``draft_tokens`` are the numbers
-    of tokens to draft per decode step (``None``: what the latency model says).
+    ``tornado`` varies the hardware's numbers; ``map`` the lengths, over every pair of ``map_isl``
+    and ``map_osl`` tokens. ``draft_tokens`` are the numbers of tokens to draft per decode step
+    (``None``: what the latency model says).
     """
 
     isl: int | None = None
@@ -50,6 +53,8 @@ class Options:
     start: str | None = None
     tornado: bool = False
     map: bool = False
+    map_isl: tuple[int, ...] = MAP_ISL
+    map_osl: tuple[int, ...] = MAP_OSL
     rate_matching: RateMatcher = field(default_factory=Balanced)
 
     def __post_init__(self) -> None:
@@ -61,6 +66,10 @@ class Options:
             )
         if self.draft_tokens is not None:
             _check_list("draft_tokens", self.draft_tokens, "drafts", 0)
+        _check_list("map_isl", self.map_isl, "tokens", 1)
+        _check_list("map_osl", self.map_osl, "tokens", 2)
+        if not self.map and (self.map_isl, self.map_osl) != (MAP_ISL, MAP_OSL):
+            raise ConfigError("explore: map_isl and map_osl have no effect without map=true")
         if self.confirm < 0:
             raise ConfigError(f"explore: confirm must be at least 0 but got {self.confirm!r}")
         for name, least in (("isl", 1), ("osl", 2)):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import NDArray
 
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Batching, Deployment, Pool
@@ -110,7 +111,7 @@ def simulated(case: Case, platform: Platform) -> RunRecord:
     return run(deployment, load, RunOptions())
 
 
-def staggered(case: Case) -> np.ndarray:
+def staggered(case: Case) -> NDArray[np.float64]:
     """Return the first seats' output tokens: those computed together end together, evenly spread.
 
     Equal ones would all end at once for ever, a steady state of another kind.

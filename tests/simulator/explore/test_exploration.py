@@ -117,6 +117,13 @@ def test_the_map_has_every_pair(exploration: Exploration) -> None:
     assert table["gain"][2] is None  # 1 s is too short for 120k tokens on two GPUs
 
 
+def test_the_maps_lengths_are_the_options(exploration: Exploration) -> None:
+    """Where no lengths are given, a map goes over every pair of the options' lengths."""
+    options = replace(exploration.options, map=True, map_isl=(1000, 300), map_osl=(64, 32))
+    table = lengths_map(replace(exploration, options=options))
+    assert table.select("isl", "osl").rows() == [(1000, 64), (1000, 32), (300, 64), (300, 32)]
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -127,11 +134,16 @@ def test_the_map_has_every_pair(exploration: Exploration) -> None:
         {"draft_tokens": ()},
         {"draft_tokens": (1, -1)},
         {"draft_tokens": (1, 1)},
+        {"map": True, "map_isl": ()},
+        {"map": True, "map_isl": (512, 0)},
+        {"map": True, "map_osl": (1,)},
+        {"map": True, "map_osl": (128, 128)},
+        {"map_isl": (1000,)},
     ],
 )
 def test_options_check_themselves(values: dict[str, object]) -> None:
     """A value out of range is refused by name."""
-    with pytest.raises(ConfigError, match=next(iter(values))):
+    with pytest.raises(ConfigError, match=list(values)[-1]):
         Options(**values)  # type: ignore[arg-type]
 
 
