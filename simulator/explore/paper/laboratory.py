@@ -10,7 +10,7 @@ from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.explore.costs import Costs
 from simulator.explore.evaluate import collect, decode_points, prefill_points
-from simulator.explore.match import choose_prefill
+from simulator.explore.match import choose_prefill, prefill_front
 from simulator.explore.paper.curves import mean_gain
 from simulator.explore.pareto import front
 from simulator.explore.space import Lengths, Platform, Space
@@ -96,6 +96,7 @@ class Laboratory:
             space=space,
             platforms=(space.platform,) * 2,
             prefill=choose_prefill(prefill),
+            prefills=prefill_front(prefill),
             decode=decode,
             mixed=nothing,
             whole=nothing,

@@ -10,6 +10,7 @@ import pytest
 from simulator.errors import ConfigError
 from simulator.explore.advice import Limits
 from simulator.explore.exploration import Exploration, Options, explore, power_of_two
+from simulator.explore.match import disaggregated
 from simulator.explore.pareto import best_at, pareto
 from simulator.explore.sensitivity import NUMBERS, lengths_map, tornado
 from simulator.explore.space import Lengths, Platform
@@ -61,15 +62,19 @@ def test_no_answer_is_written_too(exploration: Exploration, tmp_path: Path) -> N
 
 
 def test_the_rule_is_the_users(exploration: Exploration) -> None:
-    """Under a budget no deployment has more GPUs than it."""
+    """Under a budget no deployment has more GPUs than it, and any prefill point may serve it."""
     rule = WithinBudget(gpus=8)
     small = Exploration(
         platforms=exploration.platforms,
         lengths=exploration.lengths,
         options=Options(gpus=2, max_batch=256, rate_matching=rule),
     )
-    deployments = explore(small).deployments
-    assert deployments["gpus"].max() == 8
+    done = explore(small)
+    assert done.deployments["gpus"].max() == 8
+    one = done.study.prefill
+    single = disaggregated(one, done.study.decode, small.platforms, small.lengths, rule)
+    assert (done.deployments["rate"] >= single["rate"]).all()
+    assert done.deployments["ttft_s"].mean() < 0.5 * single["ttft_s"][0]  # more than enough before
 
 
 def test_drafting_is_one_more_choice(exploration: Exploration) -> None:
