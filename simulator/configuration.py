@@ -234,4 +234,5 @@ def _describe(expected: object) -> str:
 
 def _words(choices: Sequence[Any]) -> str:
     names = (_WORDS.get(choice) or getattr(choice, "__name__", str(choice)) for choice in choices)
-    return " or ".join("null" if name == "NoneType" else name for name in names)
+    plain = {"NoneType": "null", "tuple": "a list", "list": "a list", "Sequence": "a list"}
+    return " or ".join(plain.get(name, name) for name in names)

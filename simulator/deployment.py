@@ -30,6 +30,8 @@ class Batching:
     ``max_num_batched_tokens`` is the token budget of a step (decodes first, then prompt chunks),
     ``max_num_seqs`` bounds the sequences in it, ``block_size`` is tokens per KV block. Limits and
     ``kv_blocks`` are the worker's, over all its attention-DP ranks.
+    ``piggyback`` lets prompts ride on decode steps (vLLM V1, TensorRT-LLM); without it a step
+    computes prompts alone as long as any can be admitted, and the decodes wait (vLLM V0, SGLang).
     ``reserve`` says what admission sets aside: ``prompt`` (the prompt's blocks; growth may preempt
     the youngest sequence, which is recomputed: vLLM) or ``full`` (the whole sequence up to its
     last token, so nothing is ever preempted: TensorRT-LLM's GUARANTEED_NO_EVICT).
@@ -40,6 +42,7 @@ class Batching:
     max_num_seqs: int = 256
     block_size: int = 16
     chunked_prefill: bool = True
+    piggyback: bool = True
     reserve: str = "prompt"
     memory_utilization: float = 0.9
     kv_blocks: int | None = None

@@ -27,8 +27,11 @@ _RAMP.flags.writeable = False
 class BatchWorker(Worker):
     """Runs a batch of decoding sequences, with prompt chunks beside them when there are any.
 
-    Decodes come first in the token budget, then prompts in arrival order (vLLM v1). When the KV
+    Decodes come first in the token budget, then prompts in arrival order (vLLM V1). When the KV
     cache is full the youngest sequence is preempted and later recomputed from its tokens.
+
+    Without piggybacking prompts come first, alone, and stall the batch (vLLM V0). The blocks of a
+    stalled iteration are taken before its prompts are admitted, so these never push it out.
     """
 
     __slots__ = (
@@ -40,15 +43,18 @@ class BatchWorker(Worker):
         "_grows",
         "_growth",
         "_growth_left",
+        "_late",
         "_leap",
         "_marks",
         "_max_seqs",
         "_paused",
         "_pending",
+        "_piggyback",
         "_prompt_step",
         "_ready",
         "_running",
         "_since",
+        "_stalled",
         "_step",
         "_times",
         "leap_limit",
@@ -62,6 +68,7 @@ class BatchWorker(Worker):
         self._gaps = settings.gaps
         self._max_seqs = settings.batching.max_num_seqs
         self._grows = settings.batching.reserve == "prompt"
+        self._piggyback = settings.batching.piggyback
         self._running: dict[int, int] = {}  # request -> step it ends at, youngest last
         self._ends: list[tuple[int, int]] = []  # heap of (step, request); may hold stale entries
         self._growth = [0] * settings.batching.block_size  # sequences by block phase
@@ -76,6 +83,8 @@ class BatchWorker(Worker):
         self._pending: deque[int] = deque()  # want blocks for a transfer
         self._paused: dict[int, float] = {}  # preempted -> when its last token was emitted
         self._fresh: list[int] = []  # joined from a transfer in this iteration
+        self._stalled = False  # by prompts alone: iteration `_step` has its blocks but not begun
+        self._late: list[tuple[float, int]] = []  # last token before a stall, of how many
         self._ready: list[int] = []  # prompts computed here in the step that just ended
         self.leap_limit = LEAP
 
@@ -116,7 +125,10 @@ class BatchWorker(Worker):
     def wake(self, now: float) -> None:
         """End the leap that is due and begin the next."""
         if self._leap:
-            self._commit(self._leap)
+            if self._stalled:
+                self.step_count += 1
+            else:
+                self._commit(self._leap)
             self._leap = self._growth_left = 0
             if self._prompt_step is not None:
                 self._close_prompts(self._prompt_step, now)
@@ -126,7 +138,7 @@ class BatchWorker(Worker):
 
     def _begin(self, now: float) -> None:
         self._since = now
-        if self._running:
+        if self._running and not self._stalled:
             self._grow(now)
         if self._ready:
             self._join_ready(now)
@@ -137,7 +149,7 @@ class BatchWorker(Worker):
         if self.prompts:
             self._prompt_step = self._form(now, len(self._running))
         if self._prompt_step is not None:
-            self._mixed_step(self._prompt_step, now)
+            self._prompt_chunks(self._prompt_step, now)
         elif self._running:
             self._plan(now)
         else:
@@ -168,6 +180,8 @@ class BatchWorker(Worker):
         self.alarm.set(end, STEP_END)
         if self._fresh:
             self._stamp_second(first)
+        if self._stalled:
+            self._resume(first)
 
     def _reach(self, batch: int, upto: float) -> int:
         """Return the number of iterations until the batch, a piece or the KV cache ends."""
@@ -197,21 +211,42 @@ class BatchWorker(Worker):
         self._growth_left = taken
         return leap
 
-    def _mixed_step(self, step: Step, now: float) -> None:
-        batch = len(self._running)
+    def _prompt_chunks(self, step: Step, now: float) -> None:
+        """Compute prompt chunks, beside one iteration or in its place."""
+        batch, context = (len(self._running), self._context) if self._piggyback else (0, 0)
         seconds = self.settings.steps.step_seconds(
-            step.tokens, step.pairs, step.past, step.prompts, batch, self._context
+            step.tokens, step.pairs, step.past, step.prompts, batch, context
         )
         step.ends = now + seconds
         self._marks = None
         self._leap = 1
         self._growth_left = 0
         self.prefill_tokens += step.tokens
-        self._gaps.gap(seconds, batch - len(self._fresh))
         self.alarm.set(step.ends, STEP_END)
+        if not self._piggyback:
+            self._stall(now)
+            return
+        self._gaps.gap(seconds, batch - len(self._fresh))
         if self._fresh:
             self._stamp_second(step.ends)
             self._fresh.clear()  # their first gap ends here, and is not one of this step's
+
+    def _stall(self, now: float) -> None:
+        """Remember whose last token was at ``now``: who just joined, or all if just stalled."""
+        self._stalled = True
+        just = len(self._running) - len(self._fresh) - self._held_up()
+        if just:
+            self._late.append((now, just))
+
+    def _resume(self, first: float) -> None:
+        """Log the gaps that the stall widened; they end with the iteration that ends ``first``."""
+        self._stalled = False
+        for since, count in self._late:
+            self._gaps.gap(first - since, count)
+
+    def _held_up(self) -> int:
+        """Return how many sequences had their last token before the stall's latest step."""
+        return sum(count for _, count in self._late)
 
     def _stamp_second(self, when: float) -> None:
         second = self._ledger.second_token
@@ -224,8 +259,8 @@ class BatchWorker(Worker):
         """Account for ``count`` finished iterations; the growth of the one after is not taken."""
         batch = len(self._running)
         if batch and self._prompt_step is None:
-            if self._fresh:
-                self._log_fresh(batch, count)
+            if self._fresh or self._late:
+                self._log_first(batch, count)
             else:
                 self._gaps.iterations(batch, batch, self._context, count)
         if count > 1:
@@ -235,11 +270,12 @@ class BatchWorker(Worker):
         self.decode_tokens += batch * count
         self.step_count += count
 
-    def _log_fresh(self, batch: int, count: int) -> None:
-        """Leave the first gaps of those who just joined out: they began before the transfer."""
+    def _log_first(self, batch: int, count: int) -> None:
+        """Leave first gaps that began sooner out: of who just joined, and of who was held up."""
         context, gaps = self._context, self._gaps
-        gaps.iterations(batch, batch - len(self._fresh), context, 1)
+        gaps.iterations(batch, batch - len(self._fresh) - self._held_up(), context, 1)
         self._fresh.clear()
+        self._late.clear()
         if count > 1:
             gaps.iterations(batch, batch, context + batch, count - 1)
 

@@ -161,10 +161,13 @@ class Worker:
         return self._ledger.input_tokens[request] + self._ledger.generated[request]
 
     def _form(self, now: float, decoding: int) -> Step | None:
-        """Fill what ``decoding`` sequences leave of a step with prompt chunks, first come first."""
+        """Fill what ``decoding`` sequences leave of a step with prompt chunks, first come first.
+
+        Where prompts do not piggyback on decodes, these only keep their seats.
+        """
         batching, prompts, step = self.settings.batching, self.prompts, Step()
         ledger, chunked = self._ledger, batching.chunked_prefill
-        budget = batching.max_num_batched_tokens - decoding
+        budget = batching.max_num_batched_tokens - (decoding if batching.piggyback else 0)
         seats = batching.max_num_seqs - decoding
         while prompts and budget > 0 and step.prompts < seats:
             request, done = prompts[0], self.head_done

@@ -97,11 +97,13 @@ def paying_regime(split: pl.DataFrame, mixed: pl.DataFrame) -> tuple[float, floa
 
 
 def words(row: Row, pool: str) -> str:
-    """Return a pool's worker in words: its layout and what it has in flight."""
+    """Return a pool's worker in words: its layout, what it has in flight, and its drafts if any."""
     degrees = (("tp", "tp"), ("pp", "pp"), ("ep", "ep"), ("attention_dp", "dp"))
     spread = [(short, row[f"{pool}_{name}"]) for name, short in degrees]
     kept = " ".join(f"{short}{degree}" for short, degree in spread if degree > 1)
-    return f"{kept or 'tp1'}, batch {row[f'{pool}_batch']}"
+    drafts = row.get(f"{pool}_draft_tokens")
+    drafted = f", {drafts} draft{'s' * (drafts > 1)}" if drafts else ""
+    return f"{kept or 'tp1'}, batch {row[f'{pool}_batch']}{drafted}"
 
 
 def _best(deployments: pl.DataFrame, aim: str) -> Row | None:

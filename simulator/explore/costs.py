@@ -9,6 +9,7 @@ from simulator.errors import CapacityError
 from simulator.explore.space import Floats, Platform
 from simulator.latency.base import WorkerSpec
 from simulator.latency.passes import Load
+from simulator.latency.speculative import Speculative
 from simulator.latency.step import Step as Pass
 from simulator.layout import Layout, Memory, MemoryBudget, plan_memory
 
@@ -21,12 +22,18 @@ class Costs:
     """What a platform's workers cost; remembers what it has planned."""
 
     platform: Platform
-    _passes: dict[Layout, Pass] = field(default_factory=dict)
+    _passes: dict[tuple[Layout, int], Pass] = field(default_factory=dict)
     _plans: dict[tuple[Layout, str, int, int], Memory | None] = field(default_factory=dict)
 
-    def seconds(self, layout: Layout, memory: Memory, load: Load) -> Floats:
-        """Return seconds of steps of per-rank loads: numbers and flat columns of one length."""
-        step = self._bound(layout, memory)
+    def seconds(
+        self, layout: Layout, memory: Memory, load: Load, drafts: int | None = None
+    ) -> Floats:
+        """Return seconds of steps of per-rank loads: numbers and flat columns of one length.
+
+        A decode step drafts ``drafts`` tokens per sequence (``None``: as the platform says); its
+        seconds are those per token a sequence gains. Prompts take the same whatever is drafted.
+        """
+        step = self._bound(layout, memory, self.platform.drafts if drafts is None else drafts)
         size = max(np.size(each) for each in load)
         seconds = np.empty(size)
         for start in range(0, size, BLOCK):
@@ -60,17 +67,23 @@ class Costs:
         except CapacityError:
             return None
 
-    def _bound(self, layout: Layout, memory: Memory) -> Pass:
+    def _bound(self, layout: Layout, memory: Memory, drafts: int) -> Pass:
         """Return the pass of a layout's workers; they share the first one's machine."""
-        known, latency = self._passes, self.platform.latency
-        if layout not in known:
-            worker = self.worker(layout, memory)
+        known, key = self._passes, (layout, drafts)
+        if key not in known:
+            worker, platform = self.worker(layout, memory), self.platform
+            own = drafts == platform.drafts
+            latency = platform.latency if own else platform.drafting(drafts).latency
             if not known:
-                known[layout] = latency.step(worker)
+                known[key] = latency.step(worker)
             else:
                 first = next(iter(known.values()))
-                known[layout] = replace(first, spec=latency.pass_spec(worker, first.machine))
-        return known[layout]
+                known[key] = replace(
+                    first,
+                    spec=latency.pass_spec(worker, first.machine),
+                    speculative=latency.speculative or Speculative(),
+                )
+        return known[key]
 
     def worker(self, layout: Layout, memory: Memory) -> WorkerSpec:
         """Return what a latency model needs to know of a worker."""

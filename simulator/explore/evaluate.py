@@ -7,6 +7,7 @@ fit its GPUs is not there. A worker's columns:
 * ``batch``: sequences (prompts, for prefill) in flight over all its ranks and stages;
 * ``chunk``: prompt tokens per step and attention rank, 0 where prompts are computed whole;
 * ``ttft_s``: seconds of a prompt that need not wait; ``tpot_s``: mean seconds per output token;
+* ``draft_tokens``: tokens a decode step drafts per sequence (not for prefill, which drafts none);
 * ``rate``: requests/s of the worker; ``kv_gpus``: its GPUs that hold distinct shards of KV.
 """
 
@@ -30,11 +31,12 @@ Frames = Iterator[pl.DataFrame]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
-    """One layout's points as columns of equal length."""
+    """One layout's points as columns of equal length, all of as many ``drafts`` if they decode."""
 
     layout: Layout
     memory: Memory
     columns: dict[str, Floats]
+    drafts: int | None = None
 
     def frame(self, where: NDArray[np.bool_]) -> pl.DataFrame:
         """Return the points ``where`` they fit, with their layout."""
@@ -47,10 +49,15 @@ class Points:
             "gpus": layout.gpus,
             "kv_gpus": self.memory.kv_shards * layout.attention_dp,
         }
+        if self.drafts is not None:
+            named["draft_tokens"] = self.drafts
         constants = {name: np.full(size, value, np.int64) for name, value in named.items()}
         whole = {"batch": np.int64, "chunk": np.int64}
+        kept = slice(None) if size == len(where) else where  # most often all fit: spare the copy
         columns = {
-            name: np.broadcast_to(column, where.shape)[where].astype(whole.get(name, np.float64))
+            name: np.broadcast_to(column, where.shape)[kept].astype(
+                whole.get(name, np.float64), copy=False
+            )
             for name, column in self.columns.items()
         }
         return pl.DataFrame(constants | columns)
@@ -71,7 +78,10 @@ def prefill_points(
 def decode_points(
     space: Space, costs: Costs | None = None, progress: OnProgress | None = None
 ) -> Frames:
-    """Yield the decode points of each layout: every batch that fits with its whole KV."""
+    """Yield the decode points of each layout: every batch that fits, for every number of drafts.
+
+    A batch fits with its sequences' whole KV; drafts are taken to hold none beside it.
+    """
     return _each_layout(space, costs, progress, (_decode,))
 
 
@@ -236,20 +246,20 @@ def _decode(space: Space, costs: Costs, layout: Layout) -> Frames:
     if room is None:
         return
     batch = space.batches(room.last)
-    seconds = _decode_seconds(space.lengths, costs, (layout, room.memory), batch)
-    in_flight = batch * layout.attention_dp * layout.pp
-    columns = {
-        "batch": in_flight,
-        "tpot_s": seconds,
-        "rate": in_flight / (seconds * space.lengths.steps),
-    }
-    yield Points(layout, room.memory, columns).frame(room.fits(batch, batch * need))
+    in_flight, fits = batch * layout.attention_dp * layout.pp, room.fits(batch, batch * need)
+    load = _decode_load(space.lengths, batch)
+    for drafts in space.draft_tokens:
+        seconds = costs.seconds(layout, room.memory, load, drafts)
+        columns = {
+            "batch": in_flight,
+            "tpot_s": seconds,
+            "rate": in_flight / (seconds * space.lengths.steps),
+        }
+        yield Points(layout, room.memory, columns, drafts).frame(fits)
 
 
-def _decode_seconds(
-    lengths: Lengths, costs: Costs, worker: tuple[Layout, Memory], batch: Floats
-) -> Floats:
-    return costs.seconds(*worker, Load(batch=batch, context=batch * lengths.context))
+def _decode_load(lengths: Lengths, batch: Floats) -> Load:
+    return Load(batch=batch, context=batch * lengths.context)
 
 
 # --- co-located -------------------------------------------------------------------------------
@@ -266,12 +276,13 @@ def _stalled(space: Space, costs: Costs, layout: Layout) -> Frames:
             break
         worker = layout, room.memory
         batch = space.batches(room.last)
-        (stall,) = _prompt_seconds(lengths, costs, worker, np.array([float(prompts)]))
-        decode = _decode_seconds(lengths, costs, worker, batch)
-        tpot = decode + stall / prompts * batch / lengths.steps
-        columns = _colocated_columns(lengths, layout, batch, (np.zeros(1), np.full(1, stall), tpot))
+        stall = _prompt_seconds(lengths, costs, worker, np.array([float(prompts)]))
         fits = room.fits(batch, batch * need) & (batch >= prompts)
-        yield Points(layout, room.memory, columns).frame(fits)
+        for drafts in space.draft_tokens:
+            decode = costs.seconds(*worker, _decode_load(lengths, batch), drafts)
+            tpot = decode + stall / prompts * batch / lengths.steps
+            columns = _colocated_columns(lengths, layout, batch, (np.zeros(1), stall, tpot))
+            yield Points(*worker, columns, drafts).frame(fits)
 
 
 def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
@@ -294,14 +305,15 @@ def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
             break
         worker = layout, room.memory
         batch = space.batches(room.last)
-        mixed = costs.seconds(*worker, _mixed_load(lengths, batch, chunk))
         share = batch * isl / (lengths.steps * chunk)
-        alone = _decode_seconds(lengths, costs, worker, batch)
-        tpot = share * mixed + (1.0 - share) * alone
-        ttft = max(1.0, isl / chunk) * mixed
-        columns = _colocated_columns(lengths, layout, batch, (np.full(1, chunk), ttft, tpot))
         fits = room.fits(batch, (batch + prompts) * held) & (share <= 1.0)
-        yield Points(layout, room.memory, columns).frame(fits)
+        for drafts in space.draft_tokens:
+            mixed = costs.seconds(*worker, _mixed_load(lengths, batch, chunk), drafts)
+            alone = costs.seconds(*worker, _decode_load(lengths, batch), drafts)
+            tpot = share * mixed + (1.0 - share) * alone
+            ttft = max(1.0, isl / chunk) * mixed
+            columns = _colocated_columns(lengths, layout, batch, (np.full(1, chunk), ttft, tpot))
+            yield Points(*worker, columns, drafts).frame(fits)
 
 
 def _mixes(space: Space) -> list[int]:

@@ -23,6 +23,8 @@ from simulator.explore.study import OnStudy, Study, study
 from simulator.policies.rate_matching import Balanced, RateMatcher
 
 AIMS = ("throughput", "usd_per_mtok", "joules_per_token")
+MAP_ISL, MAP_OSL = (512, 2048, 8192, 32768), (128, 512, 2048, 8192)
+"""Prompt and output tokens of a map, where none are given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,9 @@ class Options:
     points; a TTFT target below it takes its place. ``aim`` ranks deployments, of which the best
     ``confirm`` are simulated under random arrivals. ``start`` is the path of an AIConfigurator
     table whose points are costed beside the choice (its lengths take the workload's place);
-    ``tornado`` varies the hardware's numbers, ``map`` the lengths.
+    ``tornado`` varies the hardware's numbers; ``map`` the lengths, over every pair of ``map_isl``
+    and ``map_osl`` tokens. ``draft_tokens`` are the numbers of tokens to draft per decode step
+    (``None``: what the latency model says).
     """
 
     isl: int | None = None
@@ -43,11 +47,14 @@ class Options:
     max_batch: int = 4096
     ttft_cutoff_s: float = FTL_CUTOFF_S
     across_domains: bool = False
+    draft_tokens: tuple[int, ...] | None = None
     aim: str = "throughput"
     confirm: int = 0
     start: str | None = None
     tornado: bool = False
     map: bool = False
+    map_isl: tuple[int, ...] = MAP_ISL
+    map_osl: tuple[int, ...] = MAP_OSL
     rate_matching: RateMatcher = field(default_factory=Balanced)
 
     def __post_init__(self) -> None:
@@ -57,6 +64,12 @@ class Options:
             raise ConfigError(
                 f"explore: ttft_cutoff_s must be above 0 s but got {self.ttft_cutoff_s!r}"
             )
+        if self.draft_tokens is not None:
+            _check_list("draft_tokens", self.draft_tokens, "drafts", 0)
+        _check_list("map_isl", self.map_isl, "tokens", 1)
+        _check_list("map_osl", self.map_osl, "tokens", 2)
+        if not self.map and (self.map_isl, self.map_osl) != (MAP_ISL, MAP_OSL):
+            raise ConfigError("explore: map_isl and map_osl have no effect without map=true")
         if self.confirm < 0:
             raise ConfigError(f"explore: confirm must be at least 0 but got {self.confirm!r}")
         for name, least in (("isl", 1), ("osl", 2)):
@@ -210,6 +223,19 @@ def explore(exploration: Exploration, progress: OnStudy | None = None) -> Explor
     )
 
 
+def _check_list(name: str, values: tuple[int, ...], unit: str, least: int) -> None:
+    """Refuse lists that are empty, or hold a value twice, below ``least``, or not whole."""
+    if not values:
+        raise ConfigError(f"explore: {name} must list at least one number of {unit} but got none")
+    for value in values:
+        if type(value) is not int or value < least:
+            raise ConfigError(
+                f"explore: {name} must be whole numbers ≥ {least} {unit} but got {value!r}"
+            )
+    if len(set(values)) < len(values):
+        raise ConfigError(f"explore: {name} must list each number once but got {list(values)}")
+
+
 def power_of_two(tokens: float) -> int:
     """Return the power of two nearest to ``tokens`` on a logarithmic scale."""
     return int(2 ** round(np.log2(max(tokens, 1.0))))
@@ -223,4 +249,5 @@ def _space(exploration: Exploration, platform: Platform) -> Space:
         gpus=options.gpus,
         max_batch=options.max_batch,
         across_domains=options.across_domains,
+        draft_tokens=options.draft_tokens or (),
     )

@@ -7,6 +7,7 @@ import polars as pl
 import yaml
 
 from simulator.explore.space import Lengths, Platform
+from simulator.latency.speculative import Speculative
 
 Row = Mapping[str, Any]
 Platforms = tuple[Platform, Platform]
@@ -21,9 +22,9 @@ def experiment(row: Row, platforms: Platforms, lengths: Lengths) -> dict[str, An
 
     Poisson arrivals at 90 % of the rate it promises, of constant lengths, the means.
     """
-    pools = _pools(row, platforms, lengths)
     return {
-        "pools": pools,
+        "latency": {"speculative": _speculative(row, platforms[1])},
+        "pools": _pools(row, platforms, lengths),
         "workload": {
             "arrivals": {
                 "_target_": "workloads.arrivals.Poisson",
@@ -107,6 +108,18 @@ def _pools(row: Row, platforms: Platforms, lengths: Lengths) -> dict[str, Any]:
     return {
         pool: {"workers": row[f"{pool}_workers"]} | _pool(row, pool, platform, batching)
         for platform, (pool, batching) in zip(platforms, batchings.items(), strict=True)
+    }
+
+
+def _speculative(row: Row, platform: Platform) -> dict[str, Any]:
+    """Return the drafts of a deployment's decode steps, with the acceptance they were costed at."""
+    pool = "decode" if row["kind"] == "disaggregated" else "mixed"
+    given = platform.latency.speculative or Speculative()
+    accepted = given.acceptance
+    return {
+        "draft_tokens": row[f"{pool}_draft_tokens"],
+        "acceptance": list(accepted) if isinstance(accepted, tuple) else accepted,
+        "draft_layers": given.draft_layers,
     }
 
 

@@ -1,16 +1,25 @@
 """From workers to deployments: prefill choice, rate matching, and what a deployment amounts to."""
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from simulator.errors import ConfigError
+from simulator.explore.pareto import front
 from simulator.explore.space import Lengths, Platform
-from simulator.policies.rate_matching import Balanced, Engine, RateMatcher
+from simulator.policies.rate_matching import Balanced, Engine, Match, RateMatcher
 
 FTL_CUTOFF_S = 10.0
 """Prefill slower than this is never chosen (arXiv 2506.05508)."""
 
-WORKER = ("tp", "pp", "ep", "attention_dp", "batch", "chunk", "kv_gpus")
-"""A worker's columns that a deployment keeps, with its pool's name before them."""
+LAYOUT = ("tp", "pp", "ep", "attention_dp", "batch")
+PREFILL = (*LAYOUT, "chunk", "kv_gpus")
+DECODE = (*LAYOUT, "draft_tokens", "kv_gpus")
+MIXED = (*LAYOUT, "chunk", "draft_tokens", "kv_gpus")
+"""Columns of each pool's worker that a deployment keeps, with the pool's name before them."""
 
 
 def choose_prefill(points: pl.DataFrame, cutoff_s: float = FTL_CUTOFF_S) -> pl.DataFrame:
@@ -21,6 +30,30 @@ def choose_prefill(points: pl.DataFrame, cutoff_s: float = FTL_CUTOFF_S) -> pl.D
     Raises:
         ConfigError: no point is that fast, or there is none at all.
     """
+    per_gpu = pl.col("rate") / pl.col("gpus")
+    return _fast(points, cutoff_s).sort(-per_gpu, pl.col("ttft_s"), pl.col("gpus")).head(1)
+
+
+def prefill_front(points: pl.DataFrame, cutoff_s: float = FTL_CUTOFF_S) -> pl.DataFrame:
+    """Return the prefill points below the cutoff that no other beats in GPUs, rate and TTFT.
+
+    Sorted by GPUs, then rate; so is then TTFT, of those with as many GPUs.
+
+    Raises:
+        ConfigError: no point is that fast, or there is none at all.
+    """
+    fast = _fast(points, cutoff_s).sort(
+        "gpus", descending=True
+    )  # of equals the front keeps the last
+    kept = []
+    for gpus in fast["gpus"].unique().sort():
+        smaller = fast.filter(pl.col("gpus") <= gpus)
+        best = smaller[front(smaller["rate"].to_numpy(), -smaller["ttft_s"].to_numpy())]
+        kept.append(best.filter(gpus=gpus))
+    return pl.concat(kept)
+
+
+def _fast(points: pl.DataFrame, cutoff_s: float) -> pl.DataFrame:
     if not len(points):
         raise ConfigError("explore: no prefill layout fits the memory of its GPUs")
     fast = points.filter(pl.col("ttft_s") < cutoff_s)
@@ -29,8 +62,7 @@ def choose_prefill(points: pl.DataFrame, cutoff_s: float = FTL_CUTOFF_S) -> pl.D
             f"explore: no prefill point has a TTFT below {cutoff_s:g} s; the fastest takes "
             f"{min(points['ttft_s']):.3g} s"
         )
-    per_gpu = pl.col("rate") / pl.col("gpus")
-    return fast.sort(-per_gpu, pl.col("ttft_s"), pl.col("gpus")).head(1)
+    return fast
 
 
 def disaggregated(
@@ -40,23 +72,21 @@ def disaggregated(
     lengths: Lengths,
     rule: RateMatcher | None = None,
 ) -> pl.DataFrame:
-    """Return the deployments of one prefill point with each decode point, rates matched.
+    """Return the deployments of each decode point with a prefill point, rates matched.
 
+    ``prefill`` is the point :func:`choose_prefill` finds, or the many of :func:`prefill_front`:
+    then each decode point gets that of the highest rate, of the fewest GPUs, of the lowest TTFT.
     ``platforms`` are prefill's and decode's, which may differ. Pairs the rule cannot match are
     left out.
     """
-    chosen = prefill.row(0, named=True)
     if not len(decode):
         return pl.DataFrame()
-    match = (rule or Balanced()).match(
-        Engine(chosen["rate"], chosen["gpus"]),
-        Engine(decode["rate"].to_numpy(), decode["gpus"].to_numpy()),
-    )
-    prefill_gpus = match.prefill_workers * chosen["gpus"]
-    named = {f"prefill_{name}": pl.lit(chosen[name]) for name in WORKER}
+    match, rows = _best_pairs(prefill, decode, rule or Balanced())
+    chosen = prefill[rows]
+    prefill_gpus = match.prefill_workers * chosen["gpus"].to_numpy()
     frame = decode.select(
         pl.lit("disaggregated").alias("kind"),
-        pl.lit(chosen["ttft_s"]).alias("ttft_s"),
+        chosen["ttft_s"],
         "tpot_s",
         pl.Series("prefill_workers", match.prefill_workers),
         pl.Series("decode_workers", match.decode_workers),
@@ -64,10 +94,70 @@ def disaggregated(
         pl.Series("rate", match.rate),
         pl.Series("prefill_gpus", prefill_gpus),
         pl.Series("decode_gpus", match.gpus - prefill_gpus),
-        *(column.alias(name) for name, column in named.items()),
-        *(pl.col(name).alias(f"decode_{name}") for name in WORKER if name != "chunk"),
+        *(chosen[name].alias(f"prefill_{name}") for name in PREFILL),
+        *(pl.col(name).alias(f"decode_{name}") for name in DECODE),
     ).filter(pl.col("gpus") > 0)
     return with_aims(frame, platforms, lengths)
+
+
+class _Best(NamedTuple):
+    """What is best so far for each decode point: its match, with which prefill row."""
+
+    match: Match
+    row: NDArray[np.int64]
+    ttft: NDArray[np.float64]
+
+    def beaten_by(self, other: "_Best") -> NDArray[np.bool_]:
+        """Return where the other serves more, or as much on fewer GPUs, or so and sooner."""
+        mine, theirs = self.match, other.match
+        sooner = (theirs.gpus == mine.gpus) & (other.ttft < self.ttft)
+        equal = (theirs.rate == mine.rate) & ((theirs.gpus < mine.gpus) | sooner)
+        beaten: NDArray[np.bool_] = (theirs.rate > mine.rate) | equal
+        return beaten
+
+    def improved(self, other: "_Best") -> "_Best":
+        """Return the better of both for each decode point."""
+        where = self.beaten_by(other)
+        pairs = zip(other.match, self.match, strict=True)
+        match = Match(*(np.where(where, new, old) for new, old in pairs))
+        row, ttft = (
+            np.where(where, new, old) for new, old in zip(other[1:], self[1:], strict=True)
+        )
+        return _Best(match, row, ttft)
+
+
+def _best_pairs(
+    prefill: pl.DataFrame, decode: pl.DataFrame, rule: RateMatcher
+) -> tuple[Match, NDArray[np.int64]]:
+    """Return the match of each decode point with the best of the prefill rows, and that row."""
+    tokens = Engine(decode["rate"].to_numpy(), decode["gpus"].to_numpy())
+    found = [_matched(prefill, rows, tokens, rule) for rows in _by_gpus(prefill)]
+    best = found[0]
+    for other in found[1:]:
+        best = best.improved(other)
+    return best.match, best.row
+
+
+def _by_gpus(prefill: pl.DataFrame) -> Iterator[NDArray[np.int64]]:
+    """Yield the rows of workers of as many GPUs, by rising rate."""
+    gpus, rate = prefill["gpus"].to_numpy(), prefill["rate"].to_numpy()
+    for each in np.unique(gpus):
+        (rows,) = np.nonzero(gpus == each)
+        yield rows[np.argsort(rate[rows], kind="stable")]
+
+
+def _matched(
+    prefill: pl.DataFrame, rows: NDArray[np.int64], tokens: Engine, rule: RateMatcher
+) -> _Best:
+    """Return the matches with the fastest worker of these rows, or a sooner one that will do.
+
+    More prefill than the deployment serves is worth nothing, a lower TTFT is.
+    """
+    rate, ttft = (prefill[name].to_numpy()[rows] for name in ("rate", "ttft_s"))
+    match = rule.match(Engine(rate[-1], int(prefill["gpus"][int(rows[-1])])), tokens)
+    needed = match.rate / np.maximum(match.prefill_workers, 1)
+    at = np.minimum(np.searchsorted(rate, needed), len(rows) - 1)
+    return _Best(match, rows[at], ttft[at])
 
 
 def colocated(points: pl.DataFrame, platform: Platform, lengths: Lengths) -> pl.DataFrame:
@@ -86,7 +176,7 @@ def colocated(points: pl.DataFrame, platform: Platform, lengths: Lengths) -> pl.
         "rate",
         pl.lit(0, dtype=pl.Int64).alias("prefill_gpus"),
         pl.col("gpus").alias("decode_gpus"),
-        *(pl.col(name).alias(f"mixed_{name}") for name in WORKER),
+        *(pl.col(name).alias(f"mixed_{name}") for name in MIXED),
     )
     return with_aims(frame, (platform, platform), lengths)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -41,10 +42,6 @@ NUMBERS: Mapping[str, Callable[[GPU, float], GPU]] = MappingProxyType(
 """The hardware numbers varied, each by a factor on both pools' GPUs."""
 
 
-ISL, OSL = (512, 2048, 8192, 32768), (128, 512, 2048, 8192)
-"""Prompt and output tokens of a map, where none are given."""
-
-
 def tornado(
     exploration: Exploration, share: float = 0.2, progress: OnStudy | None = None
 ) -> pl.DataFrame:
@@ -70,19 +67,20 @@ def tornado(
 
 def lengths_map(
     exploration: Exploration,
-    isl: Iterable[int] = ISL,
-    osl: Iterable[int] = OSL,
+    isl: Iterable[int] | None = None,
+    osl: Iterable[int] | None = None,
     progress: OnStudy | None = None,
 ) -> pl.DataFrame:
     """Return gain, throughput and best ctx:gen GPU ratio for every pair of lengths.
 
-    All are null where nothing fits or meets the limits.
+    The lengths are those of the exploration's options where none are given. All figures are null
+    where nothing fits or meets the limits.
     """
-    outputs = tuple(osl)
+    options = exploration.options
+    pairs = product(isl or options.map_isl, osl or options.map_osl)
     cases = [
         ({"isl": prompt, "osl": output}, _of_lengths(exploration, prompt, output))
-        for prompt in isl
-        for output in outputs
+        for prompt, output in pairs
     ]
     rows = _answers(cases, progress)
     return pl.DataFrame(rows, schema=_schema({"isl": pl.Int64, "osl": pl.Int64}))

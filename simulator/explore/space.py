@@ -11,6 +11,7 @@ from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.errors import ConfigError, LayoutError
 from simulator.latency.roofline import Roofline
+from simulator.latency.speculative import Speculative
 from simulator.layout import Layout, Precision
 from simulator.model import Model
 
@@ -92,6 +93,20 @@ class Platform:
     memory_utilization: float = 0.9
     block_size: int = 16
 
+    @property
+    def drafts(self) -> int:
+        """Tokens a decode step drafts per sequence, as the latency model says."""
+        return self.latency.speculative.drafts if self.latency.speculative else 0
+
+    def drafting(self, drafts: int) -> "Platform":
+        """Return the platform with so many drafts per sequence and decode step.
+
+        Raises:
+            ConfigError: there cannot be so many, or their acceptance is not known.
+        """
+        speculative = replace(self.latency.speculative or Speculative(), draft_tokens=drafts)
+        return replace(self, latency=replace(self.latency, speculative=speculative))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
@@ -100,8 +115,9 @@ class Space:
     ``gpus`` bounds one worker, ``max_batch`` the sequences of one attention rank (per pipeline
     microbatch), looked at one by one up to ``fine`` and 2 % apart from there on;
     ``prompt_batches`` are the prompts of a prefill step per attention rank.
-    ``across_domains`` also looks at stages that leave the scale-up domain. ``layouts`` overrides
-    what :func:`layouts` lists.
+    ``draft_tokens`` are the numbers of tokens to draft per sequence and decode step (none listed:
+    what the platform's latency model drafts). ``across_domains`` also looks at stages that leave
+    the scale-up domain. ``layouts`` overrides what :func:`layouts` lists.
     """
 
     platform: Platform
@@ -111,6 +127,7 @@ class Space:
     fine: int = 128
     prompt_batches: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
     chunks: tuple[int, ...] = CHUNKS
+    draft_tokens: tuple[int, ...] = ()
     across_domains: bool = False
     layouts: tuple[Layout, ...] = ()
 
@@ -126,6 +143,10 @@ class Space:
         if not self.prompt_batches:
             raise ConfigError("explore: prompt_batches must list at least one batch but got none")
         self._check_context()
+        for drafts in self.draft_tokens:
+            self.platform.drafting(drafts)
+        if not self.draft_tokens:
+            object.__setattr__(self, "draft_tokens", (self.platform.drafts,))
         if not self.layouts:
             object.__setattr__(self, "layouts", tuple(self._every_layout()))
         if not self.layouts:

@@ -20,11 +20,12 @@ from simulator.explore.match import (
     choose_prefill,
     colocated,
     disaggregated,
+    prefill_front,
     within,
 )
 from simulator.explore.pareto import pareto
 from simulator.explore.space import Platform, Space
-from simulator.policies.rate_matching import RateMatcher
+from simulator.policies.rate_matching import RateMatcher, WithinBudget
 
 COLOCATED = ("whole", "piggybacked", "chunked")
 """The co-located fronts of a study, beside the best of all."""
@@ -35,8 +36,9 @@ OnStudy = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Study:
-    """What came of a space: the chosen prefill, all decode points, and co-located fronts.
+    """What came of a space: prefill, all decode points, and co-located fronts.
 
+    ``prefill`` is the chosen point, ``prefills`` those that no other beats in GPUs, rate and TTFT.
     The co-located fronts: ``whole`` without piggybacking, ``piggybacked`` with it, of which
     ``chunked`` only with chunks shorter than a prompt, and ``mixed`` with the best of all.
     ``platforms`` are prefill's and decode's; ``points`` counts the design points evaluated.
@@ -45,6 +47,7 @@ class Study:
     space: Space
     platforms: tuple[Platform, Platform]
     prefill: pl.DataFrame
+    prefills: pl.DataFrame
     decode: pl.DataFrame
     mixed: pl.DataFrame
     whole: pl.DataFrame
@@ -53,9 +56,13 @@ class Study:
     points: int
 
     def deployments(self, rule: RateMatcher | None = None) -> pl.DataFrame:
-        """Return the chosen prefill with every decode point, by rate matching or another rule."""
+        """Return the chosen prefill with every decode point, by rate matching or another rule.
+
+        Within a budget of GPUs the best rate per GPU may not fit: there all prefill points count.
+        """
         both, lengths = self.platforms, self.space.lengths
-        matched = disaggregated(self.prefill, self.decode, both, lengths, rule)
+        prefill = self.prefills if isinstance(rule, WithinBudget) else self.prefill
+        matched = disaggregated(prefill, self.decode, both, lengths, rule)
         return with_bandwidth(matched, both, lengths)
 
     def split(self, rule: RateMatcher | None = None) -> pl.DataFrame:
@@ -100,6 +107,7 @@ def study(
         space=space,
         platforms=(prompts.platform, platform),
         prefill=choose_prefill(prefill, cutoff_s),
+        prefills=prefill_front(prefill, cutoff_s),
         decode=decode,
         mixed=pareto(collect([best["whole"], best["piggybacked"]])),
         **best,

@@ -16,13 +16,17 @@ from simulator.cluster.worker import Step
 
 @dataclass
 class Sequence:
-    """One sequence of the batch: KV tokens in its next iteration, tokens to come, blocks held."""
+    """One sequence of the batch: KV tokens in its next iteration, tokens to come, blocks held.
+
+    ``stalled``: prompts were computed alone since its last token.
+    """
 
     request: int
     length: int
     left: int
     held: int
     last_token: float | None
+    stalled: bool = False
 
 
 class SteppingWorker(BatchWorker):
@@ -38,6 +42,7 @@ class SteppingWorker(BatchWorker):
         self.partial = 0
         self.computing: Step | None = None
         self.stepping = False
+        self.decoding: list[Sequence] = []
         self.held: dict[int, int] = {}
 
     def ceil(self, tokens: int) -> int:
@@ -101,15 +106,16 @@ class SteppingWorker(BatchWorker):
         self.begin_step(now)
 
     def end_step(self, now: float) -> None:
-        """Give every sequence its token, then close computed prompts, then finish sequences."""
+        """Give who decodes their tokens, then close computed prompts, then finish sequences."""
         self.step_count += 1
-        for sequence in self.batch:
+        for sequence in self.decoding:
             self.decode_tokens += 1
             sequence.length += 1
             sequence.left -= 1
             if sequence.last_token is None:
                 self._ledger.second_token[sequence.request] = now
             sequence.last_token = now
+            sequence.stalled = False
         if self.computing is not None:
             self.close(self.computing, now)
             self.computing = None
@@ -204,7 +210,9 @@ class SteppingWorker(BatchWorker):
     def chunks(self, now: float) -> Step | None:
         """Fill the rest of the token budget with prompt chunks."""
         ledger, batching, step = self._ledger, self.settings.batching, Step()
-        budget = batching.max_num_batched_tokens - len(self.batch)
+        budget = batching.max_num_batched_tokens
+        if batching.piggyback:
+            budget -= len(self.batch)
         while (
             self.prompts and budget > 0 and step.prompts + len(self.batch) < batching.max_num_seqs
         ):
@@ -235,13 +243,18 @@ class SteppingWorker(BatchWorker):
     def run_step(self, now: float) -> None:
         """Start one step: it ends when the step model says."""
         step = self.computing or Step()
-        context = sum(sequence.length for sequence in self.batch)
+        alone = step.tokens > 0 and not self.settings.batching.piggyback
+        self.decoding = [] if alone else list(self.batch)
+        context = sum(sequence.length for sequence in self.decoding)
         seconds = self.settings.steps.step_seconds(
-            step.tokens, step.pairs, step.past, step.prompts, len(self.batch), context
+            step.tokens, step.pairs, step.past, step.prompts, len(self.decoding), context
         )
-        for sequence in self.batch:
+        for sequence in self.decoding:
             if sequence.last_token is not None:
-                self._gaps.gap(seconds, 1)
+                since = sequence.last_token
+                self._gaps.gap(now + seconds - since if sequence.stalled else seconds, 1)
+        for sequence in self.batch:
+            sequence.stalled = alone
         self.prefill_tokens += step.tokens
         self.stepping = True
         self._work(now)

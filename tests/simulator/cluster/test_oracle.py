@@ -1,5 +1,8 @@
 """Leaping equals stepping, to the last bit, in every column."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from builders import (
@@ -24,7 +27,17 @@ TIGHT = Batching(kv_blocks=90, max_num_seqs=24, max_num_batched_tokens=256, bloc
 SMALL_BLOCKS = Batching(kv_blocks=700, max_num_seqs=16, max_num_batched_tokens=300, block_size=1)
 NO_EVICT = Batching(kv_blocks=200, max_num_seqs=24, reserve="full")
 WHOLE = Batching(kv_blocks=150, max_num_batched_tokens=128, max_num_seqs=32, chunked_prefill=False)
-BATCHINGS = {"tight": TIGHT, "small blocks": SMALL_BLOCKS, "no evict": NO_EVICT, "whole": WHOLE}
+FIRST = replace(WHOLE, piggyback=False)
+BATCHINGS = {
+    "tight": TIGHT,
+    "small blocks": SMALL_BLOCKS,
+    "no evict": NO_EVICT,
+    "whole": WHOLE,
+    "prompts first": FIRST,
+    "chunks first": replace(TIGHT, piggyback=False),
+    "small blocks first": replace(SMALL_BLOCKS, piggyback=False),
+    "no evict first": replace(NO_EVICT, piggyback=False),
+}
 TRANSFERS = [
     Transfer(mode=mode, sharing=sharing)
     for mode in ("pull", "push", "push_layerwise")
@@ -72,6 +85,14 @@ def test_transfer_equals_oracle(transfer: Transfer) -> None:
     both(deployment, poisson_traffic(300, 60, 120, 40))
 
 
+@pytest.mark.parametrize("setup_s", [0.1, 0.5])
+@pytest.mark.parametrize("batching", [TIGHT, FIRST], ids=["tight", "prompts first"])
+def test_joining_beside_recomputation_equals_oracle(batching: Batching, setup_s: float) -> None:
+    """With slow hand-overs, KV that lands while preempted prompts are recomputed joins alike."""
+    slow = Transfer(setup_s=setup_s)
+    both(disaggregated(2, 1, batching=batching, transfer=slow), poisson_traffic(300, 40, 120, 60))
+
+
 def test_ties_equal_oracle() -> None:
     """With all times on one coarse grid, everything happens at once and still agrees."""
     latency = LinearLatency(base=0.25, per_seq=0.0, per_context=0.0, per_token=0.0, per_pair=0.0)
@@ -79,8 +100,9 @@ def test_ties_equal_oracle() -> None:
     arrivals = np.sort(rng.integers(0, 60, 300) * 0.25)
     load = traffic(arrivals.tolist(), rng.integers(1, 200, 300), rng.integers(1, 40, 300))
     for build in (disaggregated, colocated):
-        deployment = build(2, batching=TIGHT, latency=latency, **INSTANT_LINKS)
-        both(deployment, load, interval_s=0.25)
+        for batching in (TIGHT, FIRST):
+            deployment = build(2, batching=batching, latency=latency, **INSTANT_LINKS)
+            both(deployment, load, interval_s=0.25)
 
 
 def test_long_leaps_equal_oracle() -> None:
@@ -98,8 +120,9 @@ def test_closed_loop_equals_oracle() -> None:
         output_tokens=base.output_tokens,
         concurrency=12,
     )
-    both(disaggregated(1, 1, batching=TIGHT), load)
-    both(colocated(1, batching=TIGHT), load)
+    for batching in (TIGHT, FIRST):
+        both(disaggregated(1, 1, batching=batching), load)
+        both(colocated(1, batching=batching), load)
 
 
 lengths = st.lists(
@@ -107,27 +130,42 @@ lengths = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+rules = st.fixed_dictionaries(
+    {
+        "piggyback": st.booleans(),
+        "chunked_prefill": st.booleans(),
+        "reserve": st.sampled_from(["prompt", "full"]),
+    }
+)
+
+
+@settings(max_examples=100, deadline=None)
 @given(
     rows=lengths,
     blocks=st.integers(30, 120),
     seqs=st.integers(1, 12),
     layerwise=st.booleans(),
     mixed=st.booleans(),
+    rule=rules,
 )
 def test_any_traffic_equals_oracle(
-    rows: list[tuple[int, int, int]], blocks: int, seqs: int, layerwise: bool, mixed: bool
+    rows: list[tuple[int, int, int]],
+    blocks: int,
+    seqs: int,
+    layerwise: bool,
+    mixed: bool,
+    rule: dict[str, Any],
 ) -> None:
     """Whatever arrives, ties included, leaping equals stepping and every law holds."""
     rows.sort()
-    batching = Batching(kv_blocks=blocks, max_num_seqs=seqs, max_num_batched_tokens=64)
+    batching = Batching(kv_blocks=blocks, max_num_seqs=seqs, max_num_batched_tokens=64, **rule)
     mode = "push_layerwise" if layerwise else "pull"
     build = colocated if mixed else disaggregated
     deployment = build(2, batching=batching, transfer=Transfer(mode=mode))
     both(deployment, traffic(*zip(*[(0.1 * t, i, o) for t, i, o in rows], strict=True)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     rows=st.lists(
         st.tuples(st.integers(0, 8), st.integers(1, 24), st.integers(1, 70)),
@@ -136,13 +174,16 @@ def test_any_traffic_equals_oracle(
     ),
     blocks=st.integers(94, 130),
     mixed=st.booleans(),
+    rule=rules,
 )
 def test_ties_under_pressure_equal_oracle(
-    rows: list[tuple[int, int, int]], blocks: int, mixed: bool
+    rows: list[tuple[int, int, int]], blocks: int, mixed: bool, rule: dict[str, Any]
 ) -> None:
     """With every event on one grid and blocks of one token, each tie is decided alike."""
     rows.sort()
-    batching = Batching(kv_blocks=blocks, block_size=1, max_num_batched_tokens=40, max_num_seqs=16)
+    batching = Batching(
+        kv_blocks=blocks, block_size=1, max_num_batched_tokens=40, max_num_seqs=16, **rule
+    )
     latency = LinearLatency(base=0.25, per_seq=0.0, per_context=0.0, per_token=0.0, per_pair=0.0)
     change = {"batching": batching, "latency": latency, **INSTANT_LINKS}
     deployment = colocated(1, **change) if mixed else disaggregated(2, 1, **change)
@@ -152,7 +193,12 @@ def test_ties_under_pressure_equal_oracle(
 
 def test_laws_hold_at_every_event() -> None:
     """Conservation, causality and accounting hold after each single event."""
-    for deployment in (disaggregated(2, 2, batching=TIGHT), colocated(2, batching=TIGHT)):
+    for deployment in (
+        disaggregated(2, 2, batching=TIGHT),
+        colocated(2, batching=TIGHT),
+        disaggregated(2, 2, batching=FIRST),
+        colocated(2, batching=FIRST),
+    ):
         simulation = Simulation(deployment, poisson_traffic(60, 40, 120, 40), RunOptions())
         while simulation.done < simulation.ledger.size:
             simulation.step()

@@ -81,6 +81,56 @@ def test_mixed_worker_puts_prompt_chunks_beside_decodes() -> None:
     assert columns["finish_s"] == pytest.approx([0.8, 0.6])
 
 
+def stalling(**changes: object) -> Deployment:
+    """Return a mixed worker of 0.1 s a step and 1 ms a prompt token that stalls its decodes."""
+    settings = {"max_num_batched_tokens": 100, "max_num_seqs": 8, "piggyback": False, **changes}
+    latency = replace(FLAT, per_token=1e-3, per_seq=0.01)
+    return colocated(1, latency=latency, batching=Batching(**settings))  # type: ignore[arg-type]
+
+
+def test_without_piggybacking_prompts_stall_the_decodes() -> None:
+    """A prompt arriving during decode is computed next, alone; the batch's next token waits."""
+    record = run(stalling(), traffic([0.0, 0.25], [100, 50], [4, 2]), RunOptions())
+    columns = record.requests
+    # 0–0.2 prompt 0; 0.2–0.31 decode; 0.31–0.46 prompt 1 alone; 0.46–0.58 both; 0.58–0.69.
+    assert columns["prefill_start_s"] == pytest.approx([0.0, 0.31])
+    assert columns["prefill_end_s"] == pytest.approx([0.2, 0.46])
+    assert columns["decode_join_s"] == pytest.approx([0.2, 0.46])
+    assert columns["finish_s"] == pytest.approx([0.69, 0.58])
+    assert record.workers[0].steps == 5
+    assert record.gaps.max_s == pytest.approx(0.58 - 0.31)
+    assert record.gaps.counts.sum() == 4
+
+
+def test_stalls_follow_each_other_while_prompts_wait() -> None:
+    """Three whole prompts, two in a budget: two stalls in a row, then a step of all four."""
+    load = traffic([0.0, 0.25, 0.25, 0.25], [100, 50, 50, 150], [3, 2, 2, 2])
+    record = run(stalling(chunked_prefill=False), load, RunOptions())
+    columns = record.requests
+    # 0.31–0.51 prompts 1 and 2; 0.51–0.76 prompt 3; 0.76–0.90 all four decode.
+    assert columns["prefill_end_s"] == pytest.approx([0.2, 0.51, 0.51, 0.76])
+    assert columns["finish_s"] == pytest.approx([0.9] * 4)
+    edges, counts = record.gaps.edges, record.gaps.counts
+    bins = np.repeat(edges[:-1], counts)
+    assert bins == pytest.approx([0.11, 0.14, 0.39, 0.39, 0.59], rel=3e-3)
+
+
+def test_without_piggybacking_chunks_stall_too() -> None:
+    """With chunked prefill a long prompt stalls the decodes chunk after chunk, to its end."""
+    columns = run(stalling(), traffic([0.0, 0.25], [100, 150], [3, 1]), RunOptions()).requests
+    # 0.31–0.51 the first 100 tokens, 0.51–0.66 the rest, 0.66–0.77 the last decode.
+    assert columns["prefill_end_s"] == pytest.approx([0.2, 0.66])
+    assert columns["finish_s"] == pytest.approx([0.77, 0.66])
+
+
+def test_stalls_end_when_no_prompt_can_be_admitted() -> None:
+    """A prompt without a seat, or without blocks, waits for a decode to end: no stall."""
+    load = traffic([0.0, 0.0], 50, [3, 2])
+    for limit in ({"max_num_seqs": 1}, {"kv_blocks": 5}):
+        columns = run(stalling(**limit), load, RunOptions()).requests
+        assert columns["prefill_start_s"] == pytest.approx([0.0, 0.37])
+
+
 def test_seats_bound_the_batch() -> None:
     """At most max_num_seqs sequences decode at once; the others wait in order."""
     deployment = disaggregated(

@@ -28,6 +28,29 @@ def one_layout(platform: Platform, layout: Layout) -> Space:
     return Space(platform=platform, lengths=LENGTHS, layouts=(layout,))
 
 
+@pytest.mark.parametrize(("name", "drafts"), [("dense", 2), ("experts", 1)])
+def test_a_drafted_deployment_keeps_its_pace(
+    name: str, drafts: int, request: pytest.FixtureRequest
+) -> None:
+    """What explore says of drafting decode workers is what such a deployment does, within 1 %."""
+    platform: Platform = request.getfixturevalue(name)
+    layouts = (DEP, DEP) if name == "experts" else (Layout(tp=2), Layout(tp=2))
+    space = replace(one_layout(platform, layouts[1]), draft_tokens=(0, drafts))
+    prefill, undrafted = points(platform, layouts)
+    decode = collect(decode_points(space)).filter(
+        batch=int(undrafted["batch"][0]), draft_tokens=drafts
+    )
+    both = (platform, platform)
+    (match,) = disaggregated(prefill, decode, both, LENGTHS, RULE).iter_rows(named=True)
+    assert match["decode_draft_tokens"] == drafts
+    workers = match["prefill_workers"] + 1, match["decode_workers"]
+    requests = 14 * int(decode["batch"][0]) * match["decode_workers"]
+    rate, tpot = steady(simulated(platform.drafting(drafts), layouts, workers, requests))
+    assert rate == pytest.approx(match["decode_workers"] * decode["rate"][0], rel=0.01)
+    assert tpot == pytest.approx(decode["tpot_s"][0], rel=0.01)
+    assert tpot < 0.9 * undrafted["tpot_s"][0]
+
+
 def points(platform: Platform, layouts: tuple[Layout, Layout]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the prefill point of whole prompts and the decode point of the test's batches."""
     prefill = collect(prefill_points(one_layout(platform, layouts[0])))

@@ -23,6 +23,7 @@ from simulator.explore.pareto import best_at, pareto
 from simulator.explore.space import Lengths, Platform, Space, batches, layouts
 from simulator.latency.base import WorkerSpec
 from simulator.latency.passes import Load
+from simulator.latency.speculative import Speculative
 from simulator.layout import Layout, MemoryBudget, plan_memory
 
 CHAT = Lengths.constant(4096, 512)
@@ -164,6 +165,56 @@ def test_the_mean_chunk_is_close_to_all_of_them(dense: Platform) -> None:
     assert costs.seconds(Layout(), memory, mean)[0] == pytest.approx(each.mean(), rel=0.01)
 
 
+DRAFTS = (0, 1, 3)
+KINDS = (decode_points, colocated_points)
+both_kinds = pytest.mark.parametrize("name", ["dense", "experts"])
+
+
+@both_kinds
+def test_each_number_of_drafts_costs_what_its_latency_model_says(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    """Points of n drafts are, to the bit, those of a platform that always drafts n."""
+    platform: Platform = request.getfixturevalue(name)
+    for kind in KINDS:
+        every = collect(kind(space(platform, draft_tokens=DRAFTS)))
+        for drafts in DRAFTS:
+            alone = collect(kind(space(platform.drafting(drafts))))
+            assert every.filter(draft_tokens=drafts).equals(alone)
+        undrafted = collect(kind(space(platform)))
+        assert every.filter(draft_tokens=0).equals(undrafted)
+
+
+def test_prompts_cost_the_same_whatever_is_drafted(experts: Platform) -> None:
+    """Prefill points do not depend on drafts, and are there once."""
+    plain = collect(prefill_points(space(experts)))
+    for drafted in (space(experts, draft_tokens=DRAFTS), space(experts.drafting(3))):
+        assert collect(prefill_points(drafted)).equals(plain)
+
+
+@both_kinds
+def test_larger_batches_never_take_less(name: str, request: pytest.FixtureRequest) -> None:
+    """For every layout and number of drafts TPOT rises with the batch, and so does the rate."""
+    platform: Platform = request.getfixturevalue(name)
+    points = collect(decode_points(space(platform, draft_tokens=DRAFTS)))
+    for _, each in points.group_by("tp", "pp", "ep", "attention_dp", "draft_tokens"):
+        rising = each.sort("batch")
+        assert (np.diff(rising["tpot_s"].to_numpy()) >= 0).all()
+        assert rising["rate"][-1] >= rising["rate"][0]
+
+
+def test_drafts_that_are_never_accepted_only_cost(dense: Platform) -> None:
+    """Without acceptance each draft makes the step longer; with it, small batches gain."""
+    latency = replace(dense.latency, speculative=Speculative(acceptance=0.0))
+    rejected = collect(decode_points(space(replace(dense, latency=latency), draft_tokens=DRAFTS)))
+    none, one, three = (rejected.filter(draft_tokens=each)["tpot_s"] for each in DRAFTS)
+    assert (none < one).all()
+    assert (one < three).all()
+    points = collect(decode_points(space(dense, draft_tokens=DRAFTS))).filter(batch=1)
+    none, _, three = (points.filter(draft_tokens=each)["tpot_s"] for each in DRAFTS)
+    assert (three < none).all()
+
+
 def fronts(platform: Platform, **more: object) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
     """Return the co-located and the disaggregated front on a grid of interactivities."""
     whole, both = space(platform, **more), (platform, platform)
@@ -226,6 +277,7 @@ def test_progress_counts_layouts_and_points(dense: Platform) -> None:
         ({"chunks": (0,)}, "chunks"),
         ({"prompt_batches": ()}, "prompt_batches"),
         ({"lengths": Lengths.constant(131_000, 512)}, "max_context"),
+        ({"draft_tokens": (0, -1)}, "draft_tokens"),
     ],
 )
 def test_a_space_checks_itself(dense: Platform, values: dict[str, object], named: str) -> None:

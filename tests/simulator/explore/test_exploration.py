@@ -1,6 +1,7 @@
 """An exploration as a job: its folder, and how its answer moves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +10,8 @@ import pytest
 from simulator.errors import ConfigError
 from simulator.explore.advice import Limits
 from simulator.explore.exploration import Exploration, Options, explore, power_of_two
-from simulator.explore.pareto import pareto
+from simulator.explore.match import disaggregated
+from simulator.explore.pareto import best_at, pareto
 from simulator.explore.sensitivity import NUMBERS, lengths_map, tornado
 from simulator.explore.space import Lengths, Platform
 from simulator.policies.rate_matching import WithinBudget
@@ -60,15 +62,37 @@ def test_no_answer_is_written_too(exploration: Exploration, tmp_path: Path) -> N
 
 
 def test_the_rule_is_the_users(exploration: Exploration) -> None:
-    """Under a budget no deployment has more GPUs than it."""
+    """Under a budget no deployment has more GPUs than it, and any prefill point may serve it."""
     rule = WithinBudget(gpus=8)
     small = Exploration(
         platforms=exploration.platforms,
         lengths=exploration.lengths,
         options=Options(gpus=2, max_batch=256, rate_matching=rule),
     )
-    deployments = explore(small).deployments
-    assert deployments["gpus"].max() == 8
+    done = explore(small)
+    assert done.deployments["gpus"].max() == 8
+    one = done.study.prefill
+    single = disaggregated(one, done.study.decode, small.platforms, small.lengths, rule)
+    assert (done.deployments["rate"] >= single["rate"]).all()
+    assert done.deployments["ttft_s"].mean() < 0.5 * single["ttft_s"][0]  # more than enough before
+
+
+def test_drafting_is_one_more_choice(exploration: Exploration) -> None:
+    """With 0 among the drafts every undrafted deployment is there, and no front is lower."""
+    plain = explore(exploration)
+    options = replace(exploration.options, draft_tokens=(0, 2))
+    drafted = explore(replace(exploration, options=options))
+    assert plain.deployments["decode_draft_tokens"].unique().to_list() == [0]
+    assert drafted.deployments.filter(decode_draft_tokens=0).equals(plain.deployments)
+    for series in ("disaggregated", "co-located"):
+        old, new = (each.fronts.filter(series=series) for each in (plain, drafted))
+        at = old["interactivity"].to_numpy()
+        assert (best_at(new, at) >= old["throughput"].to_numpy()).all()
+        assert best_at(new, at).sum() > old["throughput"].sum()
+    best = drafted.advice.split
+    assert best is not None
+    assert best["decode_draft_tokens"] == 2
+    assert f"batch {best['decode_batch']}, 2 drafts)" in drafted.advice.sentence
 
 
 @pytest.mark.parametrize(
@@ -98,12 +122,33 @@ def test_the_map_has_every_pair(exploration: Exploration) -> None:
     assert table["gain"][2] is None  # 1 s is too short for 120k tokens on two GPUs
 
 
+def test_the_maps_lengths_are_the_options(exploration: Exploration) -> None:
+    """Where no lengths are given, a map goes over every pair of the options' lengths."""
+    options = replace(exploration.options, map=True, map_isl=(1000, 300), map_osl=(64, 32))
+    table = lengths_map(replace(exploration, options=options))
+    assert table.select("isl", "osl").rows() == [(1000, 64), (1000, 32), (300, 64), (300, 32)]
+
+
 @pytest.mark.parametrize(
-    "values", [{"aim": "fame"}, {"ttft_cutoff_s": 0.0}, {"isl": 0}, {"osl": 1}]
+    "values",
+    [
+        {"aim": "fame"},
+        {"ttft_cutoff_s": 0.0},
+        {"isl": 0},
+        {"osl": 1},
+        {"draft_tokens": ()},
+        {"draft_tokens": (1, -1)},
+        {"draft_tokens": (1, 1)},
+        {"map": True, "map_isl": ()},
+        {"map": True, "map_isl": (512, 0)},
+        {"map": True, "map_osl": (1,)},
+        {"map": True, "map_osl": (128, 128)},
+        {"map_isl": (1000,)},
+    ],
 )
 def test_options_check_themselves(values: dict[str, object]) -> None:
     """A value out of range is refused by name."""
-    with pytest.raises(ConfigError, match=next(iter(values))):
+    with pytest.raises(ConfigError, match=list(values)[-1]):
         Options(**values)  # type: ignore[arg-type]
 
 

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from simulator.errors import ConfigError
 from simulator.explore.bandwidth import with_bandwidth
 from simulator.explore.evaluate import collect, decode_points, prefill_points
-from simulator.explore.match import choose_prefill, disaggregated, within
+from simulator.explore.match import choose_prefill, disaggregated, prefill_front, within
 from simulator.explore.space import Lengths, Platform, Space
+from simulator.policies.rate_matching import WithinBudget
 
 LONG = Lengths.constant(16384, 2048)
 
@@ -32,6 +35,70 @@ def test_the_chosen_prefill_is_the_best_fast_enough(
     assert chosen["ttft_s"][0] < 2.0
     best = (fast["rate"] / fast["gpus"]).max()
     assert chosen["rate"][0] / chosen["gpus"][0] == best
+
+
+RATES = st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 7.0])
+PREFILLS = st.lists(
+    st.tuples(st.sampled_from([1, 2, 4, 8]), RATES, st.floats(0.1, 9.0)), min_size=1, max_size=8
+)
+DECODES = st.lists(st.tuples(st.sampled_from([1, 2, 4, 8]), RATES), min_size=1, max_size=4)
+
+
+def frame(rows: list[tuple[float, ...]], *columns: str) -> pl.DataFrame:
+    """Return workers of these columns; what does not matter for matching is 1."""
+    other = dict.fromkeys(("tp", "pp", "ep", "attention_dp", "batch", "kv_gpus"), 1)
+    more = {"chunk": 0, "draft_tokens": 0, "tpot_s": 0.01}
+    plain = pl.DataFrame(rows, schema=list(columns), orient="row")
+    return plain.with_columns(pl.lit(value).alias(name) for name, value in (other | more).items())
+
+
+@settings(max_examples=150, deadline=None)
+@given(PREFILLS, DECODES, st.integers(2, 24))
+def test_a_budget_gets_the_best_of_all_prefill_points(
+    experts: Platform,
+    prefills: list[tuple[int, float, float]],
+    decodes: list[tuple[int, float]],
+    budget: int,
+) -> None:
+    """No prefill point and counts within the budget serve more, or as much on fewer GPUs.
+
+    And no point of as many GPUs that keeps up is faster.
+    """
+    prefill = prefill_front(frame(prefills, "gpus", "rate", "ttft_s"))
+    decode = frame(decodes, "gpus", "rate").with_row_index("id")
+    numbered = decode.with_columns(batch=pl.col("id").cast(pl.Int64))
+    both = (experts, experts)
+    found = disaggregated(prefill, numbered, both, LONG, WithinBudget(gpus=budget))
+    chosen = {row["decode_batch"]: row for row in found.iter_rows(named=True)}
+    for at, (g_d, r_d) in enumerate(decodes):
+        every = [
+            (min(n_p * r_p, n_d * r_d), -(n_p * g_p + n_d * g_d))
+            for g_p, r_p, _ in prefills
+            for n_p in range(1, budget // g_p + 1)
+            for n_d in range(1, (budget - n_p * g_p) // g_d + 1)
+        ]
+        assert bool(every) == (at in chosen)
+        if every:
+            row = chosen[at]
+            assert (row["rate"], -row["gpus"]) == max(every)
+            size = row["prefill_gpus"] // row["prefill_workers"]
+            enough = [
+                t for g, r, t in prefills if g == size and row["prefill_workers"] * r >= row["rate"]
+            ]
+            assert row["ttft_s"] <= min(enough)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PREFILLS)
+def test_the_prefill_front_has_what_nothing_beats(prefills: list[tuple[int, float, float]]) -> None:
+    """A point is left out exactly if another has no more GPUs, no less rate and no more TTFT."""
+    kept = prefill_front(frame(prefills, "gpus", "rate", "ttft_s")).select("gpus", "rate", "ttft_s")
+    expected = {
+        (g, r, t)
+        for g, r, t in prefills
+        if not any((h, s, u) != (g, r, t) and h <= g and s >= r and u <= t for h, s, u in prefills)
+    }
+    assert kept.rows() == sorted(expected)
 
 
 def test_no_prefill_fast_enough_is_said(points: tuple[pl.DataFrame, pl.DataFrame]) -> None:

@@ -7,12 +7,27 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
 
 from simulator.explore.drawing import svg
-from simulator.explore.paper import FIGURES, LATER, MODELS, Claim, Figure, Laboratory, f5
+from simulator.explore.paper import (
+    FIGURES,
+    LARGE,
+    LATER,
+    MODELS,
+    NAMES,
+    R1,
+    Claim,
+    Figure,
+    Laboratory,
+    gains,
+    layouts,
+    ratios,
+)
+from simulator.explore.paper.laboratory import Fronts
 from simulator.explore.space import Platform
 
 ROOT = Path(__file__).parents[3]
@@ -23,7 +38,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def figure(experts: Platform) -> Figure:
     """Return the quickest figure."""
     models = dict.fromkeys(MODELS, experts.model)
-    return f5(Laboratory(models=models, gpu=experts.gpu, fabric=experts.fabric))
+    return FIGURES["F5"](Laboratory(models=models, gpu=experts.gpu, fabric=experts.fabric))
 
 
 def test_claims_follow_from_the_curves(figure: Figure) -> None:
@@ -34,6 +49,46 @@ def test_claims_follow_from_the_curves(figure: Figure) -> None:
     falls, steady = figure.claims
     assert falls.held == (ftl.is_sorted(descending=True) and ftl[0] > 10 * ftl[-1])
     assert steady.held == bool(((tokens / tokens.mean() - 1).abs() <= 0.25).all())
+
+
+def curve(times: float, gpu_ratio: float = 1.0) -> pl.DataFrame:
+    """Return a front that falls, ``times`` as high as another."""
+    interactivity = [10.0, 20.0, 40.0, 80.0]
+    throughput = [times * 1000.0 / each for each in interactivity]
+    return pl.DataFrame(
+        {"interactivity": interactivity, "throughput": throughput, "gpu_ratio": [gpu_ratio] * 4}
+    )
+
+
+def fronts(gain: float) -> Fronts:
+    """Return fronts of which the disaggregated one is ``gain`` times the others."""
+    return Fronts(curve(gain), *[curve(1.0)] * 4)
+
+
+@pytest.mark.parametrize(
+    ("sheet", "evidence", "held"),
+    [
+        (gains.F1, {"16k/2k": fronts(1.5), "1k/32k": fronts(1.1)}, [True, True]),
+        (gains.F1, {"16k/2k": fronts(1.1), "1k/32k": fronts(1.1)}, [False, False]),
+        (gains.F7, dict(zip("abc", map(fronts, (1.1, 1.2, 1.3)), strict=True)), [True]),
+        (gains.F7, dict(zip("abc", map(fronts, (1.1, 1.3, 1.2)), strict=True)), [False]),
+        (
+            ratios.F10,
+            ratios.Fixed(curve(1), {3.5: curve(0.5), 0.5: curve(1.1)}, 1.0, curve(1)),
+            [False, False, False],
+        ),
+        (
+            layouts.F11,
+            {NAMES[R1]: [curve(1)] * 4, NAMES[LARGE]: [curve(1)] * 4},
+            [False, True, False],
+        ),
+    ],
+)
+def test_verdicts_follow_the_evidence(sheet: Any, evidence: Any, held: list[bool]) -> None:
+    """Each claim of a figure is judged by the evidence alone, and can fail."""
+    claims = [statement.judged(evidence) for statement in sheet.statements]
+    assert [claim.held for claim in claims] == held
+    assert all(claim.id.startswith(sheet.id) and claim.numbers for claim in claims)
 
 
 def test_a_figure_is_drawn_with_every_curve(figure: Figure) -> None:

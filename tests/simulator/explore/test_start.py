@@ -130,11 +130,13 @@ def test_a_bad_start_ends_with_one_sentence(disaggsim: Command, tmp_path: Path, 
 def test_tornado_and_map_come_with_the_report(disaggsim: Command, tmp_path: Path) -> None:
     """Each writes its parquet and a section."""
     more = ("explore.isl=512", "explore.osl=64", "explore.tornado=true", "explore.map=true")
-    done = disaggsim("task=explore", *SMALL, *more, "explore.gpus=1", "explore.max_batch=16")
+    grid = ("explore.map_isl=[300,1000]", "explore.map_osl=[64]")
+    done = disaggsim("task=explore", *SMALL, *more, *grid, "explore.gpus=1", "explore.max_batch=16")
     assert done.code == 0, done.err
     (table,) = tmp_path.rglob("tornado.parquet")
     assert len(pl.read_parquet(table)) == 10
-    assert len(pl.read_parquet(table.parent / "map.parquet")) == 16
+    pairs = pl.read_parquet(table.parent / "map.parquet").select("isl", "osl")
+    assert pairs.rows() == [(300, 64), (1000, 64)]
     page = (table.parent / "report.html").read_text("utf-8")
     assert "What the answer hangs on" in page
     assert "Where it pays" in page

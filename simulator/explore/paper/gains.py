@@ -1,0 +1,143 @@
+"""What disaggregation gains, by traffic and by model (figures F1, F7 and F8)."""
+
+import polars as pl
+
+from simulator.explore.paper.claims import Numbers, Sheet, Statement, Verdict
+from simulator.explore.paper.curves import common_grid, common_ratio, ratio_on, series
+from simulator.explore.paper.laboratory import HUGE, LARGE, NAMES, R1, SMALL, Fronts, K, Laboratory
+
+Cases = dict[str, Fronts]
+"""Fronts by what tells them apart."""
+
+
+def _curves(cases: Cases) -> pl.DataFrame:
+    return series(
+        **{
+            f"{name} {kind}": curve
+            for name, fronts in cases.items()
+            for kind, curve in (
+                ("disaggregated", fronts.split),
+                ("co-located", fronts.mixed),
+                ("co-located, no piggybacking", fronts.whole),
+            )
+        }
+    )
+
+
+def _by_traffic(lab: Laboratory, **thousands: tuple[int, int]) -> Cases:
+    return {name: lab.fronts(R1, isl * K, osl * K) for name, (isl, osl) in thousands.items()}
+
+
+def _mean_gains(cases: Cases) -> Numbers:
+    return {f"mean_gain {name}": fronts.gain for name, fronts in cases.items()}
+
+
+# --- F1 ---------------------------------------------------------------------------------------
+
+
+def _prompt_heavy_gains(cases: Cases) -> Verdict:
+    heavy = cases["16k/2k"]
+    least = float(common_ratio(heavy.split, heavy.mixed).min())
+    held = heavy.gain >= 1.2 and least >= 1.0
+    return Verdict(held, {"mean_gain": heavy.gain, "least_gain": least})
+
+
+def _generation_heavy_hardly_does(cases: Cases) -> Verdict:
+    heavy, light = (fronts.gain for fronts in cases.values())
+    held = light - 1.0 <= 0.25 * (heavy - 1.0)
+    return Verdict(held, {"mean_gain_16k_2k": heavy, "mean_gain_1k_32k": light})
+
+
+F1 = Sheet(
+    id="F1",
+    title="DeepSeek-R1: what disaggregation gains",
+    gather=lambda lab: _by_traffic(lab, **{"16k/2k": (16, 2), "1k/32k": (1, 32)}),
+    curves=_curves,
+    statements=(
+        Statement(
+            id="F1a",
+            claim="DeepSeek-R1, 16k/2k: the disaggregated front lies clearly above the co-located "
+            "one (mean gain ≥ 1.2, nowhere below 1)",
+            judge=_prompt_heavy_gains,
+        ),
+        Statement(
+            id="F1b",
+            claim="At 1k/32k the gap is much smaller (excess gain at most a quarter of that at "
+            "16k/2k)",
+            judge=_generation_heavy_hardly_does,
+        ),
+    ),
+)
+
+
+# --- F7 ---------------------------------------------------------------------------------------
+
+
+def _by_model(lab: Laboratory) -> Cases:
+    return {NAMES[model]: lab.fronts(model, 4 * K, 256) for model in (SMALL, LARGE, HUGE)}
+
+
+def _grows_with_the_model(cases: Cases) -> Verdict:
+    small, large, huge = (fronts.gain for fronts in cases.values())
+    return Verdict(small < large < huge, _mean_gains(cases))
+
+
+F7 = Sheet(
+    id="F7",
+    title="4k/256: the gain by model size",
+    gather=_by_model,
+    curves=_curves,
+    statements=(
+        Statement(
+            id="F7",
+            claim="4k/256: the gain of disaggregation grows from Llama-8B to 70B to 405B",
+            judge=_grows_with_the_model,
+        ),
+    ),
+)
+
+
+# --- F8 ---------------------------------------------------------------------------------------
+
+
+def _orders_traffic(cases: Cases) -> Verdict:
+    gains = {name: fronts.gain for name, fronts in cases.items()}
+    most, least = max(gains.values()), min(gains.values())
+    return Verdict(gains["16k/2k"] == most and gains["2k/16k"] == least, _mean_gains(cases))
+
+
+def _piggybacking_is_best(cases: Cases) -> Verdict:
+    loose = cases["2k/16k"]
+    ratios = {
+        name: float(
+            ratio_on(
+                common_grid(loose.piggybacked, rival, high=0.2), loose.piggybacked, rival
+            ).mean()
+        )
+        for name, rival in (("disaggregated", loose.split), ("whole prompts", loose.whole))
+    }
+    numbers: Numbers = {f"piggybacked over {name}": ratio for name, ratio in ratios.items()}
+    return Verdict(min(ratios.values()) >= 1.0, numbers)
+
+
+F8 = Sheet(
+    id="F8",
+    title="DeepSeek-R1: the gain by traffic",
+    gather=lambda lab: _by_traffic(lab, **{"16k/2k": (16, 2), "2k/2k": (2, 2), "2k/16k": (2, 16)}),
+    curves=_curves,
+    statements=(
+        Statement(
+            id="F8a",
+            claim="DeepSeek-R1: the gain is largest for 16k/2k and smallest for 2k/16k",
+            judge=_orders_traffic,
+        ),
+        Statement(
+            id="F8b",
+            claim="Piggybacking is best on generation-heavy traffic and loose latency (2k/16k, the "
+            "lowest fifth of interactivities: on average no worse than either)",
+            judge=_piggybacking_is_best,
+            reason="where prefill is a small part of the work, how it is mixed in hardly matters "
+            "in this model, and pools with a layout each are slightly better",
+        ),
+    ),
+)

@@ -1,0 +1,122 @@
+"""Where the paper's experiments are made: its hardware and models, and what was explored so far."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import polars as pl
+
+from hardware.fabric import Fabric
+from hardware.gpu import GPU
+from simulator.explore.costs import Costs
+from simulator.explore.evaluate import collect, decode_points, prefill_points
+from simulator.explore.match import choose_prefill, prefill_front
+from simulator.explore.paper.curves import mean_gain
+from simulator.explore.pareto import front
+from simulator.explore.space import Lengths, Platform, Space
+from simulator.explore.study import Study, study
+from simulator.latency.roofline import Roofline
+from simulator.layout import Precision
+from simulator.model import Model
+
+R1, SMALL, LARGE, HUGE = "deepseek_r1", "llama_3_1_8b", "llama_3_1_70b", "llama_3_1_405b"
+MODELS = (R1, SMALL, LARGE, HUGE)
+NAMES = {R1: "DeepSeek-R1", SMALL: "Llama-3.1-8B", LARGE: "Llama-3.1-70B", HUGE: "Llama-3.1-405B"}
+FP4 = Precision(weights="nvfp4", activations="nvfp4", kv="fp8")
+K = 1024
+WORKER_GPUS = 64
+
+
+class Fronts(NamedTuple):
+    """The fronts of a study: disaggregated, and the co-located ones."""
+
+    split: pl.DataFrame
+    mixed: pl.DataFrame
+    whole: pl.DataFrame
+    piggybacked: pl.DataFrame
+    chunked: pl.DataFrame
+
+    @property
+    def gain(self) -> float:
+        """Mean throughput of disaggregated over the best co-located deployments."""
+        return mean_gain(self.split, self.mixed)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Laboratory:
+    """The paper's hardware and models, and the studies done so far: figures share them."""
+
+    models: Mapping[str, Model]
+    gpu: GPU
+    fabric: Fabric
+    progress: Callable[[str, int], None] | None = None
+    points: int = 0
+    _studies: dict[tuple[object, ...], Study] = field(default_factory=dict)
+    _fronts: dict[tuple[object, ...], Fronts] = field(default_factory=dict)
+
+    def platform(self, model: str, *, domain: int | None = None, cached: bool = False) -> Platform:
+        """Return the model in FP4 on the hardware, with NVLink domains of ``domain`` GPUs."""
+        fabric = self.fabric if domain is None else replace(self.fabric, domain_gpus=domain)
+        return Platform(
+            model=self.models[model],
+            gpu=self.gpu,
+            fabric=fabric,
+            precision=FP4,
+            latency=Roofline(cache_upprojected_kv=cached),
+        )
+
+    def study(self, model: str, isl: int, osl: int, *, cached: bool = False) -> Study:
+        """Return the study of constant lengths on workers of up to 64 GPUs, done at most once."""
+        key = (model, isl, osl, cached)
+        if key not in self._studies:
+            platform, lengths = self.platform(model, cached=cached), Lengths.constant(isl, osl)
+            done = study(Space(platform=platform, lengths=lengths, gpus=WORKER_GPUS))
+            self.count(f"{platform.model.name} {isl}/{osl}", done.points)
+            self._studies[key] = done
+        return self._studies[key]
+
+    def fronts(self, model: str, isl: int, osl: int, *, cached: bool = False) -> Fronts:
+        """Return the fronts of that study."""
+        key = (model, isl, osl, cached)
+        if key not in self._fronts:
+            done = self.study(model, isl, osl, cached=cached)
+            self._fronts[key] = Fronts(
+                done.split(), done.mixed, done.whole, done.piggybacked, done.chunked
+            )
+        return self._fronts[key]
+
+    def split_front(self, space: Space) -> pl.DataFrame:
+        """Return the disaggregated front of a space, without its co-located points."""
+        costs = Costs(space.platform)
+        prefill = collect(prefill_points(space, costs))
+        decode = collect(decode_points(space, costs))
+        self.count(f"{space.platform.model.name} disaggregated", len(prefill) + len(decode))
+        nothing = pl.DataFrame()
+        return Study(
+            space=space,
+            platforms=(space.platform,) * 2,
+            prefill=choose_prefill(prefill),
+            prefills=prefill_front(prefill),
+            decode=decode,
+            mixed=nothing,
+            whole=nothing,
+            piggybacked=nothing,
+            chunked=nothing,
+            points=len(prefill) + len(decode),
+        ).split()
+
+    def decode_front(self, space: Space) -> pl.DataFrame:
+        """Return the front of the decode points alone, whatever prefill would ask."""
+        points = collect(decode_points(space))
+        self.count(f"{space.platform.model.name} decode", len(points))
+        aims = points.with_columns(
+            (1.0 / pl.col("tpot_s")).alias("interactivity"),
+            (pl.col("batch") / pl.col("tpot_s") / pl.col("gpus")).alias("throughput"),
+        )
+        return aims[front(aims["interactivity"].to_numpy(), aims["throughput"].to_numpy())]
+
+    def count(self, what: str, points: int) -> None:
+        """Add up points evaluated, and tell the progress."""
+        self.points += points
+        if self.progress is not None:
+            self.progress(what, self.points)

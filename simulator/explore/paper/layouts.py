@@ -1,0 +1,201 @@
+"""What lies on the decode front as TTL tightens (T), and what NVLink domains add to it (F11)."""
+
+import numpy as np
+import polars as pl
+
+from simulator.explore.paper.claims import Numbers, Sheet, Statement, Verdict
+from simulator.explore.paper.curves import common_ratio, ratio_on, series, spanned_grid
+from simulator.explore.paper.laboratory import LARGE, NAMES, R1, WORKER_GPUS, K, Laboratory
+from simulator.explore.space import Floats, Lengths, Space
+
+PROMPTS = Lengths.constant(16 * K, 2 * K)
+
+# --- T ----------------------------------------------------------------------------------------
+
+Curves = dict[str, pl.DataFrame]
+NEAR = "DeepSeek-R1, domains of 8"
+
+
+def _decode_fronts(lab: Laboratory) -> Curves:
+    near = Space(
+        platform=lab.platform(R1, domain=8), lengths=PROMPTS, gpus=WORKER_GPUS, across_domains=True
+    )
+    return {
+        NAMES[R1]: lab.decode_front(Space(platform=lab.platform(R1), lengths=PROMPTS)),
+        NEAR: lab.decode_front(near),
+        NAMES[LARGE]: lab.decode_front(Space(platform=lab.platform(LARGE), lengths=PROMPTS)),
+    }
+
+
+def _at_ends(curve: pl.DataFrame, *columns: str) -> dict[str, int]:
+    """Return columns at the loose and at the tight end of a front."""
+    ends = {"loose": curve.row(0, named=True), "tight": curve.row(-1, named=True)}
+    return {f"{name}_{end}": row[name] for end, row in ends.items() for name in columns}
+
+
+def _batch_falls(fronts: Curves) -> Verdict:
+    at = _at_ends(fronts[NAMES[R1]], "batch", "gpus")
+    held = at["batch_loose"] / at["gpus_loose"] >= 100 and at["batch_tight"] <= 10
+    return Verdict(held, {**at})
+
+
+def _attention_moves(fronts: Curves) -> Verdict:
+    at = _at_ends(fronts[NAMES[R1]], "attention_dp", "tp", "ep", "pp")
+    held = at["attention_dp_loose"] > at["tp_loose"] and at["tp_tight"] > at["attention_dp_tight"]
+    return Verdict(held, {**at})
+
+
+def _experts_stay_near(fronts: Curves) -> Verdict:
+    parallel = float(fronts[NAMES[R1]].select((pl.col("ep") > 1).mean()).item())
+    inside = float(fronts[NEAR].select((pl.col("ep") <= 8).mean()).item())
+    numbers: Numbers = {"share_with_ep": parallel, "share_within_domains_of_8": inside}
+    return Verdict(parallel == 1.0 and inside == 1.0, numbers)
+
+
+def _tp_widens(fronts: Curves) -> Verdict:
+    at = _at_ends(fronts[NAMES[LARGE]], "tp")
+    return Verdict(at["tp_loose"] <= 4 and at["tp_tight"] >= 32, {**at})
+
+
+T = Sheet(
+    id="T",
+    title="16k/2k: batch along the decode front",
+    gather=_decode_fronts,
+    curves=lambda fronts: series(**fronts),
+    y="batch",
+    statements=(
+        Statement(
+            id="Ta",
+            claim="DeepSeek-R1: as TTL tightens the batch falls from hundreds (per GPU) to a few",
+            judge=_batch_falls,
+        ),
+        Statement(
+            id="Tb",
+            claim="DeepSeek-R1: attention moves from data-parallel to tensor-parallel",
+            judge=_attention_moves,
+        ),
+        Statement(
+            id="Tc",
+            claim="DeepSeek-R1: EP within the NVLink domain is always preferred (EP > 1 on every "
+            "point of the front, and with domains of 8 GPUs none whose EP leaves them)",
+            judge=_experts_stay_near,
+            reason="EP is always preferred, but for a part of the front wider EP over the network "
+            "still pays in this model: more ranks share the reading of the experts",
+        ),
+        Statement(
+            id="Td",
+            claim="Llama-70B: TP widens from 2 to 64 (from at most 4 to at least 32)",
+            judge=_tp_widens,
+            reason="collectives over more GPUs cost more to start than they save here",
+        ),
+    ),
+)
+
+
+# --- F11 --------------------------------------------------------------------------------------
+
+DOMAINS = (8, 16, 32, 72)
+ByDomain = dict[str, list[pl.DataFrame]]
+"""By model, the disaggregated front for each size of the NVLink domain."""
+
+AFTERWARDS = (
+    "the region was settled after a first look: it is the range of interactivities that the "
+    "fronts span, and its thirds; a first definition over a wider range had failed"
+)
+"""What is said of claims whose region was not fixed before the curves were seen."""
+
+
+def _by_domain(lab: Laboratory) -> ByDomain:
+    return {
+        NAMES[model]: [_front_of(lab, model, domain) for domain in DOMAINS] for model in (R1, LARGE)
+    }
+
+
+def _front_of(lab: Laboratory, model: str, domain: int) -> pl.DataFrame:
+    platform = lab.platform(model, domain=domain)
+    return lab.split_front(
+        Space(platform=platform, lengths=PROMPTS, gpus=WORKER_GPUS, across_domains=True)
+    )
+
+
+def _domain_curves(found: ByDomain) -> pl.DataFrame:
+    named = {
+        f"{name}, {domain} GPUs": curve
+        for name, fronts in found.items()
+        for domain, curve in zip(DOMAINS, fronts, strict=True)
+    }
+    return series(**named)
+
+
+def _place(fronts: list[pl.DataFrame]) -> tuple[Floats, Floats]:
+    """Return interactivities, and what the largest domain gains over the smallest there."""
+    grid = spanned_grid(fronts[-1], fronts[0])
+    return grid, ratio_on(grid, fronts[-1], fronts[0])
+
+
+def _thirds(fronts: list[pl.DataFrame]) -> tuple[list[float], Numbers]:
+    """Return the mean gain in each third of the interactivities, and that in numbers."""
+    grid, gain = _place(fronts)
+    means = [float(part.mean()) for part in np.array_split(gain, 3)]
+    return means, {"mean_gain_by_third": means, "most_at": float(grid[gain.argmax()])}
+
+
+def _larger_helps(found: ByDomain) -> Verdict:
+    least = {
+        name: min(
+            float(common_ratio(*pair).min()) for pair in zip(fronts[1:], fronts, strict=False)
+        )
+        for name, fronts in found.items()
+    }
+    most = {name: float(_place(fronts)[1].max()) for name, fronts in found.items()}
+    return Verdict(
+        min(least.values()) >= 0.97 and min(most.values()) > 1.02,
+        {
+            **{f"least_ratio {name}": value for name, value in least.items()},
+            **{f"most_gain_8_to_72 {name}": value for name, value in most.items()},
+        },
+    )
+
+
+def _experts_gain_in_the_middle(found: ByDomain) -> Verdict:
+    means, numbers = _thirds(found[NAMES[R1]])
+    return Verdict(means[1] == max(means), numbers)
+
+
+def _tp_gains_when_tight(found: ByDomain) -> Verdict:
+    means, numbers = _thirds(found[NAMES[LARGE]])
+    return Verdict(means[2] == max(means) > 1.02, numbers)
+
+
+F11 = Sheet(
+    id="F11",
+    title="16k/2k: the disaggregated front by NVLink domain",
+    gather=_by_domain,
+    curves=_domain_curves,
+    statements=(
+        Statement(
+            id="F11a",
+            claim="A larger NVLink domain always helps the disaggregated front (never worse than "
+            "the next smaller by more than the matching's 3 %, better somewhere)",
+            judge=_larger_helps,
+            reason="never worse, but not better by more than 2 % anywhere for one of the models",
+            note=AFTERWARDS,
+        ),
+        Statement(
+            id="F11b",
+            claim="DeepSeek-R1 gains most at medium latency, by wider EP (the middle third of the "
+            "interactivities its fronts span)",
+            judge=_experts_gain_in_the_middle,
+            note=AFTERWARDS,
+        ),
+        Statement(
+            id="F11c",
+            claim="Llama-70B gains most at low latency, by wider TP (the highest third, more than "
+            "2 % on average)",
+            judge=_tp_gains_when_tight,
+            reason="this model hardly uses TP beyond 8 for it: starting a collective over more "
+            "GPUs costs more than the narrower shards save",
+            note=AFTERWARDS,
+        ),
+    ),
+)

@@ -1,0 +1,177 @@
+"""What traffic asks: of the network (figure F12), and by the spread of its lengths (figure F14)."""
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from scipy.stats import lognorm
+
+from simulator.explore.paper.claims import Sheet, Statement, Verdict, rounded
+from simulator.explore.paper.curves import common_ratio, series
+from simulator.explore.paper.laboratory import LARGE, R1, WORKER_GPUS, K, Laboratory
+from simulator.explore.space import Floats, Lengths, Space
+
+# --- F12 --------------------------------------------------------------------------------------
+
+
+class Transfers(NamedTuple):
+    """Disaggregated fronts of DeepSeek-R1: at 16k/2k, by ISL, by OSL; and a GPU's network port.
+
+    The port is in bytes/s.
+    """
+
+    main: pl.DataFrame
+    by_isl: list[pl.DataFrame]
+    by_osl: list[pl.DataFrame]
+    port: float
+
+    def need(self, column: str) -> Floats:
+        """Return the main front's need in GB/s per GPU."""
+        values: Floats = self.main[column].to_numpy() / 1e9
+        return values
+
+
+def _transfers(lab: Laboratory) -> Transfers:
+    main = lab.fronts(R1, 16 * K, 2 * K).split
+    short = lab.fronts(R1, 2 * K, 2 * K).split
+    return Transfers(
+        main=main,
+        by_isl=[short, main, _constant_front(lab, 64 * K, 2 * K)],
+        by_osl=[_constant_front(lab, 2 * K, 512), short, _constant_front(lab, 2 * K, 16 * K)],
+        port=lab.fabric.nic(lab.gpu).bandwidth,
+    )
+
+
+def _constant_front(lab: Laboratory, isl: int, osl: int) -> pl.DataFrame:
+    lengths = Lengths.constant(isl, osl)
+    return lab.split_front(Space(platform=lab.platform(R1), lengths=lengths, gpus=WORKER_GPUS))
+
+
+def _need_curves(found: Transfers) -> pl.DataFrame:
+    return series(
+        **{
+            name: found.main.select("interactivity", (pl.col(column) / 1e9).alias("gb_per_s"))
+            for name, column in (("egress", "kv_egress"), ("ingress", "kv_ingress"))
+        }
+    )
+
+
+def _a_small_part(found: Transfers) -> Verdict:
+    most = max(found.need("kv_egress").max(), found.need("kv_ingress").max())
+    share = float(most * 1e9 / found.port)
+    return Verdict(share < 0.1, {"most_share_of_port": share, "port_gb_s": found.port / 1e9})
+
+
+def _about_a_gigabyte(found: Transfers) -> Verdict:
+    egress, ingress = found.need("kv_egress"), found.need("kv_ingress")
+    held = all(0.2 <= float(np.median(each)) <= 2.4 for each in (egress, ingress))
+    span = rounded(np.quantile(ingress, [0, 0.5, 1]))
+    return Verdict(
+        held, {"egress_median": float(np.median(egress)), "ingress_min_median_max": span}
+    )
+
+
+def _falls_with_length(found: Transfers) -> Verdict:
+    out = np.array([curve["kv_egress"][0] / 1e9 for curve in found.by_isl])
+    into = np.array([np.median(curve["kv_ingress"].to_numpy()) / 1e9 for curve in found.by_osl])
+    return Verdict(
+        bool((np.diff(out) < 0).all() and (np.diff(into) < 0).all()),
+        {"egress_isl_2k_16k_64k": rounded(out), "ingress_osl_512_2k_16k": rounded(into)},
+    )
+
+
+def _falls_with_latency(found: Transfers) -> Verdict:
+    ingress = found.need("kv_ingress")
+    third = max(1, len(ingress) // 3)
+    loose, tight = float(ingress[:third].mean()), float(ingress[-third:].mean())
+    return Verdict(tight < loose, {"loose": loose, "tight": tight})
+
+
+F12 = Sheet(
+    id="F12",
+    title="DeepSeek-R1, 16k/2k: KV bandwidth per GPU that holds a distinct shard",
+    gather=_transfers,
+    curves=_need_curves,
+    y="gb_per_s",
+    log_y=False,
+    statements=(
+        Statement(
+            id="F12a",
+            claim="DeepSeek-R1, 16k/2k: KV transfer needs a small part of what data centres "
+            "provision (every point of the front below 10 % of a GPU's network port)",
+            judge=_a_small_part,
+        ),
+        Statement(
+            id="F12b",
+            claim="It is about 0.4 … 1.2 GB/s per GPU (the medians of both within 0.2 … 2.4)",
+            judge=_about_a_gigabyte,
+        ),
+        Statement(
+            id="F12c",
+            claim="The egress need falls with ISL, the ingress need with OSL",
+            judge=_falls_with_length,
+        ),
+        Statement(
+            id="F12d",
+            claim="The ingress need falls with tighter TTL (the tightest third of the front below "
+            "the loosest)",
+            judge=_falls_with_latency,
+        ),
+    ),
+)
+
+
+# --- F14 --------------------------------------------------------------------------------------
+
+ISL, OSL, SIGMA, SAMPLE = 4 * K, 512, 0.7, 64
+Curves = dict[str, pl.DataFrame]
+
+
+def _constant_and_drawn(lab: Laboratory) -> Curves:
+    space = Space(platform=lab.platform(LARGE), lengths=_log_normal(), gpus=WORKER_GPUS)
+    return {
+        f"constant {ISL}/{OSL}": lab.fronts(LARGE, ISL, OSL).split,
+        "log-normal, same medians": lab.split_front(space),
+    }
+
+
+def _log_normal() -> Lengths:
+    """Return lengths at even ranks of two log-normals, paired at random."""
+    ranks = (np.arange(SAMPLE) + 0.5) / SAMPLE
+    isl, osl = (np.round(lognorm.ppf(ranks, SIGMA, scale=scale)) for scale in (ISL, OSL))
+    shuffled = np.random.default_rng(0).permutation(osl)
+    return Lengths(
+        isl=tuple(int(each) for each in isl), osl=tuple(max(2, int(each)) for each in shuffled)
+    )
+
+
+def _close_to_constant(curves: Curves) -> Verdict:
+    constant, dynamic = curves.values()
+    ratio = common_ratio(dynamic, constant)
+    return Verdict(
+        float(np.abs(np.log(ratio)).mean()) <= np.log(1.15),
+        {
+            "mean_ratio": float(ratio.mean()),
+            "least": float(ratio.min()),
+            "most": float(ratio.max()),
+            "sigma": SIGMA,
+        },
+    )
+
+
+F14 = Sheet(
+    id="F14",
+    title="Llama-3.1-70B: constant lengths and their distribution",
+    gather=_constant_and_drawn,
+    curves=lambda curves: series(**curves),
+    statements=(
+        Statement(
+            id="F14",
+            claim="Llama-70B: the front under the length distribution is close to that of constant "
+            "P50 lengths 4096/512 (15 % apart on average)",
+            judge=_close_to_constant,
+            reason="the means of a log-normal lie above its medians: decodes read longer contexts, "
+            "and the fronts have the same shape but not the same height",
+        ),
+    ),
+)
