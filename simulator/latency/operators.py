@@ -64,8 +64,8 @@ def _gemm(
 ) -> _Gemm:
     """Return a product of ``shape`` (n, k) with weights stored in dtype ``weights``."""
     n, k = shape
-    dtype = spec.computed(weights)
-    return _Gemm(name, n, k, calls, dtype, DTYPE_BYTES[weights], DTYPE_BYTES[dtype])
+    stored, read = DTYPE_BYTES[weights], DTYPE_BYTES[spec.wider(weights)]
+    return _Gemm(name, n, k, calls, spec.computed(weights), stored, read)
 
 
 def forward_pass(spec: PassSpec, load: Load) -> list[Operator]:

@@ -10,15 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from simulator.layout import TENSOR_DTYPE, Layout, Precision
+from simulator.layout import DTYPE_BYTES, TENSOR_DTYPE, Layout, Precision
 from simulator.model import Model
 
 Number = float | NDArray[np.float64]
 
 PEAK_OF: Mapping[str, str] = MappingProxyType(
-    {**TENSOR_DTYPE, "fp32": "bf16", "int4": "bf16"}  # int4 is storage: computed in 16 bits
+    {
+        **TENSOR_DTYPE,
+        "fp32": "bf16",
+        "int4": "bf16",  # storage: computed in 16 bits
+        "w4a16": "bf16",
+        "w4a8": "fp8",
+    }
 )
-"""The tensor peak a stored dtype is computed at."""
+"""The tensor peak a dtype is computed at; ``w4a16`` and ``w4a8`` unpack 4-bit weights first."""
 
 _WIDTHS = {"bf16": 2, "fp8": 1, "int8": 1, "fp4": 0}
 RESIDUAL_BYTES = 2.0
@@ -77,9 +83,15 @@ class PassSpec:
 
     def computed(self, weights: str) -> str:
         """Return the dtype that products with weights of this dtype run in."""
+        wider = self.wider(weights)
+        unpacked = wider != weights and DTYPE_BYTES[weights] < 1.0
+        return f"w4a{8 * int(DTYPE_BYTES[wider])}" if unpacked else wider
+
+    def wider(self, weights: str) -> str:
+        """Return the wider of the dtypes of weights and activations: what a product reads."""
         activations = self.precision.activations
         wider = _WIDTHS[PEAK_OF[activations]] > _WIDTHS[PEAK_OF[weights]]
-        return activations if wider else weights
+        return activations if wider or weights == "int4" else weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

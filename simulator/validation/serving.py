@@ -353,6 +353,7 @@ def _batching(
         max_num_seqs=limits.seqs * at_once,
         block_size=limits.block_size,
         reserve="full" if limits.engine == "trtllm" else "prompt",
+        piggyback=limits.engine != "sglang",  # its default: no mixed chunks
         memory_utilization=1.0,  # kv_blocks says what is left; this only must not refuse
         kv_blocks=blocks,
     )

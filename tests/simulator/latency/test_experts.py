@@ -1,0 +1,81 @@
+"""Routed experts: which weights a step reads on the busiest rank, and in what it computes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from simulator.latency.base import WorkerSpec
+from simulator.latency.operators import forward_pass
+from simulator.latency.passes import Load, Operator, PassSpec, highest_normal
+from simulator.latency.roofline import Roofline
+from simulator.layout import DTYPE_BYTES, Layout, Precision
+
+
+def experts(spec: PassSpec, rows: float) -> Operator:
+    """Return the routed experts of a decode step of ``rows`` sequences per attention rank."""
+    passed = forward_pass(spec, Load(batch=rows, context=rows * 100.0))
+    return next(op for op in passed if op.kind == "experts")
+
+
+def distinct_experts(spec: PassSpec, rows: float) -> float:
+    """Return the distinct experts per layer that the busiest rank reads: its ramp in experts."""
+    model = spec.model
+    width = model.moe_intermediate / spec.layout.expert_tp
+    each = 2.0 * 3 * model.hidden * width * model.moe_layers
+    return float(experts(spec, rows).ramp) / each
+
+
+@pytest.fixture
+def spec(workers: dict[str, WorkerSpec]) -> PassSpec:
+    """DeepSeek-V3 under tensor and expert parallelism over 8 GPUs."""
+    return Roofline().step(workers["tep"]).spec
+
+
+@pytest.mark.parametrize("ep", [1, 2, 4, 8])
+@pytest.mark.parametrize("rows", [1, 4, 16, 64])
+def test_the_busiest_rank_reads_what_random_routing_hits(
+    spec: PassSpec, ep: int, rows: int
+) -> None:
+    """The expected maximum over ranks of distinct experts, drawn at random, within 6 %."""
+    rng = np.random.default_rng(ep * 100 + rows)
+    count, top_k = spec.model.experts, spec.model.top_k
+    most = []
+    for _ in range(400):
+        hit = np.zeros(count, bool)
+        for _ in range(rows):
+            hit[rng.choice(count, top_k, replace=False)] = True
+        most.append(hit.reshape(ep, -1).sum(axis=1).max())
+    laid_out = replace(spec, layout=Layout(tp=8, ep=ep))
+    assert distinct_experts(laid_out, rows) == pytest.approx(np.mean(most), rel=0.06)
+
+
+def test_no_rank_reads_more_than_it_holds(spec: PassSpec) -> None:
+    """Distinct experts rise with the batch to all that a rank holds and stay there."""
+    read = [distinct_experts(spec, rows) for rows in range(1, 3000)]
+    assert all(a <= b * (1 + 1e-12) for a, b in zip(read, read[1:], strict=False))
+    assert read[-1] == pytest.approx(spec.model.experts / spec.layout.ep, rel=1e-9)
+
+
+def test_highest_normal_is_the_expected_maximum() -> None:
+    """Known values of the expected maximum of standard normal draws."""
+    known = {1: 0.0, 2: np.pi**-0.5, 3: 1.5 * np.pi**-0.5, 10: 1.53875}
+    assert all(highest_normal(n) == pytest.approx(value, abs=1e-4) for n, value in known.items())
+
+
+def test_unpacked_weights_are_read_narrow_and_computed_wide(
+    workers: dict[str, WorkerSpec],
+) -> None:
+    """4-bit weights beside wider activations run at the wider peak on kernels of their own."""
+    worker = workers["windowed"]
+    for activations, named in (("bf16", "w4a16"), ("fp8", "w4a8")):
+        narrow = Precision(weights="mxfp4", activations=activations, attention="bf16")
+        wide = Precision(weights=activations, activations=activations, attention="bf16")
+        ops = [
+            experts(Roofline().step(replace(worker, precision=each)).spec, 64)
+            for each in (narrow, wide)
+        ]
+        assert [op.dtype for op in ops] == [named, activations]
+        assert ops[0].flops == ops[1].flops
+        share = DTYPE_BYTES["mxfp4"] / DTYPE_BYTES[activations]
+        assert share < ops[0].bytes / ops[1].bytes < 1.1 * share
