@@ -14,7 +14,7 @@ import polars as pl
 from simulator.errors import ConfigError
 from simulator.explore.advice import Advice, Limits, advise, words
 from simulator.explore.drawing import Plot, svg
-from simulator.explore.export import aiconfigurator, experiment_text
+from simulator.explore.export import Surroundings, aiconfigurator, experiment_text
 from simulator.explore.match import FTL_CUTOFF_S
 from simulator.explore.sections import STYLE, Section
 from simulator.explore.space import Lengths, Platform, Space
@@ -140,13 +140,13 @@ class Explored:
         self,
         folder: Path,
         about: Mapping[str, str],
-        choices: Mapping[str, str],
+        surroundings: Surroundings,
         sections: Sequence[Section] = (),
     ) -> None:
         """Write everything into ``folder``; ``summary.json`` comes last: then it is complete.
 
-        ``about`` joins the summary (the configuration's digest among it). ``choices`` are the
-        groups the exported experiment runs with; ``sections`` join the report.
+        ``about`` joins the summary (the configuration's digest among it). ``surroundings`` are
+        what the exported experiment runs in; ``sections`` join the report.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.deployments.write_parquet(folder / "deployments.parquet")
@@ -156,7 +156,7 @@ class Explored:
         aiconfigurator(self.advice.ranked, lengths).write_csv(folder / "aiconfigurator.csv")
         best = self.advice.split or self.advice.mixed
         if best is not None:
-            text = experiment_text(best, platforms, lengths, choices)
+            text = experiment_text(best, platforms, lengths, surroundings)
             chosen = folder / "experiment"
             chosen.mkdir(exist_ok=True)
             (chosen / "chosen.yaml").write_text(text, encoding="utf-8")
