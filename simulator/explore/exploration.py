@@ -64,12 +64,6 @@ class Options:
             raise ConfigError(
                 f"explore: ttft_cutoff_s must be above 0 s but got {self.ttft_cutoff_s!r}"
             )
-        if self.draft_tokens is not None:
-            _check_list("draft_tokens", self.draft_tokens, "drafts", 0)
-        _check_list("map_isl", self.map_isl, "tokens", 1)
-        _check_list("map_osl", self.map_osl, "tokens", 2)
-        if not self.map and (self.map_isl, self.map_osl) != (MAP_ISL, MAP_OSL):
-            raise ConfigError("explore: map_isl and map_osl have no effect without map=true")
         if self.confirm < 0:
             raise ConfigError(f"explore: confirm must be at least 0 but got {self.confirm!r}")
         for name, least in (("isl", 1), ("osl", 2)):
@@ -78,6 +72,15 @@ class Options:
                 raise ConfigError(
                     f"explore: {name} must be at least {least} tokens or null but got {value!r}"
                 )
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        if self.draft_tokens is not None:
+            _check_list("draft_tokens", self.draft_tokens, "drafts", 0)
+        _check_list("map_isl", self.map_isl, "tokens", 1)
+        _check_list("map_osl", self.map_osl, "tokens", 2)
+        if not self.map and (self.map_isl, self.map_osl) != (MAP_ISL, MAP_OSL):
+            raise ConfigError("explore: map_isl and map_osl have no effect without map=true")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
