@@ -39,6 +39,7 @@ from simulator.errors import USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, config_text, simulate
 from simulator.explore.confirm import confirm, confirmed_lines
 from simulator.explore.exploration import Explored, explore
+from simulator.explore.export import Surroundings, beyond
 from simulator.explore.sections import Section, map_section, start_section, tornado_section
 from simulator.explore.sensitivity import lengths_map, tornado
 from simulator.explore.start import evaluate_starts, starts_lines
@@ -76,6 +77,9 @@ INPUT_ERRORS: tuple[type[Exception], ...] = (
 
 COMPOSING_ERRORS: tuple[type[Exception], ...] = (*INPUT_ERRORS, ValueError)
 """The same outside a job, where a ``ValueError`` is Hydra's about an override."""
+
+_EXPORTED = ("model", "hardware", "fabric", "latency", "slo")
+"""Groups whose choices an exploration's exported experiment keeps."""
 
 CONFIG = "config.yaml"
 FOLDER_NAME_LIMIT = 120
@@ -230,8 +234,6 @@ def _explore(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: b
     exploration = build_exploration(settings)
     with points_bar("layouts", enabled=enabled) as progress:
         done = explore(exploration, progress)
-    choices = HydraConfig.get().runtime.choices
-    groups = {group: str(choices[group]) for group in ("model", "hardware", "fabric", "latency")}
     (folder / CONFIG).write_text(text, encoding="utf-8")
     count = done.exploration.options.confirm
     confirmed = confirm(
@@ -239,8 +241,21 @@ def _explore(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: b
     )
     confirmed.write_parquet(folder / "confirmed.parquet")
     sections, lines = _sections(done, enabled=enabled)
-    done.write(folder, {"config_digest": config_digest(text)}, groups, sections)
+    done.write(folder, {"config_digest": config_digest(text)}, _surroundings(settings), sections)
     return "\n".join([done.text, *lines, *confirmed_lines(confirmed)])
+
+
+def _surroundings(settings: Mapping[str, Any]) -> Surroundings:
+    """Return the groups an exported experiment chooses, and what was changed in them."""
+    choices = HydraConfig.get().runtime.choices
+    groups = {group: str(choices[group]) for group in _EXPORTED}
+    chosen = [f"{group}={choice}" for group, choice in groups.items()]
+    plain = _plain(hydra.compose("config", overrides=chosen))
+    return Surroundings(
+        groups=groups,
+        changes=beyond(plain, {group: settings[group] for group in groups}),
+        gpus={role: pool["gpu"] for role, pool in settings["pools"].items() if pool},
+    )
 
 
 def _sections(done: Explored, *, enabled: bool) -> tuple[list[Section], list[str]]:

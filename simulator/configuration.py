@@ -103,7 +103,7 @@ def _build_mapping(node: Mapping[str, object], expected: object, key: str) -> An
         return _call(own, node, key)
     if expected in (Any, object):
         return {name: build(value, object, _join(key, name)) for name, value in node.items()}
-    if any(isinstance(choice, type) and choice not in _WORDS for choice in choices):
+    if any(isinstance(each, type) and each not in (*_WORDS, type(None)) for each in choices):
         raise ConfigError(f"{key}.{TARGET} is missing: name the class this setting builds")
     raise ConfigError(f"{key} must be {_describe(expected)} but got a group of settings")
 

@@ -7,7 +7,7 @@ import polars as pl
 
 from simulator.explore.advice import Limits
 from simulator.explore.exploration import Explored
-from simulator.explore.export import experiment
+from simulator.explore.export import experiment, merged
 
 Settings = Mapping[str, Any]
 Simulate = Callable[[Settings], Mapping[str, Any]]
@@ -58,16 +58,6 @@ def confirmed_lines(table: pl.DataFrame) -> list[str]:
         f"TPOT {row['tpot_p99_s'] * 1e3:.3g} ms at the last load tried)"
         for row in table.iter_rows(named=True)
     ]
-
-
-def merged(settings: Settings, changes: Settings) -> dict[str, Any]:
-    """Return ``settings`` with ``changes`` in their places, group by group."""
-    whole = dict(settings)
-    for name, value in changes.items():
-        below = whole.get(name)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        whole[name] = merged(below, value) if both else value  # type: ignore[arg-type]
-    return whole
 
 
 def _survives(

@@ -8,11 +8,13 @@ fit its GPUs is not there. A worker's columns:
 * ``chunk``: prompt tokens per step and attention rank, 0 where prompts are computed whole;
 * ``ttft_s``: seconds of a prompt that need not wait; ``tpot_s``: mean seconds per output token;
 * ``draft_tokens``: tokens a decode step drafts per sequence (not for prefill, which drafts none);
+* ``prompts``: of a co-located worker, those a rank computes at a time while its decodes wait, 0
+  where they ride on decode steps;
 * ``rate``: requests/s of the worker; ``kv_gpus``: its GPUs that hold distinct shards of KV.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -31,12 +33,12 @@ Frames = Iterator[pl.DataFrame]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Points:
-    """One layout's points as columns of equal length, all of as many ``drafts`` if they decode."""
+    """One layout's points as columns of equal length; ``alike`` are those with one whole number."""
 
     layout: Layout
     memory: Memory
     columns: dict[str, Floats]
-    drafts: int | None = None
+    alike: dict[str, int] = field(default_factory=dict)
 
     def frame(self, where: NDArray[np.bool_]) -> pl.DataFrame:
         """Return the points ``where`` they fit, with their layout."""
@@ -48,9 +50,8 @@ class Points:
             "attention_dp": layout.attention_dp,
             "gpus": layout.gpus,
             "kv_gpus": self.memory.kv_shards * layout.attention_dp,
+            **self.alike,
         }
-        if self.drafts is not None:
-            named["draft_tokens"] = self.drafts
         constants = {name: np.full(size, value, np.int64) for name, value in named.items()}
         whole = {"batch": np.int64, "chunk": np.int64}
         kept = slice(None) if size == len(where) else where  # most often all fit: spare the copy
@@ -255,7 +256,7 @@ def _decode(space: Space, costs: Costs, layout: Layout) -> Frames:
             "tpot_s": seconds,
             "rate": in_flight / (seconds * space.lengths.steps),
         }
-        yield Points(layout, room.memory, columns, drafts).frame(fits)
+        yield Points(layout, room.memory, columns, {"draft_tokens": drafts}).frame(fits)
 
 
 def _decode_load(lengths: Lengths, batch: Floats) -> Load:
@@ -282,7 +283,8 @@ def _stalled(space: Space, costs: Costs, layout: Layout) -> Frames:
             decode = costs.seconds(*worker, _decode_load(lengths, batch), drafts)
             tpot = decode + stall / prompts * batch / lengths.steps
             columns = _colocated_columns(lengths, layout, batch, (np.zeros(1), stall, tpot))
-            yield Points(*worker, columns, drafts).frame(fits)
+            alike = {"draft_tokens": drafts, "prompts": prompts}
+            yield Points(*worker, columns, alike).frame(fits)
 
 
 def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
@@ -313,7 +315,8 @@ def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
             tpot = share * mixed + (1.0 - share) * alone
             ttft = max(1.0, isl / chunk) * mixed
             columns = _colocated_columns(lengths, layout, batch, (np.full(1, chunk), ttft, tpot))
-            yield Points(*worker, columns, drafts).frame(fits)
+            alike = {"draft_tokens": drafts, "prompts": 0}
+            yield Points(*worker, columns, alike).frame(fits)
 
 
 def _mixes(space: Space) -> list[int]:

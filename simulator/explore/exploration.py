@@ -14,7 +14,7 @@ import polars as pl
 from simulator.errors import ConfigError
 from simulator.explore.advice import Advice, Limits, advise, words
 from simulator.explore.drawing import Plot, svg
-from simulator.explore.export import aiconfigurator, experiment_text
+from simulator.explore.export import Surroundings, aiconfigurator, experiment_text
 from simulator.explore.match import FTL_CUTOFF_S
 from simulator.explore.sections import STYLE, Section
 from simulator.explore.space import Lengths, Platform, Space
@@ -64,12 +64,6 @@ class Options:
             raise ConfigError(
                 f"explore: ttft_cutoff_s must be above 0 s but got {self.ttft_cutoff_s!r}"
             )
-        if self.draft_tokens is not None:
-            _check_list("draft_tokens", self.draft_tokens, "drafts", 0)
-        _check_list("map_isl", self.map_isl, "tokens", 1)
-        _check_list("map_osl", self.map_osl, "tokens", 2)
-        if not self.map and (self.map_isl, self.map_osl) != (MAP_ISL, MAP_OSL):
-            raise ConfigError("explore: map_isl and map_osl have no effect without map=true")
         if self.confirm < 0:
             raise ConfigError(f"explore: confirm must be at least 0 but got {self.confirm!r}")
         for name, least in (("isl", 1), ("osl", 2)):
@@ -78,6 +72,15 @@ class Options:
                 raise ConfigError(
                     f"explore: {name} must be at least {least} tokens or null but got {value!r}"
                 )
+        self._check_lists()
+
+    def _check_lists(self) -> None:
+        if self.draft_tokens is not None:
+            _check_list("draft_tokens", self.draft_tokens, "drafts", 0)
+        _check_list("map_isl", self.map_isl, "tokens", 1)
+        _check_list("map_osl", self.map_osl, "tokens", 2)
+        if not self.map and (self.map_isl, self.map_osl) != (MAP_ISL, MAP_OSL):
+            raise ConfigError("explore: map_isl and map_osl have no effect without map=true")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +143,13 @@ class Explored:
         self,
         folder: Path,
         about: Mapping[str, str],
-        choices: Mapping[str, str],
+        surroundings: Surroundings,
         sections: Sequence[Section] = (),
     ) -> None:
         """Write everything into ``folder``; ``summary.json`` comes last: then it is complete.
 
-        ``about`` joins the summary (the configuration's digest among it). ``choices`` are the
-        groups the exported experiment runs with; ``sections`` join the report.
+        ``about`` joins the summary (the configuration's digest among it). ``surroundings`` are
+        what the exported experiment runs in; ``sections`` join the report.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.deployments.write_parquet(folder / "deployments.parquet")
@@ -156,7 +159,7 @@ class Explored:
         aiconfigurator(self.advice.ranked, lengths).write_csv(folder / "aiconfigurator.csv")
         best = self.advice.split or self.advice.mixed
         if best is not None:
-            text = experiment_text(best, platforms, lengths, choices)
+            text = experiment_text(best, platforms, lengths, surroundings)
             chosen = folder / "experiment"
             chosen.mkdir(exist_ok=True)
             (chosen / "chosen.yaml").write_text(text, encoding="utf-8")

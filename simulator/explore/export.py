@@ -1,6 +1,7 @@
 """A chosen deployment as something to run elsewhere: settings of a simulation, or a CSV row."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -10,6 +11,7 @@ from simulator.explore.space import Lengths, Platform
 from simulator.latency.speculative import Speculative
 
 Row = Mapping[str, Any]
+Settings = Mapping[str, Any]
 Platforms = tuple[Platform, Platform]
 """Prefill's and decode's."""
 
@@ -36,18 +38,56 @@ def experiment(row: Row, platforms: Platforms, lengths: Lengths) -> dict[str, An
     }
 
 
-def experiment_text(row: Row, platforms: Platforms, lengths: Lengths, groups: Row) -> str:
-    """Return an experiment file: choose it with ``--config-dir DIR experiment=NAME``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What an exported experiment runs in: the ``groups`` chosen (model, hardware, fabric, …).
 
-    ``groups`` are the choices of groups it is to run with (model, hardware, fabric, …).
+    ``changes`` are the settings that were changed in them, and ``gpus`` those of a pool's own GPU,
+    by role.
     """
-    pools = "disaggregated" if row["kind"] == "disaggregated" else "colocated"
-    chosen = {**groups, "cluster": pools, "transfer": "push_layerwise", "workload": "constant"}
-    body = {
-        "defaults": [{f"override /{group}": choice} for group, choice in chosen.items()],
-        **experiment(row, platforms, lengths),
-    }
+
+    groups: Mapping[str, str] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    gpus: Mapping[str, Any] = field(default_factory=dict)
+
+
+def experiment_text(
+    row: Row, platforms: Platforms, lengths: Lengths, surroundings: Surroundings
+) -> str:
+    """Return an experiment file: choose it with ``--config-dir DIR experiment=NAME``."""
+    cluster = "disaggregated" if row["kind"] == "disaggregated" else "colocated"
+    chosen = {"cluster": cluster, "transfer": "push_layerwise", "workload": "constant"}
+    settings = merged(surroundings.changes, experiment(row, platforms, lengths))
+    for role, pool in settings["pools"].items():
+        gpu = surroundings.gpus.get("decode" if role == "mixed" else role)
+        settings["pools"][role] = pool if gpu is None else {**pool, "gpu": gpu}
+    overridden = {**surroundings.groups, **chosen}
+    defaults = [{f"override /{group}": choice} for group, choice in overridden.items()]
+    body = {"defaults": defaults, **settings}
     return f"# @package _global_\n{yaml.safe_dump(body, sort_keys=False)}"
+
+
+def merged(settings: Settings, changes: Settings) -> dict[str, Any]:
+    """Return ``settings`` with ``changes`` in their places, group by group."""
+    whole = dict(settings)
+    for name, value in changes.items():
+        below = whole.get(name)
+        both = isinstance(value, Mapping) and isinstance(below, Mapping)
+        whole[name] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return whole
+
+
+def beyond(base: Settings, whole: Settings) -> dict[str, Any]:
+    """Return the settings of ``whole`` that ``base`` has not, or has otherwise."""
+    more: dict[str, Any] = {}
+    for name, value in whole.items():
+        below = base.get(name)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            inner = beyond(below, value)
+            more |= {name: inner} if inner else {}
+        elif name not in base or value != below:
+            more[name] = value
+    return more
 
 
 def overrides(row: Row, platforms: Platforms, lengths: Lengths) -> list[str]:
@@ -102,8 +142,15 @@ def _pools(row: Row, platforms: Platforms, lengths: Lengths) -> dict[str, Any]:
             | {"workers": 1}
         }
     batchings = {
-        "prefill": {"max_num_batched_tokens": _prefill_tokens(row, lengths)},
-        "decode": {"max_num_seqs": row["decode_batch"], "reserve": "full"},
+        "prefill": {
+            "max_num_batched_tokens": _prefill_tokens(row, lengths),
+            "max_num_seqs": row["prefill_batch"],
+        },
+        "decode": {
+            "max_num_batched_tokens": row["decode_batch"],
+            "max_num_seqs": row["decode_batch"],
+            "reserve": "full",
+        },
     }
     return {
         pool: {"workers": row[f"{pool}_workers"]} | _pool(row, pool, platform, batching)
@@ -129,10 +176,14 @@ def _pool(row: Row, pool: str, platform: Platform, batching: dict[str, Any]) -> 
     stored = {name: getattr(precision, name) for name in ("weights", "activations", "kv")}
     if precision.attention is not None:
         stored["attention"] = precision.attention
+    room = {
+        "memory_utilization": platform.memory_utilization,
+        "block_size": platform.block_size,
+    }
     return {
         "layout": {**layout, "chunked_pipeline": layout["pp"] > 1},
         "precision": stored,
-        "batching": batching,
+        "batching": {**batching, **room},
     }
 
 
@@ -147,12 +198,17 @@ def _prefill_tokens(row: Row, lengths: Lengths) -> int:
 
 def _mixed_batching(row: Row, lengths: Lengths) -> dict[str, Any]:
     groups = row["mixed_attention_dp"] * row["mixed_pp"]
-    chunk = row["mixed_chunk"] or round(lengths.mean_isl)
-    tokens = row["mixed_batch"] + chunk * groups
+    batch, rides = row["mixed_batch"], row["mixed_prompts"] == 0
+    if rides:
+        tokens = batch + row["mixed_chunk"] * groups
+    else:
+        tokens = max(batch, row["mixed_prompts"] * round(lengths.mean_isl) * groups)
     return {
         "max_num_batched_tokens": tokens,
-        "max_num_seqs": row["mixed_batch"],
+        "max_num_seqs": batch,
         "reserve": "full",
+        "chunked_prefill": rides,
+        "piggyback": rides,
     }
 
 

@@ -18,7 +18,7 @@ FTL_CUTOFF_S = 10.0
 LAYOUT = ("tp", "pp", "ep", "attention_dp", "batch")
 PREFILL = (*LAYOUT, "chunk", "kv_gpus")
 DECODE = (*LAYOUT, "draft_tokens", "kv_gpus")
-MIXED = (*LAYOUT, "chunk", "draft_tokens", "kv_gpus")
+MIXED = (*LAYOUT, "chunk", "prompts", "draft_tokens", "kv_gpus")
 """Columns of each pool's worker that a deployment keeps, with the pool's name before them."""
 
 

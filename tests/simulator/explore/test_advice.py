@@ -2,14 +2,24 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulator.cli import compose
 from simulator.explore.advice import Limits, advise, paying_regime, top
-from simulator.explore.export import aiconfigurator, experiment_text, overrides
+from simulator.explore.export import (
+    Surroundings,
+    aiconfigurator,
+    beyond,
+    experiment_text,
+    merged,
+    overrides,
+)
 from simulator.explore.match import within
 from simulator.explore.pareto import best_at
 from simulator.explore.space import Lengths, Platform, Space
@@ -112,16 +122,59 @@ def test_a_co_located_choice_can_be_simulated(done: Study) -> None:
     assert pool.batching.max_num_batched_tokens > row["mixed_batch"]
 
 
+@pytest.mark.parametrize("rides", [True, False])
+def test_a_co_located_choice_mixes_as_it_was_costed(done: Study, rides: bool) -> None:
+    """Prompts ride on decode steps, or so many at a time stall the decodes, as in the point."""
+    front = done.piggybacked if rides else done.whole
+    for row in front.sort("mixed_batch").gather_every(25).iter_rows(named=True):
+        changes = overrides(row, done.platforms, PROMPTS)
+        (pool,) = compose(["model=llama_3_1_8b", *changes]).deployment.pools
+        batching, groups = pool.batching, row["mixed_pp"]
+        assert batching.piggyback == batching.chunked_prefill == rides
+        tokens = row["mixed_chunk"] * groups + row["mixed_batch"]
+        if not rides:
+            tokens = row["mixed_prompts"] * 4000 * groups
+        assert batching.max_num_batched_tokens == tokens
+
+
+def test_a_pool_keeps_its_own_gpu(done: Study) -> None:
+    """Where decode had another GPU, the exported decode pool or mixed worker has it too."""
+    advice = advise(done, LIMITS)
+    around = Surroundings(gpus={"prefill": None, "decode": {"name": "other"}})
+    for row, role in ((advice.split, "decode"), (advice.mixed, "mixed")):
+        assert row is not None
+        body = yaml.safe_load(experiment_text(row, done.platforms, PROMPTS, around))
+        assert body["pools"][role]["gpu"] == {"name": "other"}
+        assert "gpu" not in body["pools"].get("prefill", {})
+
+
+KEYS = st.sampled_from("abc")
+TREES = st.recursive(
+    st.dictionaries(KEYS, st.integers(0, 2), max_size=3),
+    lambda inner: st.dictionaries(KEYS, inner | st.integers(0, 2), max_size=3),
+    max_leaves=8,
+)
+
+
+@given(TREES, TREES)
+def test_changes_lead_from_one_to_the_other(base: dict[str, Any], more: dict[str, Any]) -> None:
+    """What settings have beyond others, merged into these, gives them; nothing more is kept."""
+    whole = merged(base, more)
+    assert merged(base, beyond(base, whole)) == whole
+    assert beyond(whole, whole) == {}
+
+
 def test_an_experiment_file_says_the_same(done: Study) -> None:
     """The exported file is an experiment of the same pools as the overrides."""
     row = advise(done, LIMITS).split
     assert row is not None
-    groups = {"model": "llama_3_1_8b", "hardware": "h100_sxm"}
-    text = experiment_text(row, done.platforms, PROMPTS, groups)
+    around = Surroundings(groups={"model": "llama_3_1_8b"}, changes={"slo": {"ttft_s": 2.0}})
+    text = experiment_text(row, done.platforms, PROMPTS, around)
     assert text.startswith("# @package _global_\n")
     body = yaml.safe_load(text)
     assert {"override /model": "llama_3_1_8b"} in body["defaults"]
     assert body["pools"]["prefill"]["workers"] == row["prefill_workers"]
+    assert body["slo"] == {"ttft_s": 2.0}
 
 
 def test_the_table_has_aiconfigurators_columns(done: Study) -> None:

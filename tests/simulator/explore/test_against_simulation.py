@@ -166,14 +166,17 @@ def test_prefill_sets_the_pace(platform: Platform, layouts: tuple[Layout, Layout
     assert rate == pytest.approx(match["prefill_workers"] * prefill["rate"][0], rel=0.01)
 
 
-@pytest.mark.parametrize(("chunk", "batch"), [(512, 24), (1000, 40)])
-def test_a_mixed_worker_keeps_its_rate(dense: Platform, chunk: int, batch: int) -> None:
+@pytest.mark.parametrize(("chunk", "batch", "drafts"), [(512, 24, 0), (1000, 40, 0), (512, 24, 2)])
+def test_a_mixed_worker_keeps_its_rate(
+    dense: Platform, chunk: int, batch: int, drafts: int
+) -> None:
     """A saturated mixed worker serves what the piggybacked point says, within 3 %.
 
     Less exactly than separate pools: a step's chunk may end one prompt and begin the next, and
     the seat of a prompt being computed stays empty among the decodes.
     """
-    space = replace(one_layout(dense, Layout(tp=2)), chunks=(512,))
+    layouts = one_layout(dense, Layout(tp=2))
+    space = replace(layouts, chunks=(512,), draft_tokens=(drafts,))
     points = collect(colocated_points(space)).filter(chunk=chunk, batch=batch)
     batching = Batching(
         max_num_batched_tokens=chunk + batch, max_num_seqs=batch + 1, reserve="full"
@@ -185,5 +188,6 @@ def test_a_mixed_worker_keeps_its_rate(dense: Platform, chunk: int, batch: int) 
         precision=dense.precision,
         batching=batching,
     )
-    rate, _ = steady(run(deployed(dense, (pool,)), all_at_once(40 * batch), RunOptions()))
+    deployment = deployed(dense.drafting(drafts), (pool,))
+    rate, _ = steady(run(deployment, all_at_once(40 * batch), RunOptions()))
     assert rate == pytest.approx(points["rate"][0], rel=0.03)

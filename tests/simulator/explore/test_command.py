@@ -63,6 +63,7 @@ def test_drafts_are_explored_exported_and_confirmed(disaggsim: Command, tmp_path
     settings = yaml.safe_load((other.parent / "config.yaml").read_text("utf-8"))
     assert settings["latency"]["speculative"]["draft_tokens"] == 3
     assert settings["latency"]["speculative"]["acceptance"] == 0.9
+    assert settings["slo"]["ttft_s"] == 8.0
     confirmed = pl.read_parquet(folder / "confirmed.parquet")
     assert confirmed["tpot_p99_s"].max() < deployments.filter(decode_draft_tokens=0)["tpot_s"].max()
 

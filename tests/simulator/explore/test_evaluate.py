@@ -1,6 +1,7 @@
 """Design points: what they cost, that they fit, and that more hardware never hurts."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -176,12 +177,13 @@ def test_each_number_of_drafts_costs_what_its_latency_model_says(
 ) -> None:
     """Points of n drafts are, to the bit, those of a platform that always drafts n."""
     platform: Platform = request.getfixturevalue(name)
+    few: dict[str, Any] = {"gpus": 4, "max_batch": 256}
     for kind in KINDS:
-        every = collect(kind(space(platform, draft_tokens=DRAFTS)))
+        every = collect(kind(space(platform, draft_tokens=DRAFTS, **few)))
         for drafts in DRAFTS:
-            alone = collect(kind(space(platform.drafting(drafts))))
+            alone = collect(kind(space(platform.drafting(drafts), **few)))
             assert every.filter(draft_tokens=drafts).equals(alone)
-        undrafted = collect(kind(space(platform)))
+        undrafted = collect(kind(space(platform, **few)))
         assert every.filter(draft_tokens=0).equals(undrafted)
 
 

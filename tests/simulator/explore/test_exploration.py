@@ -10,6 +10,7 @@ import pytest
 from simulator.errors import ConfigError
 from simulator.explore.advice import Limits
 from simulator.explore.exploration import Exploration, Options, explore, power_of_two
+from simulator.explore.export import Surroundings
 from simulator.explore.match import disaggregated
 from simulator.explore.pareto import best_at, pareto
 from simulator.explore.sensitivity import NUMBERS, lengths_map, tornado
@@ -31,7 +32,8 @@ def exploration(dense: Platform) -> Exploration:
 def test_a_folder_is_complete(exploration: Exploration, tmp_path: Path) -> None:
     """The folder holds the points, fronts, ranking, page and chosen experiment, and a summary."""
     done = explore(exploration)
-    done.write(tmp_path, {"config_digest": "abc"}, {"model": "llama_3_1_8b"})
+    groups = {"model": "llama_3_1_8b"}
+    done.write(tmp_path, {"config_digest": "abc"}, Surroundings(groups=groups))
     summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
     assert summary["answer"] == done.advice.sentence
     assert summary["config_digest"] == "abc"
@@ -54,7 +56,7 @@ def test_no_answer_is_written_too(exploration: Exploration, tmp_path: Path) -> N
         limits=limits,
         options=options,
     )
-    explore(impossible).write(tmp_path, {}, {})
+    explore(impossible).write(tmp_path, {}, Surroundings())
     summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
     assert summary["answer"].startswith("Nothing meets")
     assert summary["gain"] is None
