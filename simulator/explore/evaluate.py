@@ -267,7 +267,11 @@ def _decode_load(lengths: Lengths, batch: Floats) -> Load:
 
 
 def _stalled(space: Space, costs: Costs, layout: Layout) -> Frames:
-    """Prompts computed whole between decode steps: ``p`` at a time and rank, ``b`` decoding."""
+    """Prompts computed whole between decode steps: ``p`` at a time and rank, ``b`` decoding.
+
+    Requests arrive one by one, so ``p`` prompts gather while ``p`` sequences end: the mean wait
+    of half of that is part of TTFT.
+    """
     lengths, longest = space.lengths, max(space.lengths.isl)
     need = layout.pp * costs.blocks(lengths.held)
     for prompts in space.prompt_batches:
@@ -281,8 +285,11 @@ def _stalled(space: Space, costs: Costs, layout: Layout) -> Frames:
         fits = room.fits(batch, batch * need) & (batch >= prompts)
         for drafts in space.draft_tokens:
             decode = costs.seconds(*worker, _decode_load(lengths, batch), drafts)
-            tpot = decode + stall / prompts * batch / lengths.steps
-            columns = _colocated_columns(lengths, layout, batch, (np.zeros(1), stall, tpot))
+            # A generation holds batch / prompts stalls; a sequence's own is before its first token.
+            tpot = decode + stall * (batch / prompts - 1.0) / lengths.steps
+            cycle = stall + tpot * lengths.steps
+            ttft = stall + (prompts - 1.0) / 2.0 * cycle / batch
+            columns = _colocated_columns(layout, batch, (np.zeros(1), ttft, tpot), cycle)
             alike = {"draft_tokens": drafts, "prompts": prompts}
             yield Points(*worker, columns, alike).frame(fits)
 
@@ -314,7 +321,8 @@ def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
             alone = costs.seconds(*worker, _decode_load(lengths, batch), drafts)
             tpot = share * mixed + (1.0 - share) * alone
             ttft = max(1.0, isl / chunk) * mixed
-            columns = _colocated_columns(lengths, layout, batch, (np.full(1, chunk), ttft, tpot))
+            costed = np.full(1, chunk), ttft, tpot
+            columns = _colocated_columns(layout, batch, costed, tpot * lengths.steps)
             alike = {"draft_tokens": drafts, "prompts": 0}
             yield Points(*worker, columns, alike).frame(fits)
 
@@ -343,9 +351,12 @@ def _mixed_load(lengths: Lengths, batch: Floats, chunk: int) -> Load:
 
 
 def _colocated_columns(
-    lengths: Lengths, layout: Layout, batch: Floats, costed: tuple[Floats, Floats, Floats]
+    layout: Layout, batch: Floats, costed: tuple[Floats, Floats, Floats], cycle: Floats
 ) -> dict[str, Floats]:
-    """Return the columns of points that took these chunks, TTFTs and TPOTs."""
+    """Return the columns of points that took these chunks, TTFTs and TPOTs.
+
+    ``cycle`` is how long a sequence keeps its seat in the batch.
+    """
     chunk, ttft, tpot = costed
     in_flight = batch * layout.attention_dp * layout.pp
     return {
@@ -353,5 +364,5 @@ def _colocated_columns(
         "chunk": chunk,
         "ttft_s": ttft,
         "tpot_s": tpot,
-        "rate": in_flight / (tpot * lengths.steps),
+        "rate": in_flight / cycle,
     }

@@ -106,6 +106,8 @@ class Step:
         if not self.speculative.drafts:
             return self._whole(load)
         gained = self.speculative.tokens_per_step
+        if np.ndim(load.tokens) == 0 and not load.tokens:
+            return self._whole(load) / gained
         alone = load._replace(batch=0.0 * load.batch, context=0.0 * load.batch)
         chunks = np.where(np.asarray(load.tokens) > 0, self._whole(alone), 0.0)
         return chunks + (self._whole(load) - chunks) / gained
