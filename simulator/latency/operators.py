@@ -252,8 +252,9 @@ def _expert_exchange(spec: PassSpec, layers: int, rows: Number) -> Iterator[Oper
     if layout.attention_dp == 1:
         yield _collective("expert_reduce", "all_reduce", layers, token * rows, group)
     elif layout.ep == 1 or spec.expert_exchange == "all_gather":
-        yield _collective("expert_gather", "all_gather", layers, token * rows, group)
-        yield _collective("expert_scatter", "reduce_scatter", layers, token * rows, group)
+        held = token * rows / layout.tp  # ranks of one tensor-parallel group hold a part each
+        yield _collective("expert_gather", "all_gather", layers, held, group)
+        yield _collective("expert_scatter", "reduce_scatter", layers, held, group)
     else:
         sent = rows / layout.tp * distinct(model.top_k, layout.ep)
         dispatched = model.hidden * spec.precision.activation_bytes * sent
