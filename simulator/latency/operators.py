@@ -214,7 +214,8 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
     """Return the grouped products of the busiest expert rank.
 
     A batch of t tokens that picks ``top_k`` of E experts at random touches
-    ``E · (1 − (1 − top_k/E)^t)`` of them. The busiest of ever more ranks approaches ``moe_skew``
+    ``E · (1 − (1 − top_k/E)^t)`` of them, and the rank it hits most more than the mean: each
+    rank's count is about binomial, so the expected highest of ``ep`` normal ones. The busiest of ever more ranks approaches ``moe_skew``
     times the mean load; a single rank has all of it.
     """
     model, layout = spec.model, spec.layout
@@ -223,8 +224,9 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
     everyone = rows * layout.attention_dp
     share = model.top_k / model.experts
     missed = np.power(1.0 - share, everyone)
-    spread = highest_normal(layout.ep) * np.sqrt(local * missed * (1.0 - missed))
-    hit = np.minimum(local * (1.0 - missed) + spread, local)
+    spread = highest_normal(layout.ep) if spec.busiest_rank else 0.0
+    hit = local * (1.0 - missed) + spread * np.sqrt(local * missed * (1.0 - missed))
+    hit = np.minimum(hit, local)
     skew = 1.0 + (spec.moe_skew - 1.0) * (1.0 - 1.0 / layout.ep)
     copies = everyone * min(skew * model.top_k / layout.ep, min(model.top_k, local))
     matrices = 3 if model.gated_ffn else 2

@@ -52,6 +52,8 @@ class PassSpec:
 
     ``cache_upprojected_kv``: chunked MLA prefill keeps K and V of earlier chunks up-projected
     instead of redoing them. ``moe_skew``: load of the busiest of many expert ranks over the mean.
+    ``busiest_rank``: charge the distinct experts of the rank that random routing hits most (a step
+    ends when the last rank does), not the mean rank's.
     ``expert_exchange`` is how tokens of attention-DP ranks meet their experts: ``all_to_all``
     (dispatch and combine) or ``all_gather`` (every rank sees all tokens, then reduce-scatter).
     ``decode_width``: tokens each decoding sequence computes: 1, or the drafts it verifies too.
@@ -62,6 +64,7 @@ class PassSpec:
     precision: Precision
     cache_upprojected_kv: bool = False
     moe_skew: float = 1.0
+    busiest_rank: bool = True
     expert_exchange: str = "all_to_all"
     decode_width: int = 1
 

@@ -31,7 +31,7 @@ class Roofline:
     ones). ``engine`` is the serving engine: the name of a shipped one, or one's own.
     ``host_overhead_s`` seconds are added to every step in place of the engine's host work.
     ``moe_skew`` is the load of the busiest expert rank over the mean (``None``: the calibrated
-    one). ``cache_upprojected_kv`` spares chunked MLA prefill from redoing the up-projection of
+    one); without ``busiest_rank`` the mean rank's distinct experts are charged. ``cache_upprojected_kv`` spares chunked MLA prefill from redoing the up-projection of
     earlier chunks. ``expert_exchange`` is ``all_to_all`` (dispatch and combine kernels) or
     ``all_gather`` (plain collectives over the attention-DP ranks). ``two_batch_overlap`` runs the
     all-to-all of one half of a step beside the compute of the other. ``speculative`` decodes
@@ -42,6 +42,7 @@ class Roofline:
     engine: str | Engine = DEFAULT
     host_overhead_s: float | None = None
     moe_skew: float | None = None
+    busiest_rank: bool = True
     cache_upprojected_kv: bool = False
     expert_exchange: str = "all_to_all"
     two_batch_overlap: bool = False
@@ -113,6 +114,7 @@ class Roofline:
             precision=worker.precision,
             cache_upprojected_kv=self.cache_upprojected_kv,
             moe_skew=skew,
+            busiest_rank=self.busiest_rank,
             expert_exchange=self.expert_exchange,
             decode_width=1 + (self.speculative.drafts if self.speculative else 0),
         )

@@ -137,7 +137,12 @@ def _predict(worker: WorkerSpec, row: Row, given: Sequence[Given]) -> np.ndarray
     )
     # The table's steps gather tokens and scatter results over attention-DP ranks.
     engine = _kernels_only(row.get("backend", ""))
-    model = Roofline(engine=engine, host_overhead_s=0.0, expert_exchange="all_gather")
+    model = Roofline(
+        engine=engine,
+        host_overhead_s=0.0,
+        expert_exchange="all_gather",
+        busiest_rank=False,
+    )
     return np.asarray(model.pass_seconds(worker, load)) * np.ones(len(given))
 
 
