@@ -130,6 +130,9 @@ def test_text_from_outside_does_not_run(visit: Visit) -> None:
 def test_nothing_is_cut_off(visit: Visit, width: int) -> None:
     """At any width nothing scrolls sideways and no axis title or legend leaves its figure."""
     visit.page.set_viewport_size({"width": width, "height": 900})
-    visit.page.wait_for_timeout(350)  # plotly redraws a moment after a resize
+    for _ in range(20):  # plotly redraws a moment after a resize
+        visit.page.wait_for_timeout(350)
+        if visit.page.evaluate("document.documentElement.scrollWidth") <= width:
+            break
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     assert visit.page.evaluate(OUTSIDE) == []

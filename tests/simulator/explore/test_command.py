@@ -65,7 +65,9 @@ def test_drafts_are_explored_exported_and_confirmed(disaggsim: Command, tmp_path
     assert settings["latency"]["speculative"]["acceptance"] == 0.9
     assert settings["slo"]["ttft_s"] == 8.0
     confirmed = pl.read_parquet(folder / "confirmed.parquet")
-    assert confirmed["tpot_p99_s"].max() < deployments.filter(decode_draft_tokens=0)["tpot_s"].max()
+    best = ranked.filter(kind="disaggregated").row(0, named=True)
+    assert confirmed["promised_rate"].to_list() == [best["rate"]] * 2
+    assert best["decode_draft_tokens"] == 3
 
 
 def test_the_best_are_confirmed_by_simulation(disaggsim: Command, tmp_path: Path) -> None:

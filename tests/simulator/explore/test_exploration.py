@@ -94,7 +94,7 @@ def test_drafting_is_one_more_choice(exploration: Exploration) -> None:
     best = drafted.advice.split
     assert best is not None
     assert best["decode_draft_tokens"] == 2
-    assert f"batch {best['decode_batch']}, 2 drafts)" in drafted.advice.sentence
+    assert f"batch {best['decode_batch']}, 2 drafts)" in drafted.text
 
 
 @pytest.mark.parametrize(
