@@ -214,9 +214,10 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
     """Return the grouped products of the busiest expert rank.
 
     A batch of t tokens that picks ``top_k`` of E experts at random touches
-    ``E · (1 − (1 − top_k/E)^t)`` of them, and the rank it hits most more than the mean: each
-    rank's count is about binomial, so the expected highest of ``ep`` normal ones. The busiest of ever more ranks approaches ``moe_skew``
-    times the mean load; a single rank has all of it.
+    ``E · (1 − (1 − top_k/E)^t)`` of them. The rank it touches most has more than the mean: a
+    rank's count is about binomial, so it is as the expected highest of ``ep`` normal ones. The
+    load of the busiest of ever more ranks approaches ``moe_skew`` times the mean; a single rank
+    has all of it.
     """
     model, layout = spec.model, spec.layout
     width = model.moe_intermediate / layout.expert_tp

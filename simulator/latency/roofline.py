@@ -31,7 +31,8 @@ class Roofline:
     ones). ``engine`` is the serving engine: the name of a shipped one, or one's own.
     ``host_overhead_s`` seconds are added to every step in place of the engine's host work.
     ``moe_skew`` is the load of the busiest expert rank over the mean (``None``: the calibrated
-    one); without ``busiest_rank`` the mean rank's distinct experts are charged. ``cache_upprojected_kv`` spares chunked MLA prefill from redoing the up-projection of
+    one); without ``busiest_rank`` the mean rank's distinct experts are
+    charged. ``cache_upprojected_kv`` spares chunked MLA prefill from redoing the up-projection of
     earlier chunks. ``expert_exchange`` is ``all_to_all`` (dispatch and combine kernels) or
     ``all_gather`` (plain collectives over the attention-DP ranks). ``two_batch_overlap`` runs the
     all-to-all of one half of a step beside the compute of the other. ``speculative`` decodes

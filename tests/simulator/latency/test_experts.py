@@ -1,6 +1,7 @@
 """Routed experts: which weights a step reads on the busiest rank, and in what it computes."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_the_busiest_rank_reads_what_random_routing_hits(
 def test_no_rank_reads_more_than_it_holds(spec: PassSpec) -> None:
     """Distinct experts rise with the batch to all that a rank holds and stay there."""
     read = [distinct_experts(spec, rows) for rows in range(1, 3000)]
-    assert all(a <= b * (1 + 1e-12) for a, b in zip(read, read[1:], strict=False))
+    assert all(a <= b * (1 + 1e-12) for a, b in pairwise(read))
     assert read[-1] == pytest.approx(spec.model.experts / spec.layout.ep, rel=1e-9)
 
 
