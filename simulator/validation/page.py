@@ -36,9 +36,10 @@ TARGETS: Mapping[str, Target] = {
     "e2e_agg_tpot": Target(
         title="TPOT, co-located",
         median=15.0,
-        missed="a fifth of the rows are experimental builds (vLLM nightly on H200) up to twice as "
-        "slow as their kernels, see by source; elsewhere decode is too fast with EP at small "
-        "batches, where the distinct experts of the busiest rank, not the mean, set the pace",
+        missed="one source's rows are experimental builds (vLLM nightly on H200) far slower than "
+        "their kernels, see by source; elsewhere steps follow the kernels' measurements, and "
+        "versions of one engine differ by more, such as SGLang's earlier TP-only runs of DeepSeek "
+        "on B200 beside its EP runs of the same batch",
     ),
     "e2e_throughput": Target(
         title="output throughput",
@@ -49,10 +50,8 @@ TARGETS: Mapping[str, Target] = {
     "vllm_tpot_mean": Target(
         title="vLLM replay, mean TPOT",
         median=3.0,
-        missed="decode steps alone agree within some percent; with data-parallel ranks (the run of "
-        "the two that misses) steps with prompts in them are too fast: here decodes and prompts "
-        "spread evenly over the ranks, there each rank batches on its own and the slowest sets the "
-        "pace",
+        missed="steps of a mixture of experts over data-parallel ranks are too fast at large "
+        "batches; simulating ranks that batch on their own changes little of that",
     ),
     "vllm_ttft_mean": Target(
         title="vLLM replay, mean TTFT",
@@ -274,14 +273,20 @@ median and the 90th percentile of their absolute values, and as bias the median 
 What was used in a fit, and what was not, is said below."""
 
 _SAMPLES = """The step latencies are composed from measured kernels, and kernels' efficiency curves
-(`conf/calibration`) are fitted to them: their error here is **in sample**. What the model does for
-a model or a GPU it was not fitted to is measured by `scripts/calibrate --left-out`, which fits
-without one model, or without one GPU, at a time. Serving runs are **never fitted**: they are
-predicted from the shipped calibration and published engine settings alone. One of their mappings
-was chosen after seeing their errors: DeepSeek's attention beside NVFP4 experts is taken as NVFP4.
-Of the vLLM runs, two numbers were fitted: the host's seconds per step and per sequence in the
-`vllm` engine profile come from the decode-only steps at the drained end of both runs, so their TPOT
-is partly in sample; arrivals, queueing, prompts and batching are not fitted to anything."""
+(`conf/calibration`) are fitted to them and to some 40,000 more of the same make
+(`scripts/compose_steps`, `scripts/calibrate --steps`): their error here is **in sample**. What the
+model does for a model or a GPU it was not fitted to is measured by `scripts/calibrate --left-out`,
+which fits without one model (and its quantised copies), or without one GPU, at a time.
+
+Serving runs are **never fitted** but for the host's work in the `vllm` engine profile: seconds per
+step, per sequence, per prompt and per agreement of data-parallel ranks are four numbers fitted by
+`scripts/calibrate_engine` to the token rates of both vLLM runs below, so these are partly in
+sample; arrivals, queueing and batching are not fitted to anything. All else is predicted from the
+shipped calibration and published engine settings. Three choices were made after seeing errors of
+serving runs: DeepSeek's attention beside NVFP4 experts is taken as NVFP4; the busiest expert rank's
+distinct experts are charged where the step table, whose kernels were measured on one rank, is
+fitted with the mean's; and collectives follow the fastest of the measured software versions, as one
+L40S box was 5 to 13 times slower than another."""
 
 _METHOD = """Every row becomes a deployment and runs through the whole simulator.
 
@@ -297,7 +302,8 @@ _METHOD = """Every row becomes a deployment and runs through the whole simulator
   fabric; a client sees its first token when the decode worker takes over.
 - A step has 8,192 tokens and 1,024 sequences (offline 2,048) per attention rank. KV is in 8 bits
   for weights of 8 bits and fewer. vLLM gathers tokens over data-parallel ranks, others exchange
-  them all-to-all. TensorRT-LLM's overview ran mixtures of experts with attention-DP and EP where
+  them all-to-all. SGLang's prompts stall its decodes, the others' ride beside them: the engines'
+  defaults. TensorRT-LLM's overview ran mixtures of experts with attention-DP and EP where
   its first version wrote TP.
 - In one public dump, co-located layouts with EP were multiplied by their EP degree (an 8-GPU box
   appears as `TP64 EP8`): they are run as they were deployed. As written, some would not fit and
