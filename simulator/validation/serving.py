@@ -125,7 +125,14 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
     gpu = catalogue.gpu(row["gpu"])
     dtypes = precision(row["precision"], name, gpu)
     offered = _load(row)
-    pools = _pools(row, mode, model, gpu, dtypes, offered)
+    server = _Server(
+        engine=engine_of(row),
+        offline=offered.clients is None,
+        model=model,
+        gpu=gpu,
+        precision=dtypes,
+    )
+    pools = tuple(server.pool(role, given) for role, given in _roles(row, mode, model))
     deployment = Deployment(
         model=model,
         gpu=gpu,
@@ -273,21 +280,15 @@ def _offline_requests(tokens: float) -> int:
 # --- its counterpart ------------------------------------------------------------------------
 
 
-def _pools(
-    row: Row, mode: str, model: Model, gpu: GPU, dtypes: Precision, offered: Load
-) -> tuple[Pool, ...]:
+def _roles(row: Row, mode: str, model: Model) -> list[tuple[str, Workers]]:
+    """Return the row's pools by role, with their workers."""
     if mode != "disagg":
-        given = _deployed(
-            workers(row["decode_parallel"] or row["prefill_parallel"], model), row, model
-        )
-        return (_pool("mixed", given, row, model, gpu, dtypes, offered),)
-    for name in ("prefill", "decode"):
-        if not row[f"{name}_parallel"]:
-            raise Unmapped(f"{name} layout not given")
-    return tuple(
-        _pool(name, workers(row[f"{name}_parallel"], model), row, model, gpu, dtypes, offered)
-        for name in ("prefill", "decode")
-    )
+        given = workers(row["decode_parallel"] or row["prefill_parallel"], model)
+        return [("mixed", _deployed(given, row, model))]
+    for role in ("prefill", "decode"):
+        if not row[f"{role}_parallel"]:
+            raise Unmapped(f"{role} layout not given")
+    return [(role, workers(row[f"{role}_parallel"], model)) for role in ("prefill", "decode")]
 
 
 def _deployed(given: Workers, row: Row, model: Model) -> Workers:
@@ -306,28 +307,15 @@ def _deployed(given: Workers, row: Row, model: Model) -> Workers:
     return given
 
 
-def _pool(
-    role: str,
-    given: Workers,
-    row: Row,
-    model: Model,
-    gpu: GPU,
-    dtypes: Precision,
-    offered: Load,
-) -> Pool:
-    engine = engine_of(row)
-    limits = _Limits(role=role, engine=engine, offline=offered.clients is None)
-    batching = _batching(limits, given.layout, model, gpu, dtypes)
-    return Pool(
-        role=role, workers=given.count, layout=given.layout, precision=dtypes, batching=batching
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Limits:
-    role: str
+class _Server:
+    """An engine that serves a model on one kind of GPU, ``offline`` as TensorRT-LLM's benchmark."""
+
     engine: str
     offline: bool
+    model: Model
+    gpu: GPU
+    precision: Precision
 
     @property
     def block_size(self) -> int:
@@ -337,49 +325,55 @@ class _Limits:
     def seqs(self) -> int:
         return OFFLINE_SEQS if self.offline else SEQS
 
+    def pool(self, role: str, given: Workers) -> Pool:
+        """Return a pool of these workers."""
+        return Pool(
+            role=role,
+            workers=given.count,
+            layout=given.layout,
+            precision=self.precision,
+            batching=self.batching(role, given.layout),
+        )
 
-def _batching(
-    limits: _Limits, layout: Layout, model: Model, gpu: GPU, dtypes: Precision
-) -> Batching:
-    """Return an engine's limits. Each attention rank and microbatch has its own.
+    def batching(self, role: str, layout: Layout) -> Batching:
+        """Return the engine's limits. Each attention rank and microbatch has its own.
 
-    A worker's are those of all its ranks and microbatches together; the KV blocks are planned
-    with one rank's, since a GPU only ever holds one rank's step.
-    """
-    blocks = _kv_blocks(limits, layout, model, gpu, dtypes)
-    at_once = layout.attention_dp * (1 if limits.role == "prefill" else layout.pp)
-    return Batching(
-        max_num_batched_tokens=STEP_TOKENS * at_once,
-        max_num_seqs=limits.seqs * at_once,
-        block_size=limits.block_size,
-        reserve="full" if limits.engine == "trtllm" else "prompt",
-        piggyback=limits.engine != "sglang",  # its default: no mixed chunks
-        memory_utilization=1.0,  # kv_blocks says what is left; this only must not refuse
-        kv_blocks=blocks,
-    )
+        A worker's are those of all its ranks and microbatches together; the KV blocks are planned
+        with one rank's, since a GPU only ever holds one rank's step.
+        """
+        at_once = layout.attention_dp * (1 if role == "prefill" else layout.pp)
+        return Batching(
+            max_num_batched_tokens=STEP_TOKENS * at_once,
+            max_num_seqs=self.seqs * at_once,
+            block_size=self.block_size,
+            reserve="full" if self.engine == "trtllm" else "prompt",
+            piggyback=self.engine != "sglang",  # its default: no mixed chunks
+            memory_utilization=1.0,  # kv_blocks says what is left; this only must not refuse
+            kv_blocks=self.kv_blocks(role, layout),
+        )
 
+    def kv_blocks(self, role: str, layout: Layout) -> int:
+        """Return a worker's KV blocks, where need be with all memory a run that fitted must have.
 
-def _kv_blocks(limits: _Limits, layout: Layout, model: Model, gpu: GPU, dtypes: Precision) -> int:
-    """Return a worker's KV blocks, where need be with all the memory a run that fitted must have.
-
-    vLLM and SGLang give weights, activations and KV a share of the GPU, TensorRT-LLM gives KV
-    that share of what the others leave.
-    """
-    rest = limits.engine == "trtllm"
-    budget = MemoryBudget(
-        block_size=limits.block_size,
-        memory_utilization=1.0 if rest else MEMORY_SHARE,
-        max_num_batched_tokens=STEP_TOKENS,
-        max_num_seqs=limits.seqs,
-        role=limits.role,
-    )
-    try:
-        blocks = plan_memory(model, layout, dtypes, gpu, budget).kv_blocks
-    except CapacityError:
-        most = replace(budget, memory_utilization=MOST_MEMORY)
-        blocks = plan_memory(model, layout, dtypes, gpu, most).kv_blocks
-    share = OFFLINE_SHARE if limits.offline else MEMORY_SHARE
-    return max(layout.attention_dp, int(share * blocks)) if rest else blocks
+        vLLM and SGLang give weights, activations and KV a share of the GPU, TensorRT-LLM gives KV
+        that share of what the others leave.
+        """
+        rest = self.engine == "trtllm"
+        budget = MemoryBudget(
+            block_size=self.block_size,
+            memory_utilization=1.0 if rest else MEMORY_SHARE,
+            max_num_batched_tokens=STEP_TOKENS,
+            max_num_seqs=self.seqs,
+            role=role,
+        )
+        model, dtypes, gpu = self.model, self.precision, self.gpu
+        try:
+            blocks = plan_memory(model, layout, dtypes, gpu, budget).kv_blocks
+        except CapacityError:
+            most = replace(budget, memory_utilization=MOST_MEMORY)
+            blocks = plan_memory(model, layout, dtypes, gpu, most).kv_blocks
+        share = OFFLINE_SHARE if self.offline else MEMORY_SHARE
+        return max(layout.attention_dp, int(share * blocks)) if rest else blocks
 
 
 # --- its run --------------------------------------------------------------------------------
