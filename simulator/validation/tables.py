@@ -14,7 +14,12 @@ Row = Mapping[str, str]
 
 
 def read_rows(path: Path, required: tuple[str, ...], what: str) -> list[dict[str, str]]:
-    """Return the rows of a CSV file with at least the ``required`` columns.
+    """Return the rows of :func:`read_frame`, an absent cell as ``""``."""
+    return list(_cells(read_frame(path, required, what)))
+
+
+def read_frame(path: Path, required: tuple[str, ...], what: str) -> pl.DataFrame:
+    """Return a CSV file with at least the ``required`` columns, every cell as text.
 
     Raises:
         ConfigError: the file is absent, no CSV text, empty, or lacks a column.
@@ -38,7 +43,7 @@ def read_rows(path: Path, required: tuple[str, ...], what: str) -> list[dict[str
         )
     if not frame.height:
         raise ConfigError(f"{what}: {path} has a header but no rows")
-    return list(_cells(frame))
+    return frame
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
