@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulator.configuration import suggest
-from simulator.errors import USER_ERRORS, ConfigError
+from simulator.errors import BAD_INPUT, BUG, INTERRUPTED, USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, config_text, simulate
 from simulator.explore.confirm import confirm, confirmed_lines
 from simulator.explore.exploration import Explored, explore
@@ -65,7 +65,6 @@ from simulator.settings import (
     build_task,
 )
 
-BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
 INPUT_ERRORS: tuple[type[Exception], ...] = (
     *USER_ERRORS,
     HydraException,

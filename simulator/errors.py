@@ -17,6 +17,9 @@ The command line prints the first family as one sentence and exits with 2.
 from hardware.errors import SpecError
 from workloads.errors import TraceError
 
+BAD_INPUT, BUG, INTERRUPTED = 2, 1, 130
+"""Exit codes of the command line, the last as shells have it after Ctrl-C."""
+
 
 class ConfigError(ValueError):
     """An experiment asks for something that cannot run."""

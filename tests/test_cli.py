@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +15,7 @@ import pytest
 import yaml
 from command import FAST, TINY, Command
 
+from simulator.__main__ import main
 from simulator.cli import folder_name
 from simulator.errors import ConfigError
 from simulator.runs import claimed
@@ -25,6 +28,22 @@ TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
 def summaries(folder: Path) -> list[Path]:
     """Return every file that would mark a run below ``folder`` as complete."""
     return sorted(folder.rglob("summary.json"))
+
+
+def test_an_interrupt_of_the_start_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C while the packages are imported costs one line and exit code 130."""
+
+    class Interrupted(MetaPathFinder):
+        def find_spec(self, fullname: str, *_: object) -> None:
+            if fullname == "simulator.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "simulator.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert main() == 130
+    assert capsys.readouterr().err == "disaggsim: interrupted\n"
 
 
 def test_a_run_leaves_its_folder(disaggsim: Command, tmp_path: Path) -> None:
