@@ -30,13 +30,13 @@ class Engine:
     one that was not measured apart falls back to the generic curves), and every kernel takes
     ``kernel_factor`` times as long as that family's. The host works ``step_s + sequence_s ·
     sequences + prompt_s · prompts`` seconds per step (scheduling, sampling, detokenising; prompt
-    chunks count as sequences too), and ``dp_sync_s`` more where attention-DP ranks agree on the
-    step first; with ``overlap_scheduling`` it does so while the GPU computes
+    chunks count as sequences too); with ``overlap_scheduling`` it does so while the GPU computes
     the step before, so a step takes the longer of the two, otherwise their sum. Up to the largest
     of ``graph_sizes`` the rows (tokens) of a step are padded to the next size captured as a CUDA
     graph; with ``graphs_prompts`` that holds for steps with prompt chunks too. Other steps are
     launched kernel by kernel, ``launch_s`` seconds each, and take at least that. Without
-    ``graph_sizes`` nothing is padded and every step is captured.
+    ``graph_sizes`` nothing is padded and every step is captured. Attention-DP ranks, whose batches
+    differ, wait for each other a share ``rank_wait`` of the GPU's seconds.
 
     Raises:
         ConfigError: a value is out of range, or the sizes do not rise.
@@ -49,7 +49,7 @@ class Engine:
     step_s: float = 0.0
     sequence_s: float = 0.0
     prompt_s: float = 0.0
-    dp_sync_s: float = 0.0
+    rank_wait: float = 0.0
     overlap_scheduling: bool = False
     graph_sizes: tuple[int, ...] = ()
     graphs_prompts: bool = True
@@ -58,10 +58,12 @@ class Engine:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("step_s", "sequence_s", "prompt_s", "dp_sync_s", "launch_s"):
+        for name in ("step_s", "sequence_s", "prompt_s", "launch_s"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"engine: {name} must be at least 0 s but got {value!r}")
+        if not 0 <= self.rank_wait <= 10.0:
+            raise ConfigError(f"engine: rank_wait must lie in [0, 10] but got {self.rank_wait!r}")
         if not 0.1 <= self.kernel_factor <= 10.0:
             raise ConfigError(
                 f"engine: kernel_factor must lie in [0.1, 10] but got {self.kernel_factor!r}"

@@ -8,7 +8,7 @@ same on scalars:
    other's compute: ``2 · max(compute, exchange)`` of a half, and one layer's exchange that
    nothing hides;
 3. a step that no CUDA graph holds takes at least its launches;
-4. the host's work, beside the GPU's or after it;
+4. attention-DP ranks wait for each other, then the host works, beside the GPU or after it;
 5. speculation: seconds per token a sequence gains, not per step.
 """
 
@@ -90,16 +90,12 @@ class Step:
         """Return seconds of a step of so many sequences that keeps the GPU busy for ``gpu``."""
         if self.host_s is not None:
             return gpu + self.host_s
-        return self.engine.with_host(gpu, self.host_seconds(decodes, prompts))
-
-    def host_seconds(self, decodes: Number, prompts: Number = 0.0) -> Number:
-        """Return the host's seconds of a step of so many sequences per attention rank."""
-        return self.sync_s + self.engine.host_seconds(decodes, prompts)
+        return self.engine.with_host(gpu, self.engine.host_seconds(decodes, prompts))
 
     @property
-    def sync_s(self) -> float:
-        """Seconds the attention-DP ranks take to agree on a step."""
-        return self.engine.dp_sync_s if self.spec.layout.attention_dp > 1 else 0.0
+    def waiting(self) -> float:
+        """What the GPU's seconds are multiplied by where attention-DP ranks wait for each other."""
+        return 1.0 + self.engine.rank_wait if self.spec.layout.attention_dp > 1 else 1.0
 
     def seconds(self, load: Load) -> Number:
         """Return seconds of steps over arrays of loads."""
@@ -134,7 +130,7 @@ class Step:
             unhidden = self.unhidden_exchange * exchange
         if self.engine.graph_sizes:
             gpu = np.maximum(gpu, self._launched(rows, load.tokens))
-        return self.with_host(gpu + unhidden, batch, np.ceil(load.prompts))
+        return self.with_host((gpu + unhidden) * self.waiting, batch, np.ceil(load.prompts))
 
     def _launched(self, rows: Number, tokens: Number) -> Number:
         """Return the seconds a step takes at least where no CUDA graph holds it."""

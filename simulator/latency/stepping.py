@@ -126,13 +126,13 @@ class RooflineSteps:
         "_groups",
         "_halves",
         "_heads",
-        "_host_s",
         "_pieces",
         "_prefill",
         "_ranks",
         "_rows",
         "_simple",
         "_step",
+        "_waiting",
         "_width",
         "stages",
     )
@@ -145,7 +145,7 @@ class RooflineSteps:
         ranks = layout.attention_dp * (1 if role == "prefill" else layout.pp)
         self._groups = ranks * step.halves
         self._ranks = layout.attention_dp
-        self._host_s = step.sync_s + step.engine.step_s
+        self._waiting = step.waiting
         graphs = step.engine.graph_sizes if step.engine.graphs_prompts else ()
         self._graphed = max(graphs, default=0)  # rows of the largest captured step with prompts
         self._simple = step.halves == 1 and not step.engine.graph_sizes
@@ -214,7 +214,7 @@ class RooflineSteps:
         if not self._simple:
             least = self._least(rows, prompts=True)
             seconds = max(seconds * self._halves, least) + self._unhidden(padded)
-        return self._with_host(seconds, prompts, batch)
+        return self._with_host(seconds * self._waiting, prompts, batch)
 
     def _with_host(self, seconds: float, prompts: int, batch: int) -> float:
         """Return the step's seconds with the host's; those of the engine per attention rank."""
@@ -223,7 +223,7 @@ class RooflineSteps:
             return seconds + step.host_s
         engine = step.engine
         chunks = -(-prompts // ranks)
-        host = self._host_s + engine.sequence_s * (chunks + -(-batch // ranks))
+        host = engine.step_s + engine.sequence_s * (chunks + -(-batch // ranks))
         host += engine.prompt_s * chunks
         if engine.overlap_scheduling:
             return seconds if seconds > host else host
@@ -251,12 +251,13 @@ class RooflineSteps:
         constant = self._rows[padded] + self._heads[rows]
         pieces = scaled(self._attention_pieces(batch), self._halves, self._halves * constant)
         pieces = at_least(pieces, self._least(rows, prompts=False))
-        host, unhidden = step.host_seconds(float(-(-batch // ranks))), self._unhidden(padded)
+        pieces = scaled(pieces, self._waiting, self._waiting * self._unhidden(padded))
         if step.host_s is not None:
-            return scaled(pieces, 1.0, unhidden + step.host_s)
+            return scaled(pieces, 1.0, step.host_s)
+        host = float(step.engine.host_seconds(float(-(-batch // ranks))))
         if step.engine.overlap_scheduling:
-            return at_least(scaled(pieces, 1.0, unhidden), float(host))
-        return scaled(pieces, 1.0, unhidden + float(host))
+            return at_least(pieces, host)
+        return scaled(pieces, 1.0, host)
 
     def _attention_pieces(self, batch: int) -> tuple[Piece, ...]:
         """Make the pieces of decode attention, and of the drafts, and keep them."""

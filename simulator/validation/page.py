@@ -278,15 +278,18 @@ _SAMPLES = """The step latencies are composed from measured kernels, and kernels
 model does for a model or a GPU it was not fitted to is measured by `scripts/calibrate --left-out`,
 which fits without one model (and its quantised copies), or without one GPU, at a time.
 
-Serving runs are **never fitted** but for the host's work in the `vllm` engine profile: seconds per
-step, per sequence, per prompt and per agreement of data-parallel ranks are four numbers fitted by
-`scripts/calibrate_engine` to the token rates of both vLLM runs below, so these are partly in
-sample; arrivals, queueing and batching are not fitted to anything. All else is predicted from the
-shipped calibration and published engine settings. Three choices were made after seeing errors of
-serving runs: DeepSeek's attention beside NVFP4 experts is taken as NVFP4; the busiest expert rank's
-distinct experts are charged where the step table, whose kernels were measured on one rank, is
-fitted with the mean's; and collectives follow the fastest of the measured software versions, as one
-L40S box was 5 to 13 times slower than another."""
+Serving runs are **never fitted** but for four numbers of the `vllm` engine profile: the host's
+seconds per step, per sequence and per prompt, and the share of time that data-parallel ranks wait
+for each other, are fitted by `scripts/calibrate_engine` to the token rates of both vLLM runs below,
+so these are partly in sample; arrivals, queueing and batching are not fitted to anything. All else
+is predicted from the shipped calibration and published engine settings.
+
+Four choices were made after seeing errors of serving runs: DeepSeek's attention beside NVFP4
+experts is taken as NVFP4; the busiest expert rank's distinct experts are charged, where the step
+table, whose kernels were measured on one rank, is fitted with the mean's; collectives follow the
+fastest of the measured software versions, as one L40S box was 5 to 13 times slower than another;
+and ranks' waiting is a share of a step, not a constant, which fitted the vLLM runs a little worse
+and made short steps on B200 far too slow."""
 
 _METHOD = """Every row becomes a deployment and runs through the whole simulator.
 

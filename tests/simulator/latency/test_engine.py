@@ -218,18 +218,29 @@ def test_narrow_products_are_quantised_first(workers: dict[str, WorkerSpec]) -> 
     assert kernels[1]["decode_attention"] == kernels[0]["decode_attention"]
 
 
-def test_the_host_works_on_steps_sequences_prompts_and_ranks(
-    workers: dict[str, WorkerSpec],
-) -> None:
-    """A synchronous host adds its seconds per step, sequence, prompt chunk and agreement."""
+def test_the_host_works_on_steps_sequences_and_prompts(workers: dict[str, WorkerSpec]) -> None:
+    """A synchronous host adds its seconds per step, sequence and prompt chunk of a rank."""
     none = Engine(name="none")
-    host = replace(none, step_s=1e-3, sequence_s=1e-4, prompt_s=2e-3, dp_sync_s=5e-3)
+    host = replace(none, step_s=1e-3, sequence_s=1e-4, prompt_s=2e-3)
     for name, ranks in (("dense", 1), ("dep", workers["dep"].layout.attention_dp)):
         bare, full = (Roofline(engine=e).bind(workers[name]) for e in (none, host))
         args = (100 * ranks, 5050 * ranks, 0, ranks, 8 * ranks, 8000 * ranks)
         added = full.step_seconds(*args) - bare.step_seconds(*args)
-        agreed = 5e-3 if ranks > 1 else 0.0
-        assert added == pytest.approx(1e-3 + 9e-4 + 2e-3 + agreed, rel=1e-9)
+        assert added == pytest.approx(1e-3 + 9e-4 + 2e-3, rel=1e-9)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("dense", 1.0), ("dep", 1.25)])
+def test_attention_ranks_wait_for_each_other(
+    workers: dict[str, WorkerSpec], name: str, factor: float
+) -> None:
+    """Where there are several, every step takes its share longer; the host's work does not."""
+    host = Engine(name="host", step_s=1e-3)
+    alone, waiting = (
+        Roofline(engine=replace(host, rank_wait=wait)).bind(workers[name]) for wait in (0.0, 0.25)
+    )
+    for args in ((0, 0, 0, 0, 64, 64_000), (900, 405_450, 0, 1, 64, 64_000)):
+        kernels = alone.step_seconds(*args) - 1e-3
+        assert waiting.step_seconds(*args) - 1e-3 == pytest.approx(factor * kernels, rel=1e-9)
 
 
 def test_a_graph_pads_idle_ranks_to_the_busiest(workers: dict[str, WorkerSpec]) -> None:
