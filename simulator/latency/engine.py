@@ -86,18 +86,25 @@ class Engine:
             return rows
         return self.graph_sizes[bisect_left(self.graph_sizes, rows)]
 
+    def computed(self, rows: int, decodes: int) -> int:
+        """Return the rows a step with prompt chunks computes, ``decodes`` of them decoding.
+
+        No fewer than its decodes alone would, padded to their graph.
+        """
+        return self.padded(rows) if self.graphs_prompts else max(rows, self.padded(decodes))
+
     def padded_rows(self, rows: Number) -> Number:
         """Return :meth:`padded` of an array of rows."""
         if not self.graph_sizes:
             return rows
-        sizes, largest = np.array(self.graph_sizes, dtype=np.float64), self.graph_sizes[-1]
-        table = np.repeat(sizes, np.diff([-1, *self.graph_sizes]))  # of 0, 1, 2, … rows
-        size = table[np.minimum(np.ceil(rows), largest).astype(np.int64)]
-        return np.where(np.asarray(rows) > largest, rows, size)
+        sizes = np.array(self.graph_sizes, dtype=np.float64)
+        at = np.minimum(np.searchsorted(sizes, np.ceil(rows)), len(sizes) - 1)
+        return np.where(np.asarray(rows) > sizes[-1], rows, sizes[at])
 
     def largest_step(self, prompts: bool) -> float:
         """Return the rows of the largest captured step, with prompt chunks in it or without."""
-        return self.largest_graph if self.graphs_prompts or not prompts else 0.0
+        captured = self.graphs_prompts or not prompts or not self.graph_sizes
+        return self.largest_graph if captured else 0.0
 
     def host_seconds(self, decodes: Number, prompts: Number = 0.0) -> Number:
         """Return the host's seconds of a step of so many decodes and prompt chunks."""

@@ -22,9 +22,12 @@ PEAK_OF: Mapping[str, str] = MappingProxyType(
         "int4": "bf16",  # storage: computed in 16 bits
         "w4a16": "bf16",
         "w4a8": "fp8",
+        "w4a8_int": "int8",
     }
 )
-"""The tensor peak a dtype is computed at; ``w4a16`` and ``w4a8`` unpack 4-bit weights first."""
+"""The tensor peak a dtype is computed at; ``w4a…`` unpack 4-bit weights first."""
+UNPACKED: Mapping[str, str] = MappingProxyType({"bf16": "w4a16", "fp8": "w4a8", "int8": "w4a8_int"})
+"""What products of 4-bit weights are called, by the peak of their wider activations."""
 
 _WIDTHS = {"bf16": 2, "fp8": 1, "int8": 1, "fp4": 0}
 RESIDUAL_BYTES = 2.0
@@ -88,7 +91,7 @@ class PassSpec:
         """Return the dtype that products with weights of this dtype run in."""
         wider = self.wider(weights)
         unpacked = wider != weights and DTYPE_BYTES[weights] < 1.0
-        return f"w4a{8 * int(DTYPE_BYTES[wider])}" if unpacked else wider
+        return UNPACKED[PEAK_OF[wider]] if unpacked else wider
 
     def wider(self, weights: str) -> str:
         """Return the wider of the dtypes of weights and activations: what a product reads."""

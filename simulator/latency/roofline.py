@@ -17,6 +17,7 @@ from simulator.latency.passes import PEAK_OF, Load, Number, PassSpec
 from simulator.latency.speculative import Speculative
 from simulator.latency.step import Step
 from simulator.latency.stepping import RooflineSteps
+from simulator.layout import TENSOR_DTYPE
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,7 @@ def _check_dtypes(worker: WorkerSpec, spec: PassSpec) -> None:
     peaks, precision = worker.gpu.peak_flops, worker.precision
     for dtype in (spec.dtype, spec.computed(spec.attention_weights), "bf16"):
         if PEAK_OF[dtype] not in peaks:
-            works = ", ".join(known for known, peak in PEAK_OF.items() if peak in peaks) or "none"
+            works = ", ".join(n for n, peak in TENSOR_DTYPE.items() if peak in peaks) or "none"
             raise ConfigError(
                 f"precision: {worker.gpu.name} has no {PEAK_OF[dtype]} peak to compute in {dtype} "
                 f"(weights={precision.weights}, activations={precision.activations}); dtypes it "

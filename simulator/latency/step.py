@@ -12,6 +12,7 @@ same on scalars:
 5. speculation: seconds per token a sequence gains, not per step.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,7 +21,7 @@ import numpy as np
 from simulator.latency.attention import at_load, attention_terms
 from simulator.latency.engine import Engine
 from simulator.latency.machine import Machine
-from simulator.latency.operators import forward_pass, head_operators, token_operators
+from simulator.latency.operators import head_operators, token_operators
 from simulator.latency.passes import Load, Number, Operator, PassSpec
 from simulator.latency.speculative import Speculative
 
@@ -67,11 +68,28 @@ class Step:
         return replace(self.spec, decode_width=1)
 
     @cached_property
-    def launch_seconds(self) -> float:
-        """Seconds of launching every kernel of a step, one by one."""
-        load = Load(tokens=1.0, pairs=1.0, prompts=1.0, batch=1.0, context=1.0)
-        kernels = sum(float(op.calls) * op.kernels for op in forward_pass(self.spec, load))
-        return self.engine.launch_s * kernels * self.halves
+    def launches(self) -> Mapping[tuple[bool, bool], float]:
+        """Seconds of launching a step kernel by kernel, by whether it has prompts and decodes."""
+        one = Load(tokens=1.0, pairs=1.0, prompts=1.0, batch=1.0, context=1.0)
+        common = [*token_operators(self.spec, 1.0), *head_operators(self.spec, 1.0)]
+        kinds = {"prefill": 0.0, "decode": 0.0}
+        for term in attention_terms(self.spec):
+            kinds[term.phase] += _kernels([at_load(term, one)])
+        kinds["decode"] += self._draft_kernels
+        each, shared = self.engine.launch_s * self.halves, _kernels(common)
+        return {
+            (True, False): each * (shared + kinds["prefill"]),
+            (False, True): each * (shared + kinds["decode"]),
+            (True, True): each * (shared + kinds["prefill"] + kinds["decode"]),
+        }
+
+    @property
+    def _draft_kernels(self) -> float:
+        one = Load(batch=1.0, context=1.0)
+        layers = token_operators(self.draft_spec, 1.0)
+        layers += [at_load(t, one) for t in attention_terms(self.draft_spec) if t.phase == "decode"]
+        heads = head_operators(self.draft_spec, 1.0)
+        return self.draft_share * _kernels(layers) + self.speculative.drafts * _kernels(heads)
 
     def compute_operators(self, rows: Number) -> list[Operator]:
         """Return what sees every token, less the exchange that runs beside it."""
@@ -112,7 +130,7 @@ class Step:
         """Return seconds of whole steps, whatever they yield."""
         half, batch = self._half(load), load.batch
         rows = half.tokens + half.batch * self.spec.decode_width
-        padded = self.engine.padded_rows(rows)
+        padded = self._computed(rows, half)
         gpu = self.machine.sum_seconds(
             [
                 *self.compute_operators(padded),
@@ -129,16 +147,25 @@ class Step:
             gpu = self.halves * np.maximum(gpu, exchange)
             unhidden = self.unhidden_exchange * exchange
         if self.engine.graph_sizes:
-            gpu = np.maximum(gpu, self._launched(rows, load.tokens))
+            gpu = np.maximum(gpu, self._launched(rows, load))
         return self.with_host((gpu + unhidden) * self.waiting, batch, np.ceil(load.prompts))
 
-    def _launched(self, rows: Number, tokens: Number) -> Number:
+    def _computed(self, rows: Number, load: Load) -> Number:
+        """Return the rows that products compute: :meth:`Engine.computed` of arrays."""
+        padded = self.engine.padded_rows(rows)
+        if self.engine.graphs_prompts:
+            return padded
+        decodes = self.engine.padded_rows(load.batch * self.spec.decode_width)
+        return np.where(np.asarray(load.tokens) > 0, np.maximum(rows, decodes), padded)
+
+    def _launched(self, rows: Number, load: Load) -> Number:
         """Return the seconds a step takes at least where no CUDA graph holds it."""
-        engine = self.engine
-        largest = np.where(
-            np.asarray(tokens) > 0, engine.largest_step(True), engine.largest_step(False)
-        )
-        return np.where(rows > largest, self.launch_seconds, 0.0)
+        engine, launches = self.engine, self.launches
+        prompts, decodes = np.asarray(load.tokens) > 0, np.asarray(load.batch) > 0
+        largest = np.where(prompts, engine.largest_step(True), engine.largest_step(False))
+        beside = np.where(decodes, launches[True, True], launches[True, False])
+        launched = np.where(prompts, beside, launches[False, True])
+        return np.where(rows > largest, launched, 0.0)
 
     def _drafts(self, load: Load) -> Number:
         if not self.speculative.drafts:
@@ -164,3 +191,8 @@ class Step:
             batch=batch,
             context=load.context * share,
         )
+
+
+def _kernels(operators: Sequence[Operator]) -> float:
+    """Return how many kernels these operators launch."""
+    return sum(float(op.calls) * op.kernels for op in operators)

@@ -122,7 +122,6 @@ class RooflineSteps:
         "_draft",
         "_exchange",
         "_experts",
-        "_graphed",
         "_groups",
         "_halves",
         "_heads",
@@ -146,8 +145,6 @@ class RooflineSteps:
         self._groups = ranks * step.halves
         self._ranks = layout.attention_dp
         self._waiting = step.waiting
-        graphs = step.engine.graph_sizes if step.engine.graphs_prompts else ()
-        self._graphed = max(graphs, default=0)  # rows of the largest captured step with prompts
         self._simple = step.halves == 1 and not step.engine.graph_sizes
         self._rows = RowTable(lambda rows: sum_seconds(step.compute_operators(rows)))
         self._exchange = RowTable(lambda rows: sum_seconds(step.exchange_operators(rows)))
@@ -193,18 +190,18 @@ class RooflineSteps:
         share: float = prompts
         local, sequences, sampled, idle = tokens, batch, prompts, 1.0
         if groups > 1:
-            idle = max(1.0, self._ranks / prompts)
+            idle = -(-prompts // self._ranks) * self._ranks / prompts
             local = ceil(tokens * idle / groups)
             sequences, sampled = -(-batch // groups), -(-prompts // groups)
             share, pairs, past = (  # type: ignore[assignment]
                 each * idle / groups for each in (prompts, pairs, past)
             )
         rows = local + sequences * width
-        padded = rows if self._simple else self._step.engine.padded(rows)
+        padded = rows if self._simple else self._step.engine.computed(rows, sequences * width)
         seconds = self._rows[padded] + self._heads[sampled + sequences * width]
-        if idle > 1.0:  # experts see the mean of all ranks; a CUDA graph pads all to the busiest
+        if idle > 1.0:  # the experts see the mean of all ranks, not what the busiest one brings
             mean = -(-tokens // groups) + sequences * width
-            seconds += self._experts[max(mean, min(padded, self._graphed))]
+            seconds += self._experts[max(mean, self._step.engine.padded(sequences * width))]
             seconds -= self._experts[padded]
         for form in self._prefill:
             seconds += form.prefill_seconds(local, pairs, past, share)
@@ -212,7 +209,7 @@ class RooflineSteps:
             pieces = self._attention.get(batch) or self._attention_pieces(batch)
             seconds += at(pieces, context)
         if not self._simple:
-            least = self._least(rows, prompts=True)
+            least = self._least(rows, padded, (True, batch > 0))
             seconds = max(seconds * self._halves, least) + self._unhidden(padded)
         return self._with_host(seconds * self._waiting, prompts, batch)
 
@@ -229,14 +226,16 @@ class RooflineSteps:
             return seconds if seconds > host else host
         return seconds + host
 
-    def _least(self, rows: int, *, prompts: bool) -> float:
-        """Return the seconds that exchange and launches of a step take at least."""
+    def _least(self, rows: int, padded: int, parts: tuple[bool, bool]) -> float:
+        """Return the seconds that exchange and launches of a step take at least.
+
+        ``parts``: whether it has prompt chunks, and decodes.
+        """
         step = self._step
-        launched = step.launch_seconds if rows > step.engine.largest_step(prompts) else 0.0
+        launched = step.launches[parts] if rows > step.engine.largest_step(parts[0]) else 0.0
         if self._halves == 1:
             return launched
-        exchange = self._halves * self._exchange[step.engine.padded(rows)]
-        return max(exchange, launched)
+        return max(self._halves * self._exchange[padded], launched)
 
     def _unhidden(self, padded: int) -> float:
         if self._halves == 1:
@@ -250,7 +249,7 @@ class RooflineSteps:
         padded = step.engine.padded(rows)
         constant = self._rows[padded] + self._heads[rows]
         pieces = scaled(self._attention_pieces(batch), self._halves, self._halves * constant)
-        pieces = at_least(pieces, self._least(rows, prompts=False))
+        pieces = at_least(pieces, self._least(rows, padded, (False, True)))
         pieces = scaled(pieces, self._waiting, self._waiting * self._unhidden(padded))
         if step.host_s is not None:
             return scaled(pieces, 1.0, step.host_s)

@@ -28,6 +28,10 @@ LAWS = settings(
 MTP = Speculative(draft_tokens=3, acceptance=(0.9, 0.7, 0.4))
 # name: worker, roofline
 VARIANTS = {
+    "eager": (
+        "dep",
+        Roofline(engine=Engine(name="e", graphs_prompts=False), two_batch_overlap=True),
+    ),
     "vllm": ("dense", Roofline(engine="vllm")),
     "trtllm": ("single", Roofline(engine="trtllm")),
     "sglang": ("dep", Roofline(engine="sglang")),
@@ -243,13 +247,28 @@ def test_attention_ranks_wait_for_each_other(
         assert waiting.step_seconds(*args) - 1e-3 == pytest.approx(factor * kernels, rel=1e-9)
 
 
-def test_a_graph_pads_idle_ranks_to_the_busiest(workers: dict[str, WorkerSpec]) -> None:
-    """One short prompt on one of several ranks costs the experts more inside a CUDA graph."""
-    graphs = Engine(name="graphs", graph_sizes=(512,))
+def test_prompts_outside_graphs_are_not_padded(workers: dict[str, WorkerSpec]) -> None:
+    """A chunk beyond a captured size grows by its own rows, yet never below its decodes' graph."""
+    graphs = Engine(name="graphs", graph_sizes=(64, 1024))
     eager = replace(graphs, graphs_prompts=False)
-    padded, mean = (Roofline(engine=e).bind(workers["dep"]) for e in (graphs, eager))
-    assert chunk(padded, 400, 0) > chunk(mean, 400, 0)
-    assert chunk(padded, 513, 0) >= chunk(padded, 512, 0)
+    padded, bare = (Roofline(engine=e).bind(workers["single"]) for e in (graphs, eager))
+    assert chunk(padded, 65, 0) > 2 * chunk(bare, 65, 0)
+    assert chunk(bare, 65, 0) < 1.1 * chunk(bare, 64, 0)
+    decodes = bare.step_seconds(0, 0, 0, 0, 100, 1000)
+    assert decodes <= chunk(bare, 1, 0, 100, 1000) <= chunk(padded, 1, 0, 100, 1000)
+
+
+def test_an_uncaptured_step_launches_what_it_has(workers: dict[str, WorkerSpec]) -> None:
+    """Prompts alone, decodes alone and both together launch ever more kernels; drafts more yet."""
+    engine = Engine(name="eager", graph_sizes=(1,), graphs_prompts=False, launch_s=1e-3)
+    step = Roofline(engine=engine).step(workers["dense"])
+    prompts, decodes, both = (
+        step.launches[p] for p in ((True, False), (False, True), (True, True))
+    )
+    assert max(prompts, decodes) < both < prompts + decodes
+    drafted = Roofline(engine=engine, speculative=MTP).step(workers["dense"]).launches
+    assert drafted[False, True] > decodes
+    assert drafted[True, False] == prompts
 
 
 @pytest.mark.parametrize("name", known())

@@ -69,7 +69,7 @@ def test_unpacked_weights_are_read_narrow_and_computed_wide(
 ) -> None:
     """4-bit weights beside wider activations run at the wider peak on kernels of their own."""
     worker = workers["windowed"]
-    for activations, named in (("bf16", "w4a16"), ("fp8", "w4a8")):
+    for activations, named in (("bf16", "w4a16"), ("fp8", "w4a8"), ("int8", "w4a8_int")):
         narrow = Precision(weights="mxfp4", activations=activations, attention="bf16")
         wide = Precision(weights=activations, activations=activations, attention="bf16")
         ops = [

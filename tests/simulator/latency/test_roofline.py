@@ -201,6 +201,15 @@ def test_a_lone_prompt_lies_on_one_attention_rank(workers: dict[str, WorkerSpec]
     assert spread < halfway < same_work
 
 
+def test_one_prompt_more_than_ranks_doubles_the_busiest(workers: dict[str, WorkerSpec]) -> None:
+    """A rank with two prompts sets the pace of all, though the experts see only the mean."""
+    steps, ranks = Roofline().bind(workers["dep"]), workers["dep"].layout.attention_dp
+    even, one_more, twice = (
+        steps.step_seconds(1000 * n, 500_500 * n, 0, n, 0, 0) for n in (ranks, ranks + 1, 2 * ranks)
+    )
+    assert 1.2 * even < one_more < twice
+
+
 def test_pipeline_stages(workers: dict[str, WorkerSpec]) -> None:
     """A prefill worker passes whole steps, pp at a time; a decode worker pp microbatches."""
     worker = workers["pipelined"]
