@@ -299,6 +299,7 @@ def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
 
     A batch that finishes ``b / steps`` requests an iteration needs ``b · isl / steps`` prompt
     tokens an iteration; a chunk too small for that cannot keep the batch full and is left out.
+    A chunk of several prompts gathers them as :func:`_stalled` does.
     """
     lengths = space.lengths
     isl = lengths.mean_isl
@@ -315,14 +316,16 @@ def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
         worker = layout, room.memory
         batch = space.batches(room.last)
         share = batch * isl / (lengths.steps * chunk)
-        fits = room.fits(batch, (batch + prompts) * held) & (share <= 1.0)
+        gathers = batch >= prompts
+        fits = room.fits(batch, (batch + prompts) * held) & (share <= 1.0) & gathers
         for drafts in space.draft_tokens:
             mixed = costs.seconds(*worker, _mixed_load(lengths, batch, chunk), drafts)
             alone = costs.seconds(*worker, _decode_load(lengths, batch), drafts)
             tpot = share * mixed + (1.0 - share) * alone
-            ttft = max(1.0, isl / chunk) * mixed
+            cycle = tpot * lengths.steps
+            ttft = max(1.0, isl / chunk) * mixed + (prompts - 1.0) / 2.0 * cycle / batch
             costed = np.full(1, chunk), ttft, tpot
-            columns = _colocated_columns(layout, batch, costed, tpot * lengths.steps)
+            columns = _colocated_columns(layout, batch, costed, cycle)
             alike = {"draft_tokens": drafts, "prompts": 0}
             yield Points(*worker, columns, alike).frame(fits)
 

@@ -22,7 +22,9 @@ LOAD = 0.9
 def experiment(row: Row, platforms: Platforms, lengths: Lengths) -> dict[str, Any]:
     """Return the settings of the simulation a deployment stands for, as an experiment has them.
 
-    Poisson arrivals at 90 % of the rate it promises, of constant lengths, the means.
+    Poisson arrivals at 90 % of the rate it promises, of constant lengths, the means. A co-located
+    worker that stalls for several prompts at a time does not gather them there, but takes those
+    that wait: below saturation it stalls more often, and its TPOT is higher than promised.
     """
     return {
         "latency": {"speculative": _speculative(row, platforms[1])},

@@ -77,7 +77,9 @@ def lengths_map(
     where nothing fits or meets the limits.
     """
     options = exploration.options
-    pairs = product(isl or options.map_isl, osl or options.map_osl)
+    pairs = product(
+        options.map_isl if isl is None else isl, options.map_osl if osl is None else osl
+    )
     cases = [
         ({"isl": prompt, "osl": output}, _of_lengths(exploration, prompt, output))
         for prompt, output in pairs

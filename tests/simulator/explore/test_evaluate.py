@@ -150,6 +150,29 @@ def test_piggybacking_keeps_the_batch_full(dense: Platform) -> None:
     assert (points["rate"] * 4096 <= offered * (1 + 1e-9)).all()
 
 
+def test_a_chunk_of_several_prompts_waits_for_them(dense: Platform) -> None:
+    """Four prompts gather while four sequences end: TTFT has half of that beside the step's own."""
+    lengths = Lengths.constant(256, 65)
+    four = space(dense, layouts=(Layout(),), lengths=lengths)
+    points = collect(colocated_points(four)).filter(chunk=4 * 256)
+    assert points["batch"].min() == 4
+    point = points.filter(batch=40).row(0, named=True)
+    memory = plan_memory(dense.model, Layout(), dense.precision, dense.gpu)
+    worker = WorkerSpec(
+        model=dense.model,
+        layout=Layout(),
+        precision=dense.precision,
+        gpu=dense.gpu,
+        fabric=dense.fabric,
+        memory=memory,
+        role="mixed",
+    )
+    pairs, context = 4 * 256 * 257 // 2, 40 * lengths.context
+    step = dense.latency.bind(worker).step_seconds(4 * 256, pairs, 0, 4, 40, round(context))
+    gathering = (4 - 1) / 2 / point["rate"]
+    assert point["ttft_s"] == pytest.approx(step + gathering, rel=1e-3)
+
+
 def test_the_mean_chunk_is_close_to_all_of_them(dense: Platform) -> None:
     """A mixed step at the mean past costs what the prompt's chunks cost on average, within 1 %."""
     costs = Costs(dense)
