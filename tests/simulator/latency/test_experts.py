@@ -8,7 +8,7 @@ import pytest
 
 from simulator.latency.base import WorkerSpec
 from simulator.latency.operators import forward_pass
-from simulator.latency.passes import Load, Operator, PassSpec, highest_normal
+from simulator.latency.passes import PEAK_OF, Load, Operator, PassSpec, highest_normal
 from simulator.latency.roofline import Roofline
 from simulator.layout import DTYPE_BYTES, Layout, Precision
 
@@ -69,7 +69,7 @@ def test_unpacked_weights_are_read_narrow_and_computed_wide(
 ) -> None:
     """4-bit weights beside wider activations run at the wider peak on kernels of their own."""
     worker = workers["windowed"]
-    for activations, named in (("bf16", "w4a16"), ("fp8", "w4a8"), ("int8", "w4a8_int")):
+    for activations, named in (("bf16", "w4a16"), ("fp8", "w4a8")):
         narrow = Precision(weights="mxfp4", activations=activations, attention="bf16")
         wide = Precision(weights=activations, activations=activations, attention="bf16")
         ops = [
@@ -80,3 +80,10 @@ def test_unpacked_weights_are_read_narrow_and_computed_wide(
         assert ops[0].flops == ops[1].flops
         share = DTYPE_BYTES["mxfp4"] / DTYPE_BYTES[activations]
         assert share < ops[0].bytes / ops[1].bytes < 1.1 * share
+
+
+def test_integer_activations_are_computed_as_integers(spec: PassSpec) -> None:
+    """4-bit weights beside 8-bit integers run at the integer peak, not at that of FP8."""
+    mixed = replace(spec, precision=Precision(weights="int4", activations="int8"))
+    assert mixed.dtype == "w4a8_int"
+    assert PEAK_OF[mixed.dtype] == "int8"
