@@ -36,7 +36,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulator.configuration import suggest
 from simulator.errors import BAD_INPUT, BUG, INTERRUPTED, USER_ERRORS, ConfigError
-from simulator.experiment import Experiment, config_text, simulate
+from simulator.experiment import Experiment, absolute_files, config_text, simulate
 from simulator.explore.confirm import confirm, confirmed_lines
 from simulator.explore.exploration import Explored, explore
 from simulator.explore.export import Surroundings, beyond
@@ -49,6 +49,7 @@ from simulator.report.terminal import summary_table
 from simulator.results import Results, config_digest
 from simulator.runs import (
     REPORT,
+    SUMMARY,
     Outcome,
     claimed,
     discard,
@@ -252,7 +253,7 @@ def _surroundings(settings: Mapping[str, Any]) -> Surroundings:
     plain = _plain(hydra.compose("config", overrides=chosen))
     return Surroundings(
         groups=groups,
-        changes=beyond(plain, {group: settings[group] for group in groups}),
+        changes=absolute_files(beyond(plain, {group: settings[group] for group in groups})),
         gpus={role: pool["gpu"] for role, pool in settings["pools"].items() if pool},
     )
 
@@ -378,7 +379,8 @@ def _warn_of_shadows(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.config_dir)
     for path in sorted(folder.rglob("*.yaml")):
         shipped = path.relative_to(folder)
-        if files("conf").joinpath(*shipped.parts).is_file():
+        ours = path.name == CONFIG and (path.parent / SUMMARY).is_file()  # a run folder's
+        if not ours and files("conf").joinpath(*shipped.parts).is_file():
             _complain(
                 f"warning: {path} is ignored: disaggsim ships a {shipped} and takes its own; "
                 "give yours another name"

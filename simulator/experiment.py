@@ -192,6 +192,19 @@ def _file_digests(plain: object, key: str) -> Iterator[tuple[str, str]]:
         yield from _file_digests(value, inner)
 
 
+def absolute_files(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that name the same input files from any folder they are used in."""
+    return {name: _absolute(str(name), value) for name, value in plain.items()}
+
+
+def _absolute(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return absolute_files(value)
+    if isinstance(value, str) and name.endswith(FILE_KEYS) and Path(value).exists():
+        return str(Path(value).absolute())
+    return value
+
+
 def _content_digest(path: Path) -> str:
     """Return the SHA-256 of a file, or of the YAML files of a folder with their names."""
     if path.is_file():

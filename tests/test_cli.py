@@ -222,9 +222,11 @@ def test_a_shadowed_file_is_warned_of(disaggsim: Command, tmp_path: Path) -> Non
     (own / "slo").mkdir(parents=True)
     (own / "slo" / "interactive.yaml").write_text("ttft_s: 9.0\n", encoding="utf-8")
     (own / "slo" / "mine.yaml").write_text("ttft_s: 9.0\n", encoding="utf-8")
+    (own / "config.yaml").write_text("seed: 3\n", encoding="utf-8")
     done = disaggsim("--config-dir", "own", *TINY, "slo=mine")
     assert done.code == 0
     assert "interactive.yaml" in done.err
+    assert "config.yaml" in done.err
     assert "mine.yaml" not in done.err
     summary = json.loads(summaries(tmp_path)[0].read_text(encoding="utf-8"))
     assert summary["slo"]["ttft_s"] == 9.0

@@ -1,6 +1,7 @@
 """``task=explore`` on the command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +11,7 @@ from command import Command
 
 from simulator.cli import points_bar
 
+CALIBRATION = Path(__file__).parents[3] / "conf" / "calibration"
 SMALL = ("model=llama_3_1_8b", "explore.gpus=2", "explore.max_batch=128", "slo=relaxed")
 
 
@@ -40,6 +42,37 @@ def test_what_it_chose_can_be_simulated_at_once(disaggsim: Command, tmp_path: Pa
     (other,) = (each for each in tmp_path.rglob("summary.json") if each.parent != folder)
     summary = json.loads(other.read_text("utf-8"))
     assert summary["tpot_s"]["p50"] <= 1.05 * promised["tpot_s"]["p50"]
+
+
+def test_what_it_chose_runs_from_any_folder(
+    disaggsim: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files given by relative paths are found from elsewhere; our config.yaml warns of nothing."""
+    shutil.copytree(CALIBRATION, tmp_path / "mine")
+    shape = {
+        "model_type": "llama",
+        "hidden_size": 1024,
+        "num_hidden_layers": 8,
+        "vocab_size": 32000,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "intermediate_size": 4096,
+        "max_position_embeddings": 4096,
+    }
+    (tmp_path / "own.json").write_text(json.dumps(shape), encoding="utf-8")
+    files = ("model.config_json=own.json", "latency.calibration=mine")
+    small = ("explore.gpus=2", "explore.max_batch=64", "explore.isl=512", "explore.osl=64")
+    assert disaggsim("task=explore", "slo=relaxed", *files, *small).code == 0
+    folder = the_run(tmp_path)
+    chosen = yaml.safe_load((folder / "experiment" / "chosen.yaml").read_text("utf-8"))
+    assert chosen["model"] == {"config_json": str(tmp_path / "own.json")}
+    assert chosen["latency"]["calibration"] == str(tmp_path / "mine")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    few = ("report=none", "workload.requests=20")
+    done = disaggsim("--config-dir", str(folder), "experiment=chosen", *few)
+    assert done.code == 0, done.err
+    assert "warning" not in done.err
 
 
 def test_drafts_are_explored_exported_and_confirmed(disaggsim: Command, tmp_path: Path) -> None:
