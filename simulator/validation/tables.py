@@ -46,6 +46,31 @@ def read_frame(path: Path, required: tuple[str, ...], what: str) -> pl.DataFrame
     return frame
 
 
+def numbers_of(
+    text: pl.DataFrame, kinds: Mapping[str, type[pl.DataType]], where: str, *, empty: bool = True
+) -> pl.DataFrame:
+    """Return these columns of text as numbers; an empty cell is null where ``empty`` allows it.
+
+    Raises:
+        ConfigError: a cell is no finite number of its kind. It names ``where``, such as the option
+            and the file, and the row, column and value.
+    """
+    text = text.select(pl.col(*kinds).str.strip_chars().replace("", None))
+    numbers = text.select(pl.col(each).cast(kind, strict=False) for each, kind in kinds.items())
+    for name in kinds:
+        wanted = "a whole number" if numbers.schema[name].is_integer() else "a number"
+        good = numbers[name].is_finite().fill_null(value=False)
+        bad = ~(good | text[name].is_null()) if empty else ~good
+        if bad.any():
+            row = int(bad.arg_true()[0])
+            cell = text[name][row]
+            raise ConfigError(
+                f"{where}, row {row + 1}: {name} must be {wanted} but is "
+                f"{'empty' if cell is None else repr(cell)}"
+            )
+    return numbers
+
+
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """Return the object a JSON file holds; raise ``ConfigError`` where it holds none."""
     try:

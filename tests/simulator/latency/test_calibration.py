@@ -127,7 +127,7 @@ def calibrate() -> Iterator[ModuleType]:
 def test_step_latencies_are_accurate(calibrate: ModuleType) -> None:
     """Against composed silicon measurements the median error is small, for every model and GPU."""
     errors = calibrate.errors_of(
-        pl.read_csv(STEPS), {name: load(name) for name in ("ampere", "blackwell", "hopper")}
+        calibrate.read([STEPS]), {name: load(name) for name in ("ampere", "blackwell", "hopper")}
     )
     assert len(errors) > 2000
     absolute = errors.with_columns(absolute=pl.col("error").abs())
@@ -145,7 +145,7 @@ NEEDS_STEPS = pytest.mark.skipif(
 @NEEDS_STEPS
 def test_the_slopes_of_a_fit_are_those_of_its_seconds(calibrate: ModuleType) -> None:
     """Every analytic derivative agrees with a finite difference, on dense and MoE rows."""
-    steps = pl.read_csv(STEPS).filter(
+    steps = calibrate.read([STEPS]).filter(
         pl.col("system").is_in(["h100_sxm"]) & (pl.col("batch") >= 8) & (pl.col("tp") != 2)
     )
     flat = calibrate.Flat()
@@ -171,7 +171,7 @@ def test_left_out_rows_are_judged_by_a_fit_that_never_saw_them(
     calibrate: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fit without a model, or without a GPU, sees no row of it, and judges all of them."""
-    steps = pl.read_csv(STEPS)
+    steps = calibrate.read([STEPS])
     seen: list[pl.DataFrame] = []
 
     def recorded(data: Path, kept: pl.DataFrame) -> Any:
@@ -194,3 +194,83 @@ def test_left_out_rows_are_judged_by_a_fit_that_never_saw_them(
     assert figures["all"][0]["rows"] == len(steps)
     assert {row["system"] for row in figures["system phase"]} == set(steps["system"])
     assert json.loads(json.dumps(figures)) == figures
+
+
+STEP = {
+    "model": "Qwen/Qwen3-32B",
+    "system": "l40s",
+    "backend": "vllm",
+    "gemm": "fp8",
+    "moe": "fp8",
+    "kvcache": "fp8",
+    "phase": "decode",
+    "tp": "2",
+    "pp": "1",
+    "dp": "1",
+    "moe_tp": "1",
+    "moe_ep": "1",
+    "batch": "8",
+    "isl": "",
+    "context": "1024",
+    "latency_ms": "5.0",
+}
+
+
+def table(path: Path, *changes: dict[str, str]) -> Path:
+    """Write a table of steps, one row per change to a good one."""
+    pl.DataFrame([{**STEP, **change} for change in changes]).write_csv(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model": "somebody/Else"}, "model is not known here"),
+        ({"system": "tpu"}, "system is not known here"),
+        ({"gemm": "int3"}, "gemm is not known here"),
+        ({"kvcache": "int3"}, "kvcache is not known here"),
+        ({"phase": "mixed"}, "phase is neither prefill nor decode"),
+        ({"phase": ""}, "phase is neither prefill nor decode"),
+        ({"latency_ms": "-1"}, "latency_ms is not above 0"),
+        ({"latency_ms": ""}, "latency_ms is not above 0"),
+        ({"batch": ""}, "batch, isl, context is not at least 1"),
+        ({"phase": "prefill", "isl": ""}, "batch, isl, context is not at least 1"),
+        ({"tp": "4"}, "badly connected"),
+    ],
+)
+def test_rows_left_out_are_counted(
+    calibrate: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, str],
+    reason: str,
+) -> None:
+    """A row that cannot be fitted to is left out, and a line says how many there are, and why."""
+    kept = calibrate.read([table(tmp_path / "steps.csv", {}, change, change)])
+    assert len(kept) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("calibrate: 2 of 3 rows left out: ")
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"batch": "many"}, "row 2: batch must be a whole number but is 'many'"),
+        ({"isl": "12.5"}, "row 2: isl must be a whole number but is '12.5'"),
+        ({"latency_ms": "nan"}, "row 2: latency_ms must be a number but is 'nan'"),
+    ],
+)
+def test_a_cell_that_is_no_number_is_named(
+    calibrate: ModuleType, tmp_path: Path, change: dict[str, str], told: str
+) -> None:
+    """The sentence names the file, the row, the column and what is in it."""
+    with pytest.raises(ConfigError, match=r"steps\.csv") as error:
+        calibrate.read([table(tmp_path / "steps.csv", {}, change)])
+    assert told in str(error.value)
+
+
+def test_a_table_without_a_row_to_fit_to_is_refused(calibrate: ModuleType, tmp_path: Path) -> None:
+    """Nothing is fitted to nothing."""
+    with pytest.raises(ConfigError, match="no row of"):
+        calibrate.read([table(tmp_path / "steps.csv", {"model": "somebody/Else"})])

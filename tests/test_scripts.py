@@ -1,0 +1,134 @@
+"""The scripts that fit the shipped data: what they write, and one sentence for bad input."""
+
+import importlib.machinery
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from simulator.configuration import build
+from simulator.latency.engine import Engine
+
+ROOT = Path(__file__).parent.parent
+RUNS = ROOT.parent / "shared" / "data" / "vllm_runs"
+GOOD = "t,gen_throughput,running,waiting\n1.0,100,9,0\n"
+Script = Callable[..., int]
+
+
+def imported(name: str) -> ModuleType:
+    """Return one of the scripts as a module."""
+    loader = importlib.machinery.SourceFileLoader(name, str(ROOT / "scripts" / name))
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+    """Return a function that runs a script with arguments and returns its exit code."""
+    names: list[str] = []
+
+    def call(name: str, *arguments: str, **replaced: object) -> int:
+        names.append(name)
+        module = imported(name)
+        for each, value in replaced.items():
+            setattr(module, each, value)
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        code: int = module.main()
+        return code
+
+    yield call
+    for name in names:
+        del sys.modules[name]
+
+
+@pytest.mark.skipif(not RUNS.is_dir(), reason=f"measured runs of vLLM are not at {RUNS}")
+def test_the_engine_is_fitted_to_runs(
+    run: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is fitted is an engine profile: the shipped one but for the host's own numbers."""
+    out = tmp_path / "vllm.yaml"
+    assert run("calibrate_engine", "--vllm", str(RUNS), "--out", str(out)) == 0
+    assert "seconds of" in capsys.readouterr().out
+    written = yaml.safe_load(out.read_text("utf-8"))
+    shipped = yaml.safe_load((ROOT / "conf/engine/vllm.yaml").read_text("utf-8"))
+    fitted = ("step_s", "sequence_s", "prompt_s", "rank_wait")
+    assert {**shipped, **{name: written[name] for name in fitted}} == written
+    assert min(written[name] for name in fitted) >= 0
+    assert written["step_s"] + written["prompt_s"] > 0
+    build({**written, "name": "vllm"}, Engine, "engine")
+
+
+@pytest.mark.parametrize(
+    ("gauges", "told"),
+    [
+        (None, "there is no file"),
+        ("", "is empty"),
+        (GOOD.replace("gen_throughput", "tokens"), "has no column gen_throughput"),
+        (GOOD + "soon,100,9,0\n", "row 2: t must be a number but is 'soon'"),
+        (GOOD + "2.0,,9,0\n", "row 2: gen_throughput must be a number but is empty"),
+        (GOOD + "2.0,inf,9,0\n", "row 2: gen_throughput must be a number but is 'inf'"),
+    ],
+)
+def test_broken_gauges_are_one_sentence(
+    run: Script,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    gauges: str | None,
+    told: str,
+) -> None:
+    """Exit code 2 and a line with the file, row, column and value; nothing is written."""
+    (tmp_path / "a__meta.json").write_text(json.dumps({"engine_kwargs": {}}), encoding="utf-8")
+    if gauges is not None:
+        (tmp_path / "a__timeseries.csv").write_text(gauges, encoding="utf-8")
+    out = tmp_path / "vllm.yaml"
+    assert run("calibrate_engine", "--vllm", str(tmp_path), "--out", str(out)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a__timeseries.csv" in line
+    assert told in line
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("absent/out.csv",), "there is no folder absent"),
+        (("out.csv", "--jobs", "0"), "--jobs must be at least 1 but is 0"),
+        ((".",), "is a folder"),
+    ],
+)
+def test_steps_are_not_composed_in_vain(
+    run: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    told: str,
+) -> None:
+    """What stands in the way of writing them is told first."""
+    monkeypatch.chdir(tmp_path)
+    assert run("compose_steps", *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
+def test_no_steps_are_no_table(
+    run: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where the package can answer nothing, no file is written and the exit code says so."""
+    monkeypatch.setitem(sys.modules, "aiconfigurator_core", ModuleType("aiconfigurator_core"))
+    out = tmp_path / "out.csv"
+    assert run("compose_steps", str(out), "--jobs", "1", tasks=lambda: iter(())) == 1
+    assert "no layout has steps" in capsys.readouterr().err
+    assert not out.exists()
