@@ -155,17 +155,17 @@ F6 = Sheet(
             claim="16k/2k: piggybacking chunks hurts DeepSeek-R1 far more than Llama-70B (it loses "
             "at least 1 % of throughput, and at least twice as much of it)",
             judge=_hurts_mla_most,
-            reason="the order is the paper's, the size is not: the best token mix is searched, and "
-            "takes chunks long enough to redo little; short ones cost both models about the same, "
-            "Llama-70B for its kernels' start-up",
+            reason="the order is the paper's, the size is not: what both models lose is mostly that "
+            "a prompt computed whole holds up the others' tokens but none of its own, while a "
+            "batch with chunks in its steps always carries somebody's; the up-projection adds "
+            "little, as the best token mix takes chunks long enough to redo little",
         ),
         Statement(
             id="F6b",
             claim="Caching the up-projected KV removes the penalty (what is left is at most a "
             "fifth)",
             judge=_cache_mends,
-            reason="it removes a part; what is left is what any chunk costs, its kernels' start-up "
-            "and the second reading of earlier KV",
+            reason="it removes a part; the rest is not the up-projection (see F6a)",
         ),
     ),
 )
