@@ -155,7 +155,7 @@ F6 = Sheet(
             claim="16k/2k: piggybacking chunks hurts DeepSeek-R1 far more than Llama-70B (it loses "
             "at least 1 % of throughput, and at least twice as much of it)",
             judge=_hurts_mla_most,
-            reason="the order is the paper's, the size is not: what both models lose is mostly that "
+            reason="the order is the paper's, the size is not: both models lose mostly because "
             "a prompt computed whole holds up the others' tokens but none of its own, while a "
             "batch with chunks in its steps always carries somebody's; the up-projection adds "
             "little, as the best token mix takes chunks long enough to redo little",
