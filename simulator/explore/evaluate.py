@@ -6,7 +6,8 @@ fit its GPUs is not there. A worker's columns:
 * ``tp, pp, ep, attention_dp, gpus``: its layout;
 * ``batch``: sequences (prompts, for prefill) in flight over all its ranks and stages;
 * ``chunk``: prompt tokens per step and attention rank, 0 where prompts are computed whole;
-* ``ttft_s``: seconds of a prompt that need not wait; ``tpot_s``: mean seconds per output token;
+* ``ttft_s``: seconds of a prompt that waits for none but those computed with it; ``tpot_s``: mean
+  seconds per output token;
 * ``draft_tokens``: tokens a decode step drafts per sequence (not for prefill, which drafts none);
 * ``prompts``: of a co-located worker, those a rank computes at a time while its decodes wait, 0
   where they ride on decode steps;

@@ -131,6 +131,11 @@ def test_the_maps_lengths_are_the_options(exploration: Exploration) -> None:
     assert table.select("isl", "osl").rows() == [(1000, 64), (1000, 32), (300, 64), (300, 32)]
 
 
+def test_a_map_of_no_lengths_is_empty(exploration: Exploration) -> None:
+    """An empty list is no lengths, not the options'."""
+    assert not len(lengths_map(exploration, isl=()))
+
+
 @pytest.mark.parametrize(
     "values",
     [
