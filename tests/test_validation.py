@@ -16,6 +16,7 @@ import pytest
 from simulator.latency.base import StepModel, WorkerSpec
 from simulator.latency.roofline import Roofline
 from simulator.layout import Layout
+from simulator.errors import ConfigError
 from simulator.validation import __main__ as command
 from simulator.validation import page, plots, replay, score, serving, steps
 from simulator.validation.__main__ import main
@@ -453,6 +454,15 @@ def test_another_package_beside_ours_is_scored_apart(
 
 
 # --- vLLM runs ------------------------------------------------------------------------------
+
+
+def test_a_gauge_that_is_no_number_is_named(tmp_path: Path) -> None:
+    """A bad cell of a run's gauges costs one sentence with file, row, column and value."""
+    folder = run_folder(tmp_path)
+    gauges = "t,running,waiting\n1.0,2,0\n2.0,many,0\n"
+    (folder / "H100_tiny__timeseries.csv").write_text(gauges)
+    with pytest.raises(ConfigError, match=r"H100_tiny__timeseries\.csv, row 2: running .*'many'"):
+        replay.read_runs(folder)
 
 
 def test_a_run_is_replayed_with_its_own_arrivals(tmp_path: Path, catalogue: Catalogue) -> None:

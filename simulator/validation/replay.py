@@ -25,7 +25,7 @@ from simulator.record import STATUSES, RunRecord
 from simulator.validation.names import Catalogue, Unmapped, dtype
 from simulator.validation.score import Scored, batch_range
 from simulator.validation.steps import profile_of, reason_of
-from simulator.validation.tables import read_json, read_rows
+from simulator.validation.tables import numbers_of, read_frame, read_json
 
 Column = NDArray[np.float64]
 META, REQUESTS, GAUGES = "__meta.json", "__requests.jsonl", "__timeseries.csv"
@@ -157,8 +157,9 @@ def _column(path: Path, found: list[dict[str, Any]], name: str) -> Column:
 def _gauges(path: Path) -> Queue | None:
     if not path.is_file():
         return None
-    rows = read_rows(path, ("t", "running", "waiting"), "--vllm")
-    table = pl.DataFrame(rows).select(pl.col("t", "running", "waiting").cast(pl.Float64))
+    kinds = dict.fromkeys(("t", "running", "waiting"), pl.Float64)
+    text = read_frame(path, tuple(kinds), "--vllm")
+    table = numbers_of(text, kinds, f"--vllm: {path}", empty=False)
     return Queue(
         time_s=table["t"].to_numpy(),
         running=table["running"].to_numpy(),
