@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from simulator.errors import ConfigError
 from simulator.latency.base import StepModel, WorkerSpec
 from simulator.latency.roofline import Roofline
 from simulator.layout import Layout
-from simulator.errors import ConfigError
 from simulator.validation import __main__ as command
 from simulator.validation import page, plots, replay, score, serving, steps
 from simulator.validation.__main__ import main
