@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from simulator.explore.match import within
-from simulator.explore.pareto import LESS_IS_BETTER, best_at
+from simulator.explore.pareto import LESS_IS_BETTER, best_at, pareto
 from simulator.explore.study import Study
 from simulator.policies.rate_matching import RateMatcher
 
@@ -57,15 +57,21 @@ class Advice:
 def advise(
     done: Study, limits: Limits, aim: str = "throughput", rule: RateMatcher | None = None
 ) -> Advice:
-    """Return the advice for a study under ``limits``, judged by the column ``aim``."""
-    deployments, front = done.deployments(rule), done.split(rule)
+    """Return the advice for a study under ``limits``, judged by the column ``aim``.
+
+    Only deployments whose KV the fabric carries are considered.
+    """
+    all_of_them = done.deployments(rule)
+    deployments = all_of_them.filter("kv_covered")
+    front = pareto(deployments)
     split = _best(within(deployments, limits.ttft_s, limits.tpot_s), aim)
     mixed = _best(within(done.mixed, limits.ttft_s, limits.tpot_s), aim)
     gain = _gain(split, mixed, aim)
     regime = paying_regime(front, done.mixed)
     every = pl.concat([deployments, done.mixed], how="diagonal")
+    starved = _best(within(all_of_them, limits.ttft_s, limits.tpot_s), aim)
     return Advice(
-        sentence=_sentence((split, mixed), gain, regime, (limits, aim)),
+        sentence=_sentence((split, mixed), gain, regime, (limits, aim)) + _hungry(starved, split),
         gain=gain,
         regime=regime,
         split=split,
@@ -142,6 +148,17 @@ def _sentence(
     if gain >= WORTH:
         return f"Disaggregate: {gain:.2f}× under {limits} ({numbers}), with {pools}. {pays}"
     return f"Stay co-located: two pools give {gain:.3f}× under {limits} ({numbers}). {pays}"
+
+
+def _hungry(starved: Row | None, split: Row | None) -> str:
+    """Return what KV bandwidth the best deployment needs, if it is one the fabric cannot feed."""
+    if starved is None or starved["kv_covered"] or (split and split["rate"] == starved["rate"]):
+        return ""
+    needed = max(starved["kv_egress"], starved["kv_ingress"])
+    return (
+        f" A better one ({_shown(starved['throughput'])} tokens/s/GPU) needs "
+        f"{needed / 1e9:.3g} GB/s per GPU for KV, more than the fabric has."
+    )
 
 
 def _shown(value: float | None) -> str:

@@ -16,6 +16,7 @@ from simulator.explore.advice import Advice, Limits, advise, words
 from simulator.explore.drawing import Plot, svg
 from simulator.explore.export import Surroundings, aiconfigurator, experiment_text
 from simulator.explore.match import FTL_CUTOFF_S
+from simulator.explore.pareto import pareto
 from simulator.explore.sections import STYLE, Section
 from simulator.explore.space import Lengths, Platform, Space
 from simulator.explore.start import Start
@@ -206,7 +207,7 @@ def explore(exploration: Exploration, progress: OnStudy | None = None) -> Explor
     done = study(tokens, cutoff, progress, prompts)
     rule = options.rate_matching
     named = {
-        "disaggregated": done.split(rule),
+        "disaggregated": pareto(done.carried(rule)),
         "co-located": done.mixed,
         "co-located, no piggybacking": done.whole,
     }

@@ -41,10 +41,29 @@ def test_the_gain_is_of_the_best_within_the_limits(done: Study) -> None:
     advice = advise(done, LIMITS)
     assert advice.split is not None
     assert advice.mixed is not None
-    for best, every in ((advice.split, done.deployments()), (advice.mixed, done.mixed)):
+    for best, every in ((advice.split, done.carried()), (advice.mixed, done.mixed)):
         allowed = within(every, LIMITS.ttft_s, LIMITS.tpot_s)
         assert best["throughput"] == allowed["throughput"].max()
     assert advice.gain == advice.split["throughput"] / advice.mixed["throughput"]
+
+
+def test_only_what_the_fabric_feeds_is_recommended(dense: Platform) -> None:
+    """On a slow network nothing that needs more for KV is advised or ranked, and it is said."""
+    alone = replace(dense, fabric=replace(dense.fabric, domain_gpus=1))
+    space = Space(platform=alone, lengths=PROMPTS, gpus=1, prompt_batches=(1, 4), chunks=(1024,))
+    needed = pl.max_horizontal("kv_egress", "kv_ingress")
+    rich = within(study(space, cutoff_s=2.0).deployments(), LIMITS.ttft_s, LIMITS.tpot_s)
+    middle = rich.select(needed.median()).item()
+    nic = replace(dense.gpu.nic, bandwidth=middle)
+    done = study(replace(space, platform=replace(alone, gpu=replace(dense.gpu, nic=nic))), 2.0)
+    every = within(done.deployments(), LIMITS.ttft_s, LIMITS.tpot_s)
+    assert set(every["kv_covered"]) == {True, False}
+    advice = advise(done, LIMITS)
+    assert advice.split is not None
+    assert advice.split["kv_covered"]
+    assert advice.ranked.filter(kind="disaggregated")["kv_covered"].all()
+    assert advice.split["throughput"] < every["throughput"].max()
+    assert "GB/s per GPU for KV, more than the fabric has." in advice.sentence
 
 
 def test_the_sentence_follows_the_gain(done: Study) -> None:
