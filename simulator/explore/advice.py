@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from simulator.explore.bandwidth import carried
 from simulator.explore.match import within
 from simulator.explore.pareto import LESS_IS_BETTER, best_at, pareto
 from simulator.explore.study import Study
-from simulator.policies.rate_matching import RateMatcher
 
 WORTH = 1.05
 """A gain below this is not worth two pools."""
@@ -55,21 +55,21 @@ class Advice:
 
 
 def advise(
-    done: Study, limits: Limits, aim: str = "throughput", rule: RateMatcher | None = None
+    done: Study, limits: Limits, aim: str = "throughput", matched: pl.DataFrame | None = None
 ) -> Advice:
     """Return the advice for a study under ``limits``, judged by the column ``aim``.
 
-    Only deployments whose KV the fabric carries are considered.
+    ``matched`` are its disaggregated deployments (``None``: those of rate matching), of which
+    only those whose KV the fabric carries are considered.
     """
-    all_of_them = done.deployments(rule)
-    deployments = all_of_them.filter("kv_covered")
-    front = pareto(deployments)
+    matched = done.deployments() if matched is None else matched
+    deployments = carried(matched)
     split = _best(within(deployments, limits.ttft_s, limits.tpot_s), aim)
     mixed = _best(within(done.mixed, limits.ttft_s, limits.tpot_s), aim)
     gain = _gain(split, mixed, aim)
-    regime = paying_regime(front, done.mixed)
+    regime = paying_regime(pareto(deployments), done.mixed)
     every = pl.concat([deployments, done.mixed], how="diagonal")
-    starved = _best(within(all_of_them, limits.ttft_s, limits.tpot_s), aim)
+    starved = _best(within(matched, limits.ttft_s, limits.tpot_s), aim)
     return Advice(
         sentence=_sentence((split, mixed), gain, regime, (limits, aim)) + _hungry(starved, split),
         gain=gain,

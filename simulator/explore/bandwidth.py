@@ -42,6 +42,11 @@ def with_bandwidth(
     return needed.with_columns((most <= one_transfer).alias("kv_covered"))
 
 
+def carried(deployments: pl.DataFrame) -> pl.DataFrame:
+    """Return the deployments of :func:`with_bandwidth` whose KV the fabric carries."""
+    return deployments.filter("kv_covered")
+
+
 def _shared_domain(platforms: tuple[Platform, Platform]) -> int:
     """Return the GPUs of a scale-up domain that can hold both pools, 0 if none can."""
     prefill, decode = platforms

@@ -13,6 +13,7 @@ import polars as pl
 
 from simulator.errors import ConfigError
 from simulator.explore.advice import Advice, Limits, advise, words
+from simulator.explore.bandwidth import carried
 from simulator.explore.drawing import Plot, svg
 from simulator.explore.export import Surroundings, aiconfigurator, experiment_text
 from simulator.explore.match import FTL_CUTOFF_S
@@ -205,17 +206,17 @@ def explore(exploration: Exploration, progress: OnStudy | None = None) -> Explor
     prompts, tokens = (_space(exploration, platform) for platform in exploration.platforms)
     cutoff = min(options.ttft_cutoff_s, limits.ttft_s or math.inf)
     done = study(tokens, cutoff, progress, prompts)
-    rule = options.rate_matching
+    matched = done.deployments(options.rate_matching)
     named = {
-        "disaggregated": pareto(done.carried(rule)),
+        "disaggregated": pareto(carried(matched)),
         "co-located": done.mixed,
         "co-located, no piggybacking": done.whole,
     }
     return Explored(
         exploration=exploration,
         study=done,
-        advice=advise(done, limits, options.aim, rule),
-        deployments=done.deployments(rule),
+        advice=advise(done, limits, options.aim, matched),
+        deployments=matched,
         fronts=pl.concat(
             [
                 each.with_columns(pl.lit(name).alias("series"))

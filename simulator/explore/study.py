@@ -65,10 +65,6 @@ class Study:
         matched = disaggregated(prefill, self.decode, both, lengths, rule)
         return with_bandwidth(matched, both, lengths)
 
-    def carried(self, rule: RateMatcher | None = None) -> pl.DataFrame:
-        """Return the deployments whose KV the fabric carries in steady state."""
-        return self.deployments(rule).filter("kv_covered")
-
     def split(self, rule: RateMatcher | None = None) -> pl.DataFrame:
         """Return the disaggregated front, whatever KV bandwidth it needs."""
         return pareto(self.deployments(rule))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from simulator.cli import compose
 from simulator.explore.advice import Limits, advise, paying_regime, top
+from simulator.explore.bandwidth import carried
 from simulator.explore.export import (
     Surroundings,
     aiconfigurator,
@@ -41,7 +42,7 @@ def test_the_gain_is_of_the_best_within_the_limits(done: Study) -> None:
     advice = advise(done, LIMITS)
     assert advice.split is not None
     assert advice.mixed is not None
-    for best, every in ((advice.split, done.carried()), (advice.mixed, done.mixed)):
+    for best, every in ((advice.split, carried(done.deployments())), (advice.mixed, done.mixed)):
         allowed = within(every, LIMITS.ttft_s, LIMITS.tpot_s)
         assert best["throughput"] == allowed["throughput"].max()
     assert advice.gain == advice.split["throughput"] / advice.mixed["throughput"]
