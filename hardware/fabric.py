@@ -1,21 +1,11 @@
 """How GPUs are joined: scale-up domains inside, a network between them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hardware.errors import SpecError, check_number
 from hardware.gpu import GPU
 from hardware.link import Link
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """The GPUs one worker got: ``gpus`` consecutive ones, and the domains they lie in."""
-
-    first_gpu: int
-    gpus: int
-    first_domain: int
-    last_domain: int
+from hardware.rack import Rack, Slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +83,14 @@ class Fabric:
             )
         return size
 
-    def place(self, sizes: Sequence[int], gpu: GPU) -> tuple[Slot, ...]:
-        """Return the slots of workers of ``sizes`` GPUs, packed in order, first fit.
-
-        A worker that fits into one domain is never split; a larger one starts on a domain
-        boundary and takes fresh domains, whose rest later workers may fill.
+    def rack(self, gpu: GPU, gpus: int | None = None) -> Rack:
+        """Return a rack of idle ``gpu``, as many as are asked for or at most ``gpus``.
 
         Raises:
-            SpecError: a size is below 1 GPU, or the GPU does not go with this fabric.
+            SpecError: the GPU does not go with this fabric.
 
         """
-        domain = self.domain_size(gpu)
-        used: list[int] = []
-        return tuple(_place(size, domain, used) for size in sizes)
+        return Rack(self.domain_size(gpu), gpus)
 
     def nic(self, gpu: GPU) -> Link:
         """Return one GPU's share of the network ports: ``nics_per_gpu`` times its NIC."""
@@ -134,18 +119,3 @@ class Fabric:
 def _path(kind: str, hops: tuple[Link, ...], setup_s: float) -> Path:
     latency = sum(hop.latency_s for hop in hops) + setup_s
     return Path(kind=kind, hops=hops, latency_s=latency, bandwidth=min(h.bandwidth for h in hops))
-
-
-def _place(size: int, domain: int, used: list[int]) -> Slot:
-    """Take ``size`` GPUs; ``used`` counts the GPUs taken in each domain of ``domain`` GPUs."""
-    if type(size) is not int or size < 1:
-        raise SpecError(f"placement: a worker must have at least 1 GPU but got {size!r}")
-    fits = (at for at, taken in enumerate(used) if size <= domain - taken)
-    first = next(fits, len(used)) if size <= domain else len(used)
-    last = first + (size - 1) // domain
-    used.extend([0] * (last + 1 - len(used)))
-    start = first * domain + used[first]
-    for at in range(first, last):
-        used[at] = domain
-    used[last] += size - (last - first) * domain
-    return Slot(first_gpu=start, gpus=size, first_domain=first, last_domain=last)

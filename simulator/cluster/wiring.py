@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from hardware.fabric import Fabric, Slot
+from hardware.fabric import Fabric
+from hardware.rack import Slot
 from simulator.cluster.links import Port
 from simulator.deployment import Deployment, Pool, Transfer
 from simulator.errors import ConfigError
@@ -114,8 +115,8 @@ def _place(fabric: Fabric, specs: Sequence[WorkerSpec]) -> dict[int, Slot]:
     for worker, spec in enumerate(specs):
         if worker not in slots:
             alike = [at for at, other in enumerate(specs) if other.gpu == spec.gpu]
-            placed = fabric.place([specs[at].layout.gpus for at in alike], spec.gpu)
-            slots.update(zip(alike, placed, strict=True))
+            rack = fabric.rack(spec.gpu)
+            slots.update((at, rack.take(specs[at].layout.gpus)) for at in alike)
     return slots
 
 

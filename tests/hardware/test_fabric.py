@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hardware.errors import SpecError
-from hardware.fabric import Fabric, Slot
+from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from hardware.link import Link
+from hardware.rack import Slot
 from tests.shipped import shipped
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,13 @@ def fabric(**changes: Any) -> Fabric:
     return Fabric(**(wiring | changes))
 
 
+def placed(wiring: Fabric, card: GPU, sizes: list[int]) -> list[Slot]:
+    """Return the slots of workers of ``sizes`` GPUs that start in order and never stop."""
+    rack = wiring.rack(card)
+    slots = [rack.take(size) for size in sizes]
+    return [slot for slot in slots if slot is not None]
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_fabric_loads(path: Path) -> None:
     """Every shipped fabric builds and bears the name of its file."""
@@ -57,7 +65,7 @@ def test_shipped_fabric_loads(path: Path) -> None:
 @given(sizes=SIZES, domain=DOMAINS)
 def test_slots_never_overlap(sizes: list[int], domain: int) -> None:
     """Every worker gets the GPUs it asked for, in its order, and no GPU is given twice."""
-    slots = fabric().place(sizes, gpu(domain))
+    slots = placed(fabric(), gpu(domain), sizes)
     assert [slot.gpus for slot in slots] == sizes
     spans = sorted((slot.first_gpu, slot.first_gpu + slot.gpus) for slot in slots)
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
@@ -66,7 +74,7 @@ def test_slots_never_overlap(sizes: list[int], domain: int) -> None:
 @given(sizes=SIZES, domain=DOMAINS)
 def test_a_worker_that_fits_is_never_split(sizes: list[int], domain: int) -> None:
     """A worker up to a domain's size lies in one; a larger one starts on a boundary."""
-    for slot in fabric().place(sizes, gpu(domain)):
+    for slot in placed(fabric(), gpu(domain), sizes):
         assert slot.first_domain == slot.first_gpu // domain
         assert slot.last_domain == (slot.first_gpu + slot.gpus - 1) // domain
         if slot.gpus <= domain:
@@ -79,7 +87,7 @@ def test_a_worker_that_fits_is_never_split(sizes: list[int], domain: int) -> Non
 def test_no_two_domains_could_have_been_one(sizes: list[int], domain: int) -> None:
     """First fit leaves no two used domains that together hold no more than one can."""
     taken: dict[int, int] = {}
-    for slot in fabric().place(sizes, gpu(domain)):
+    for slot in placed(fabric(), gpu(domain), sizes):
         for at in range(slot.first_gpu, slot.first_gpu + slot.gpus):
             taken[at // domain] = taken.get(at // domain, 0) + 1
     single = sorted(count for count in taken.values() if count < domain)
@@ -90,7 +98,7 @@ def test_no_two_domains_could_have_been_one(sizes: list[int], domain: int) -> No
 
 def test_later_workers_fill_earlier_gaps() -> None:
     """Workers of 6, 4 and 2 GPUs share two domains of 8, not three."""
-    six, four, two = fabric().place([6, 4, 2], gpu())
+    six, four, two = placed(fabric(), gpu(), [6, 4, 2])
     assert (six.first_domain, four.first_domain, two.first_domain) == (0, 1, 0)
     assert two.first_gpu == 6
 
@@ -99,7 +107,7 @@ def test_later_workers_fill_earlier_gaps() -> None:
 def test_path_is_symmetric_and_as_wide_as_its_narrowest_hop(sizes: list[int], domain: int) -> None:
     """There and back are alike: kind, latency, bandwidth, and the hops reversed."""
     wiring, card = fabric(), gpu(domain)
-    slots = wiring.place(sizes, card)
+    slots = placed(wiring, card, sizes)
     there = wiring.path(slots[0], slots[-1], card, card)
     back = wiring.path(slots[-1], slots[0], card, card)
     assert (there.kind, there.bandwidth) == (back.kind, back.bandwidth)
@@ -112,7 +120,7 @@ def test_path_is_symmetric_and_as_wide_as_its_narrowest_hop(sizes: list[int], do
 def test_neighbours_use_scale_up_and_others_the_network() -> None:
     """Two workers of 4 share a domain of 8; the third is reached over NIC, switch and NIC."""
     wiring, card = fabric(), gpu()
-    first, second, third = wiring.place([4, 4, 4], card)
+    first, second, third = placed(wiring, card, [4, 4, 4])
     near, far = wiring.path(first, second, card, card), wiring.path(first, third, card, card)
     assert (near.kind, near.bandwidth, len(near.hops)) == ("scale_up", 4.5e11, 2)
     assert near.latency_s == pytest.approx(1e-5 + 2e-6)
@@ -123,7 +131,7 @@ def test_neighbours_use_scale_up_and_others_the_network() -> None:
 def test_a_worker_across_domains_is_reached_over_the_network() -> None:
     """Sharing one of several domains is not enough for scale-up."""
     wiring, card = fabric(), gpu()
-    wide, small = wiring.place([12, 4], card)
+    wide, small = placed(wiring, card, [12, 4])
     assert wide.last_domain == small.first_domain
     assert wiring.path(wide, small, card, card).kind == "scale_out"
 
@@ -137,7 +145,7 @@ def test_different_gpus_never_share_a_domain() -> None:
 def test_shared_nics_narrow_the_path() -> None:
     """Two GPUs to a NIC leave each half its bandwidth."""
     card = gpu()
-    first, second = fabric().place([8, 8], card)
+    first, second = placed(fabric(), card, [8, 8])
     assert fabric(nics_per_gpu=0.5).path(first, second, card, card).bandwidth == 2.5e10
 
 
@@ -145,7 +153,7 @@ def test_shared_nics_narrow_the_path() -> None:
 def test_pcie_box_joins_cards_through_the_host(name: str) -> None:
     """Eight PCIe cards make a box: card, host bridge, card, as fast as the slowest."""
     card, box = shipped("hardware", name), shipped("fabric", "pcie_box")
-    first, second, third = box.place([4, 4, 1], card)
+    first, second, third = placed(box, card, [4, 4, 1])
     near = box.path(first, second, card, card)
     assert (near.kind, len(near.hops)) == ("scale_up", 3)
     assert near.bandwidth == card.scale_up.bandwidth
@@ -174,7 +182,7 @@ def test_shipped_network_is_never_the_narrowest_hop(path: Path) -> None:
 def test_fabric_that_cannot_join_a_gpu_is_refused(wiring: str, card: str, words: str) -> None:
     """A fabric asked to join more GPUs than their link can says so."""
     with pytest.raises(SpecError, match=words):
-        shipped("fabric", wiring).place([1], shipped("hardware", card))
+        shipped("fabric", placed(wiring), shipped("hardware", card), [1])
 
 
 @pytest.mark.parametrize(
@@ -196,4 +204,4 @@ def test_impossible_fabric_is_refused(changes: dict[str, Any], words: str) -> No
 def test_a_worker_needs_whole_gpus(size: Any) -> None:
     """A worker of no GPUs, or of part of one, has no place."""
     with pytest.raises(SpecError, match="at least 1 GPU but got"):
-        fabric().place([size], gpu())
+        placed(fabric(), gpu(), [size])
