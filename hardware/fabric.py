@@ -1,5 +1,6 @@
 """How GPUs are joined: scale-up domains inside, a network between them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hardware.errors import SpecError, check_number
@@ -91,6 +92,17 @@ class Fabric:
 
         """
         return Rack(self.domain_size(gpu), gpus)
+
+    def place(self, sizes: Sequence[int], gpu: GPU) -> tuple[Slot, ...]:
+        """Return the slots of workers of ``sizes`` GPUs that start in order and never stop.
+
+        Raises:
+            SpecError: a size is below 1 GPU, or the GPU does not go with this fabric.
+
+        """
+        rack = self.rack(gpu)
+        taken = (rack.take(size) for size in sizes)
+        return tuple(slot for slot in taken if slot is not None)  # without a quota none is
 
     def nic(self, gpu: GPU) -> Link:
         """Return one GPU's share of the network ports: ``nics_per_gpu`` times its NIC."""

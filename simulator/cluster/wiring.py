@@ -115,8 +115,8 @@ def _place(fabric: Fabric, specs: Sequence[WorkerSpec]) -> dict[int, Slot]:
     for worker, spec in enumerate(specs):
         if worker not in slots:
             alike = [at for at, other in enumerate(specs) if other.gpu == spec.gpu]
-            rack = fabric.rack(spec.gpu)
-            slots.update((at, rack.take(specs[at].layout.gpus)) for at in alike)
+            placed = fabric.place([specs[at].layout.gpus for at in alike], spec.gpu)
+            slots.update(zip(alike, placed, strict=True))
     return slots
 
 

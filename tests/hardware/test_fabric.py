@@ -47,13 +47,6 @@ def fabric(**changes: Any) -> Fabric:
     return Fabric(**(wiring | changes))
 
 
-def placed(wiring: Fabric, card: GPU, sizes: list[int]) -> list[Slot]:
-    """Return the slots of workers of ``sizes`` GPUs that start in order and never stop."""
-    rack = wiring.rack(card)
-    slots = [rack.take(size) for size in sizes]
-    return [slot for slot in slots if slot is not None]
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_fabric_loads(path: Path) -> None:
     """Every shipped fabric builds and bears the name of its file."""
@@ -65,7 +58,7 @@ def test_shipped_fabric_loads(path: Path) -> None:
 @given(sizes=SIZES, domain=DOMAINS)
 def test_slots_never_overlap(sizes: list[int], domain: int) -> None:
     """Every worker gets the GPUs it asked for, in its order, and no GPU is given twice."""
-    slots = placed(fabric(), gpu(domain), sizes)
+    slots = fabric().place(sizes, gpu(domain))
     assert [slot.gpus for slot in slots] == sizes
     spans = sorted((slot.first_gpu, slot.first_gpu + slot.gpus) for slot in slots)
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
@@ -74,7 +67,7 @@ def test_slots_never_overlap(sizes: list[int], domain: int) -> None:
 @given(sizes=SIZES, domain=DOMAINS)
 def test_a_worker_that_fits_is_never_split(sizes: list[int], domain: int) -> None:
     """A worker up to a domain's size lies in one; a larger one starts on a boundary."""
-    for slot in placed(fabric(), gpu(domain), sizes):
+    for slot in fabric().place(sizes, gpu(domain)):
         assert slot.first_domain == slot.first_gpu // domain
         assert slot.last_domain == (slot.first_gpu + slot.gpus - 1) // domain
         if slot.gpus <= domain:
@@ -87,7 +80,7 @@ def test_a_worker_that_fits_is_never_split(sizes: list[int], domain: int) -> Non
 def test_no_two_domains_could_have_been_one(sizes: list[int], domain: int) -> None:
     """First fit leaves no two used domains that together hold no more than one can."""
     taken: dict[int, int] = {}
-    for slot in placed(fabric(), gpu(domain), sizes):
+    for slot in fabric().place(sizes, gpu(domain)):
         for at in range(slot.first_gpu, slot.first_gpu + slot.gpus):
             taken[at // domain] = taken.get(at // domain, 0) + 1
     single = sorted(count for count in taken.values() if count < domain)
@@ -98,7 +91,7 @@ def test_no_two_domains_could_have_been_one(sizes: list[int], domain: int) -> No
 
 def test_later_workers_fill_earlier_gaps() -> None:
     """Workers of 6, 4 and 2 GPUs share two domains of 8, not three."""
-    six, four, two = placed(fabric(), gpu(), [6, 4, 2])
+    six, four, two = fabric().place([6, 4, 2], gpu())
     assert (six.first_domain, four.first_domain, two.first_domain) == (0, 1, 0)
     assert two.first_gpu == 6
 
@@ -107,7 +100,7 @@ def test_later_workers_fill_earlier_gaps() -> None:
 def test_path_is_symmetric_and_as_wide_as_its_narrowest_hop(sizes: list[int], domain: int) -> None:
     """There and back are alike: kind, latency, bandwidth, and the hops reversed."""
     wiring, card = fabric(), gpu(domain)
-    slots = placed(wiring, card, sizes)
+    slots = wiring.place(sizes, card)
     there = wiring.path(slots[0], slots[-1], card, card)
     back = wiring.path(slots[-1], slots[0], card, card)
     assert (there.kind, there.bandwidth) == (back.kind, back.bandwidth)
@@ -120,7 +113,7 @@ def test_path_is_symmetric_and_as_wide_as_its_narrowest_hop(sizes: list[int], do
 def test_neighbours_use_scale_up_and_others_the_network() -> None:
     """Two workers of 4 share a domain of 8; the third is reached over NIC, switch and NIC."""
     wiring, card = fabric(), gpu()
-    first, second, third = placed(wiring, card, [4, 4, 4])
+    first, second, third = wiring.place([4, 4, 4], card)
     near, far = wiring.path(first, second, card, card), wiring.path(first, third, card, card)
     assert (near.kind, near.bandwidth, len(near.hops)) == ("scale_up", 4.5e11, 2)
     assert near.latency_s == pytest.approx(1e-5 + 2e-6)
@@ -131,7 +124,7 @@ def test_neighbours_use_scale_up_and_others_the_network() -> None:
 def test_a_worker_across_domains_is_reached_over_the_network() -> None:
     """Sharing one of several domains is not enough for scale-up."""
     wiring, card = fabric(), gpu()
-    wide, small = placed(wiring, card, [12, 4])
+    wide, small = wiring.place([12, 4], card)
     assert wide.last_domain == small.first_domain
     assert wiring.path(wide, small, card, card).kind == "scale_out"
 
@@ -145,7 +138,7 @@ def test_different_gpus_never_share_a_domain() -> None:
 def test_shared_nics_narrow_the_path() -> None:
     """Two GPUs to a NIC leave each half its bandwidth."""
     card = gpu()
-    first, second = placed(fabric(), card, [8, 8])
+    first, second = fabric().place([8, 8], card)
     assert fabric(nics_per_gpu=0.5).path(first, second, card, card).bandwidth == 2.5e10
 
 
@@ -153,7 +146,7 @@ def test_shared_nics_narrow_the_path() -> None:
 def test_pcie_box_joins_cards_through_the_host(name: str) -> None:
     """Eight PCIe cards make a box: card, host bridge, card, as fast as the slowest."""
     card, box = shipped("hardware", name), shipped("fabric", "pcie_box")
-    first, second, third = placed(box, card, [4, 4, 1])
+    first, second, third = box.place([4, 4, 1], card)
     near = box.path(first, second, card, card)
     assert (near.kind, len(near.hops)) == ("scale_up", 3)
     assert near.bandwidth == card.scale_up.bandwidth
@@ -182,7 +175,7 @@ def test_shipped_network_is_never_the_narrowest_hop(path: Path) -> None:
 def test_fabric_that_cannot_join_a_gpu_is_refused(wiring: str, card: str, words: str) -> None:
     """A fabric asked to join more GPUs than their link can says so."""
     with pytest.raises(SpecError, match=words):
-        shipped("fabric", placed(wiring), shipped("hardware", card), [1])
+        shipped("fabric", wiring).place([1], shipped("hardware", card))
 
 
 @pytest.mark.parametrize(
@@ -204,4 +197,4 @@ def test_impossible_fabric_is_refused(changes: dict[str, Any], words: str) -> No
 def test_a_worker_needs_whole_gpus(size: Any) -> None:
     """A worker of no GPUs, or of part of one, has no place."""
     with pytest.raises(SpecError, match="at least 1 GPU but got"):
-        placed(fabric(), gpu(), [size])
+        fabric().place([size], gpu())
