@@ -24,6 +24,8 @@ TICK = 6
 
 _SERIALS = 1 << 40
 _COMPONENTS = 1 << 20
+SOURCE, ARRIVALS, LINKS, GAUGES = range(_COMPONENTS - 4, _COMPONENTS)
+"""The components that are not workers; a worker's number is its component, however many start."""
 
 
 class _Wake(Event):

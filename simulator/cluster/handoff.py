@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from simulator.cluster.batch import BatchWorker
-from simulator.cluster.clock import Clock
+from simulator.cluster.endings import Endings
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.links import Flow, Links
 from simulator.cluster.prefill import PrefillWorker
@@ -19,8 +19,11 @@ class Handoff:
     prompt's KV until it ends.
     """
 
-    def __init__(self, clock: Clock, ledger: Ledger, router: Router, *, layerwise: bool) -> None:
-        self._clock = clock
+    def __init__(
+        self, endings: Endings, ledger: Ledger, router: Router, *, layerwise: bool
+    ) -> None:
+        self._clock = endings.clock
+        self._endings = endings
         self._ledger = ledger
         self._router = router
         self._layerwise = layerwise
@@ -69,8 +72,11 @@ class Handoff:
             self._hand_over(request)
 
     def prefilled(self, request: int) -> None:
-        """Begin the hand-over of a computed prompt, unless it is under way."""
-        if self._layerwise:
+        """Hand a computed prompt over, unless that is under way; or it was all there was to do."""
+        if self._ledger.output_tokens[request] == 1:
+            self.release(request)
+            self._endings.completed(request)
+        elif self._layerwise:
             self._due.pop(request, None)
         else:
             self._hand_over(request)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Protocol
 
-from simulator.cluster.clock import TRANSFER_END, Alarm, Clock
+from simulator.cluster.clock import ARRIVALS, LINKS, TRANSFER_END, Alarm, Clock
 
 
 @dataclass(slots=True, eq=False)
@@ -55,10 +55,10 @@ class Arrivals:
 
     __slots__ = ("_deliver", "_heap", "alarm")
 
-    def __init__(self, clock: Clock, component: int, deliver: Deliver) -> None:
+    def __init__(self, clock: Clock, deliver: Deliver) -> None:
         self._deliver = deliver
         self._heap: list[tuple[float, int]] = []
-        self.alarm = Alarm(clock, component)
+        self.alarm = Alarm(clock, ARRIVALS)
 
     def at(self, when: float, request: int) -> None:
         """Deliver ``request`` at ``when``."""
@@ -147,14 +147,14 @@ class SharedLinks:
     which suffices where a flow's rate depends on its own ports alone.
     """
 
-    def __init__(self, clock: Clock, arrivals: Arrivals, shares: Rates, component: int) -> None:
+    def __init__(self, clock: Clock, arrivals: Arrivals, shares: Rates) -> None:
         self._clock = clock
         self._arrivals = arrivals
         self._shares = shares
         self._local = shares is equal_shares
         self._flows: dict[int, Flow] = {}
         self._changes: list[tuple[float, int, int]] = []
-        self.alarm = Alarm(clock, component)
+        self.alarm = Alarm(clock, LINKS)
 
     def submit(self, flow: Flow) -> float:
         """Start the flow now, beside those that are under way; return now."""

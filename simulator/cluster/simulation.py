@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 from simulator.cluster.audit import audit
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.clock import Alarm, Clock, sleeper
-from simulator.cluster.gaps import GapLog, pooled
+from simulator.cluster.crew import Crew, Means
+from simulator.cluster.endings import Endings
+from simulator.cluster.gaps import pooled
+from simulator.cluster.gateway import Gateway
 from simulator.cluster.handoff import Handoff
-from simulator.cluster.ledger import COMPLETED, REJECTED, Ledger
+from simulator.cluster.ledger import Ledger
 from simulator.cluster.links import (
     Arrivals,
     FifoLinks,
@@ -24,12 +27,11 @@ from simulator.cluster.prefill import PrefillWorker
 from simulator.cluster.router import Router
 from simulator.cluster.source import Source
 from simulator.cluster.telemetry import Telemetry
-from simulator.cluster.timing import DecodeTimes
-from simulator.cluster.wiring import routes, worker_spec
-from simulator.cluster.worker import Load, Worker, WorkerSettings
-from simulator.deployment import Deployment, Pool
+from simulator.cluster.wiring import routes
+from simulator.cluster.worker import Listener, Load, Worker
+from simulator.deployment import Deployment
 from simulator.errors import ConfigError, InvariantError
-from simulator.record import REASONS, GapHistogram, RunRecord, WorkerInfo
+from simulator.record import GapHistogram, RunRecord, WorkerInfo
 
 Column = NDArray[np.float64] | NDArray[np.int32]
 
@@ -89,23 +91,26 @@ class Simulation:
         self.options = options
         self.ledger = Ledger(traffic.arrival_s, traffic.input_tokens, traffic.output_tokens)
         self.clock = Clock()
-        self.done = 0
-        self._finish = self.clock.env.event()
-        self.entries: list[PrefillWorker | BatchWorker] = []
-        self.decoders: list[BatchWorker] = []
         self.workers: list[PrefillWorker | BatchWorker] = []
-        self._gap_logs: list[GapLog] = []
-        self.source = Source(self.clock, self.ledger, self._arrive, traffic.concurrency)
+        self.endings = Endings(self.clock, self.ledger, self.workers)
+        self.crews = self._crews()
+        self._build_routers()
+        layerwise = deployment.transfer.mode == "push_layerwise"
+        self.handoff = Handoff(self.endings, self.ledger, self.decode_router, layerwise=layerwise)
         self._build_workers()
-        of_role = {worker.role: worker for worker in self.entries}  # alike within a role
-        self._refusals = {role: self._refused_by(worker) for role, worker in of_role.items()}
         self._build_links()
+        self._build_source(traffic.concurrency)
         self._build_telemetry()
         self._start()
 
-    # --- wiring --------------------------------------------------------------------------------
+    # --- assembly ------------------------------------------------------------------------------
 
-    def _build_workers(self) -> None:
+    def _crews(self) -> list[Crew]:
+        pools = {pool.role: pool for pool in self.deployment.pools}
+        roles = ("prefill", "mixed", "decode")
+        return [Crew(self.deployment, pools[role]) for role in roles if role in pools]
+
+    def _build_routers(self) -> None:
         sizes = {pool.role: pool.workers for pool in self.deployment.pools}
         entry = Load.of(sizes.get("prefill", 0) + sizes.get("mixed", 0))
         decode = Load.of(sizes.get("decode", 0))
@@ -113,63 +118,67 @@ class Simulation:
         generators = [np.random.default_rng(stream) for stream in streams]
         self.router = Router(self.deployment.router, entry, generators[0])
         self.decode_router = Router(self.deployment.decode_router, decode, generators[1])
-        layerwise = self.deployment.transfer.mode == "push_layerwise"
-        self.handoff = Handoff(self.clock, self.ledger, self.decode_router, layerwise=layerwise)
-        self.prefilling = self.handoff.prefilling
-        self.reserved = self.handoff.reserved
-        for role in ("prefill", "mixed", "decode"):
-            for pool in self.deployment.pools:
-                if pool.role == role:
-                    self._build_pool(pool)
 
-    def _build_pool(self, pool: Pool) -> None:
-        spec = worker_spec(self.deployment, pool)
-        steps = self.deployment.latency.bind(spec)
-        times = DecodeTimes(steps)
-        gaps = GapLog(times.seconds)
-        self._gap_logs.append(gaps)
-        for _ in range(pool.workers):
-            team = self.decoders if pool.role == "decode" else self.entries
-            router = self.decode_router if pool.role == "decode" else self.router
-            settings = WorkerSettings(
-                worker=len(self.workers),
-                index=len(team),
-                spec=spec,
-                batching=pool.batching,
-                steps=steps,
-                times=times,
-                gaps=gaps,
-                load=router.load,
-            )
-            kind = PrefillWorker if pool.role == "prefill" else self.batch_worker
-            worker = kind(self.clock, self.ledger, self, settings)
-            if isinstance(worker, BatchWorker) and self.options.leap is not None:
-                worker.leap_limit = self.options.leap
-            team.append(worker)  # type: ignore[arg-type]
-            self.workers.append(worker)
+    def _build_workers(self) -> None:
+        means = Means(
+            clock=self.clock,
+            ledger=self.ledger,
+            listener=Listener(
+                prefilling=self.handoff.prefilling,
+                prefilled=self.handoff.prefilled,
+                reserved=self.handoff.reserved,
+                finished=self.endings.completed,
+            ),
+            batch_worker=self.batch_worker,
+            leap=self.options.leap,
+        )
+        sizes = {"entry": 0, "decode": 0}
+        for crew in self.crews:
+            decodes = crew.pool.role == "decode"
+            team, load = "decode" if decodes else "entry", self.router.load
+            if decodes:
+                load = self.decode_router.load
+            for _ in range(crew.pool.workers):
+                worker = crew.worker(len(self.workers), sizes[team], load, means)
+                self.workers.append(worker)
+                sizes[team] += 1
 
     def _build_links(self) -> None:
-        if not self.decoders:
+        decoders = [
+            worker
+            for worker in self.workers
+            if isinstance(worker, BatchWorker) and worker.role == "decode"
+        ]
+        if not decoders:
             return
         clock, transfer = self.clock, self.deployment.transfer
-        arrivals = Arrivals(clock, len(self.workers) + 1, self.handoff.deliver)
+        arrivals = Arrivals(clock, self.handoff.deliver)
         self._live(arrivals.alarm, arrivals.wake)
         links: Links = FifoLinks(clock, arrivals)
         if transfer.sharing != "fifo":
             shares = equal_shares if transfer.sharing == "processor_sharing" else max_min_shares
-            links = shared = SharedLinks(clock, arrivals, shares, len(self.workers) + 2)
+            links = shared = SharedLinks(clock, arrivals, shares)
             self._live(shared.alarm, shared.wake)
-        prefills = [worker for worker in self.entries if isinstance(worker, PrefillWorker)]
+        prefills = [worker for worker in self.workers if isinstance(worker, PrefillWorker)]
         specs = [worker.settings.spec for worker in self.workers]
         ways = routes(self.deployment.fabric, specs, transfer)
-        self.handoff.connect(prefills, self.decoders, ways, links)
+        self.handoff.connect(prefills, decoders, ways, links)
+
+    def _build_source(self, concurrency: int | None) -> None:
+        entries = [crew for crew in self.crews if crew.pool.role != "decode"]
+        limits = {crew.pool.role: crew.limits(self.crews) for crew in entries}
+        gateway = Gateway(self.ledger, self.router, self.endings, limits)
+        gateway.workers = [worker for worker in self.workers if worker.role != "decode"]
+        self.source = Source(self.clock, self.ledger, gateway.arrive, concurrency)
+        if self.source.closed:
+            self.endings.on_end = self.source.one_ended
 
     def _build_telemetry(self) -> None:
         interval = self.options.sample_interval_s
         if interval is None:
             span = self.ledger.arrival[-1] - self.ledger.arrival[0]
             interval = max(0.01, span / 1000)
-        self.telemetry = Telemetry(self.clock, len(self.workers) + 3, interval, self._sampled)
+        self.telemetry = Telemetry(self.clock, interval, self._sampled)
         self.telemetry.workers = list(self.workers)
 
     def _live(self, alarm: Alarm, wake: Callable[[float], None]) -> None:
@@ -181,74 +190,10 @@ class Simulation:
         self.source.start()
         self.telemetry.start()
 
-    # --- a request's way -----------------------------------------------------------------------
-
-    def _arrive(self, request: int, now: float) -> None:
-        ledger = self.ledger
-        tokens, output = ledger.input_tokens[request], ledger.output_tokens[request]
-        index = self.router.place(request, tokens, output)
-        worker = self.entries[index]
-        if reason := self._refusals[worker.role][request]:
-            self._reject(request, reason)
-            return
-        ledger.admitted[request] = ledger.prefill_queue_enter[request] = now
-        ledger.prefill_worker[request] = worker.number
-        load = worker.load
-        load.requests[index] += 1
-        load.tokens[index] += tokens
-        load.kv_blocks[index] += worker.blocks(tokens)
-        if worker.role == "mixed":
-            ledger.decode_worker[request] = worker.number
-        worker.enqueue(request)
-
-    def _refused_by(self, worker: Worker) -> bytes:
-        """Return, per request, why it could never be served if it came to ``worker`` (or 0)."""
-        columns = self.ledger.columns()
-        inputs = columns["input_tokens"].astype(np.int64)
-        whole = inputs + columns["output_tokens"] - 1
-        last = worker if isinstance(worker, BatchWorker) else self.decoders[0]
-        checks = (
-            ("exceeds_context", whole + 1 > self.deployment.model.max_context),
-            ("exceeds_kv_capacity", -(-whole // last.block_size) > last.capacity),
-            ("exceeds_prefill_kv_capacity", -(-inputs // worker.block_size) > worker.capacity),
-        )
-        reasons = np.zeros(len(inputs), dtype=np.uint8)
-        for reason, refused in checks:
-            reasons[refused & (reasons == 0)] = REASONS.index(reason)
-        return reasons.tobytes()
-
-    def _reject(self, request: int, reason: int) -> None:
-        self.ledger.status[request] = REJECTED
-        self.ledger.reason[request] = reason
-        self._ended()
-
-    def prefilled(self, request: int) -> None:
-        """Hear from a prefill worker that a prompt is computed: hand it over, or it is done."""
-        if self.ledger.output_tokens[request] > 1:
-            self.handoff.prefilled(request)
-            return
-        self.handoff.release(request)
-        self.finished(request)
-
-    def finished(self, request: int) -> None:
-        """Record the last token of a request."""
-        ledger = self.ledger
-        ledger.finish[request] = self.clock.now
-        ledger.status[request] = COMPLETED
-        decoder = ledger.decode_worker[request]
-        if decoder >= 0:
-            worker = self.workers[decoder]
-            load, index = worker.load, worker.index
-            load.requests[index] -= 1
-            load.kv_blocks[index] -= worker.blocks(ledger.input_tokens[request])
-        self._ended()
-
-    def _ended(self) -> None:
-        self.done += 1
-        if self.source.closed:
-            self.source.one_ended()
-        if self.done == self.ledger.size:
-            self._finish.succeed()
+    @property
+    def done(self) -> int:
+        """How many requests are over."""
+        return self.endings.count
 
     # --- running -------------------------------------------------------------------------------
 
@@ -268,7 +213,9 @@ class Simulation:
     def run(self) -> RunRecord:
         """Run to the last token (or ``until_s``), check the laws and return what happened."""
         env, until = self.clock.env, self.options.until_s
-        stop = self._finish if until is None else env.timeout(until) | self._finish
+        stop = (
+            self.endings.all_over if until is None else env.timeout(until) | self.endings.all_over
+        )
         self.clock.run(stop)
         record = self.record()
         audit(self, record)
@@ -322,7 +269,7 @@ class Simulation:
         """Pool the workers' gaps with each handed-over request's gap before its second token."""
         handed = ~np.isnan(columns["transfer_end_s"]) & ~np.isnan(columns["second_token_s"])
         firsts = (columns["second_token_s"] - columns["first_token_s"])[handed]
-        return pooled(self._gap_logs, firsts.astype(np.float64))
+        return pooled([crew.gaps for crew in self.crews], firsts.astype(np.float64))
 
 
 def run(deployment: Deployment, traffic: Traffic, options: RunOptions) -> RunRecord:

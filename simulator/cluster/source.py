@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from simulator.cluster.clock import ARRIVAL, Alarm, Clock
+from simulator.cluster.clock import ARRIVAL, SOURCE, Alarm, Clock
 from simulator.cluster.ledger import Ledger
 
 Admit = Callable[[int, float], None]
@@ -31,7 +31,7 @@ class Source:
         self.closed = concurrency is not None
         self._clients = concurrency or 0
         self._next = 0
-        self.alarm = Alarm(clock, 0)
+        self.alarm = Alarm(clock, SOURCE)
 
     @property
     def arrived(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.cluster.clock import GAUGES as COMPONENT
 from simulator.cluster.clock import TICK, Alarm, Clock
 from simulator.cluster.worker import Worker
 from simulator.record import GAUGES
@@ -22,7 +23,6 @@ class Telemetry:
     def __init__(
         self,
         clock: Clock,
-        component: int,
         interval_s: float,
         on_sample: Callable[[float], None],
     ) -> None:
@@ -34,7 +34,7 @@ class Telemetry:
         self._latest: list[tuple[float, ...]] = []
         self.workers: list[Worker] = []
         self.block_seconds: list[float] = []
-        self.alarm = Alarm(clock, component)
+        self.alarm = Alarm(clock, COMPONENT)
 
     def start(self) -> None:
         """Take the first sample when everything else at time 0 has happened."""

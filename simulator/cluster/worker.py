@@ -1,8 +1,8 @@
 """What prefill and batch workers share: their settings, KV blocks, gauges and prompt chunks."""
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from simulator.cluster.clock import ADMISSION, Alarm, Clock
 from simulator.cluster.gaps import GapLog
@@ -43,24 +43,19 @@ class WorkerSettings:
     load: Load
 
 
-class Listener(Protocol):
-    """What a worker tells the rest of the cluster."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """Whom a worker tells what, each with the request.
 
-    def prefilling(self, request: int, end: float) -> None:
-        """Hear that the prompt of ``request`` will be computed by ``end``."""
-        ...
+    ``prefilling``: its prompt will be computed by ``end``; ``prefilled``: its prompt is computed,
+    on a prefill worker; ``reserved``: its decode worker has set its blocks aside; ``finished``: it
+    has its last token.
+    """
 
-    def prefilled(self, request: int) -> None:
-        """Hear that the prompt of ``request`` is computed, on a prefill worker."""
-        ...
-
-    def reserved(self, request: int) -> None:
-        """Hear that the decode worker of ``request`` has set its blocks aside."""
-        ...
-
-    def finished(self, request: int) -> None:
-        """Hear that ``request`` has its last token."""
-        ...
+    prefilling: Callable[[int, float], None]
+    prefilled: Callable[[int], None]
+    reserved: Callable[[int], None]
+    finished: Callable[[int], None]
 
 
 @dataclass(slots=True)

@@ -1,0 +1,74 @@
+"""Makes a pool's workers: alike, so what they share is made once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simulator.cluster.batch import BatchWorker
+from simulator.cluster.clock import Clock
+from simulator.cluster.gaps import GapLog
+from simulator.cluster.gateway import Limits
+from simulator.cluster.ledger import Ledger
+from simulator.cluster.prefill import PrefillWorker
+from simulator.cluster.timing import DecodeTimes
+from simulator.cluster.wiring import worker_spec
+from simulator.cluster.worker import Listener, Load, WorkerSettings
+from simulator.deployment import Deployment, Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What every worker is given: the clock, the ledger, whom to tell, and the batch worker's kind.
+
+    ``leap`` bounds the iterations taken at once (``None``: as many as possible).
+    """
+
+    clock: Clock
+    ledger: Ledger
+    listener: Listener
+    batch_worker: type[BatchWorker] = BatchWorker
+    leap: int | None = None
+
+
+class Crew:
+    """The workers that one pool can have."""
+
+    def __init__(self, deployment: Deployment, pool: Pool) -> None:
+        self.pool = pool
+        self.spec = worker_spec(deployment, pool)
+        self._steps = deployment.latency.bind(self.spec)
+        self._times = DecodeTimes(self._steps)
+        self.gaps = GapLog(self._times.seconds)
+        self._max_context = deployment.model.max_context
+
+    def worker(
+        self, number: int, index: int, load: Load, means: Means
+    ) -> PrefillWorker | BatchWorker:
+        """Make worker ``number``, at ``index`` of those that its router sees."""
+        settings = WorkerSettings(
+            worker=number,
+            index=index,
+            spec=self.spec,
+            batching=self.pool.batching,
+            steps=self._steps,
+            times=self._times,
+            gaps=self.gaps,
+            load=load,
+        )
+        kind = PrefillWorker if self.pool.role == "prefill" else means.batch_worker
+        worker = kind(means.clock, means.ledger, means.listener, settings)
+        if isinstance(worker, BatchWorker) and means.leap is not None:
+            worker.leap_limit = means.leap
+        return worker
+
+    def limits(self, crews: Sequence["Crew"]) -> Limits:
+        """Return what a request that comes in here may need at most, one of ``crews`` ending it."""
+        last = self
+        if self.pool.role == "prefill":
+            last = next(each for each in crews if each.pool.role == "decode")
+        return Limits(
+            max_context=self._max_context,
+            block_size=self.pool.batching.block_size,
+            kv_blocks=self.spec.memory.kv_blocks,
+            last_block_size=last.pool.batching.block_size,
+            last_kv_blocks=last.spec.memory.kv_blocks,
+        )
