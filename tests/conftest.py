@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 from command import Command, Finished
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("disaggsim", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("disaggsim")  # how long an example takes says how busy the machine is
 
 
 @pytest.fixture

@@ -332,7 +332,7 @@ def test_interrupted(command_path: Path, tmp_path: Path) -> None:
         time.sleep(0.05)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert err == "disaggsim: interrupted\n"
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.cli import compose
@@ -133,7 +133,6 @@ PLAIN = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # of a busy machine
 @given(st.dictionaries(st.sampled_from(list(Board.__dataclass_fields__)), PLAIN))
 def test_any_settings_are_built_or_refused(given_settings: dict[str, Any]) -> None:
     """Whatever the mapping holds, the answer is an object or a sentence, never another error."""

@@ -15,7 +15,7 @@ PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_
 OPTIONS = {
     "basic": (),
     "joblib": ("hydra.launcher.n_jobs=2",),
-    "submitit_local": ("hydra.launcher.timeout_min=2",),
+    "submitit_local": ("hydra.launcher.timeout_min=10",),
 }
 """Every launcher that runs on one machine. Slurm and Ray need a cluster and are not tried here."""
 
@@ -47,7 +47,7 @@ def sweep(command: Path, folder: Path, launcher: str, seeds: str) -> Sweep:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     return Sweep(folder=folder, code=ended.returncode, out=ended.stdout, err=ended.stderr)
 

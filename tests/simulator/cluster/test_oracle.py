@@ -139,7 +139,7 @@ rules = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rows=lengths,
     blocks=st.integers(30, 120),
@@ -165,7 +165,7 @@ def test_any_traffic_equals_oracle(
     both(deployment, traffic(*zip(*[(0.1 * t, i, o) for t, i, o in rows], strict=True)))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     rows=st.lists(
         st.tuples(st.integers(0, 8), st.integers(1, 24), st.integers(1, 70)),

@@ -37,7 +37,7 @@ def space(platform: Platform, **more: object) -> Space:
     return Space(platform=platform, **values)  # type: ignore[arg-type]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(0.01, 10.0), min_size=1, max_size=12), st.integers(1, 8))
 def test_rising_chunks_follow_each_other_through_stages(times: list[float], stages: int) -> None:
     """The closed form is the recurrence of a pipeline: after its own stage and its predecessor."""

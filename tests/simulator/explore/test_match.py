@@ -52,7 +52,7 @@ def frame(rows: list[tuple[float, ...]], *columns: str) -> pl.DataFrame:
     return plain.with_columns(pl.lit(value).alias(name) for name, value in (other | more).items())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PREFILLS, DECODES, st.integers(2, 24))
 def test_a_budget_gets_the_best_of_all_prefill_points(
     experts: Platform,
@@ -88,7 +88,7 @@ def test_a_budget_gets_the_best_of_all_prefill_points(
             assert row["ttft_s"] <= min(enough)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(PREFILLS)
 def test_the_prefill_front_has_what_nothing_beats(prefills: list[tuple[int, float, float]]) -> None:
     """A point is left out exactly if another has no more GPUs, no less rate and no more TTFT."""

@@ -19,7 +19,7 @@ def undominated(points: list[tuple[int, int]]) -> set[tuple[int, int]]:
     }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(VALUES)
 def test_the_front_is_what_no_point_beats(points: list[tuple[int, int]]) -> None:
     """The front holds each undominated value once, x rising and y falling."""

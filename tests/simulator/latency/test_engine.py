@@ -22,9 +22,7 @@ from simulator.latency.speculative import Speculative
 from simulator.layout import Layout
 
 SLACK = 1 + 1e-12
-LAWS = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+LAWS = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MTP = Speculative(draft_tokens=3, acceptance=(0.9, 0.7, 0.4))
 # name: worker, roofline
 VARIANTS = {

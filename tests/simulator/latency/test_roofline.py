@@ -21,9 +21,7 @@ from simulator.latency.stepping import RooflineSteps
 from simulator.layout import Layout, Precision
 
 SLACK = 1 + 1e-12  # rounding of sums in different orders
-LAWS = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+LAWS = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 BATCHES = st.integers(1, 600)
 TOKENS = st.integers(1, 40_000)
 CONTEXTS = st.integers(1, 300_000)

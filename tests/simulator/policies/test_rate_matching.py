@@ -33,7 +33,7 @@ def fewest_gpus(prefill: tuple[float, int], decode: tuple[float, int]) -> tuple[
     return min(found)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(0.2, 5.0), GPUS, st.floats(0.2, 5.0), GPUS)
 def test_balanced_uses_the_fewest_gpus(r_p: float, g_p: int, r_d: float, g_d: int) -> None:
     """No pair of counts within the tolerance needs fewer GPUs than the one found."""
@@ -43,7 +43,7 @@ def test_balanced_uses_the_fewest_gpus(r_p: float, g_p: int, r_d: float, g_d: in
     assert (match.prefill_workers[0], match.decode_workers[0]) == (n_p, n_d)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(RATES, GPUS, RATES, GPUS), min_size=1, max_size=50))
 def test_arrays_match_like_single_pairs(rows: list[tuple[float, int, float, int]]) -> None:
     """A vector of pairs gives what each gives alone: balanced, at the slower pool's rate."""
@@ -73,7 +73,7 @@ def test_the_tolerance_itself_is_within_it() -> None:
     assert (match.prefill_workers[0], match.decode_workers[0]) == (1, 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(RATES, st.integers(1, 8), RATES, st.integers(1, 8), st.integers(2, 40))
 def test_a_budget_is_used_best(r_p: float, g_p: int, r_d: float, g_d: int, budget: int) -> None:
     """No counts within the budget serve a higher rate, nor the same on fewer GPUs."""
@@ -92,7 +92,7 @@ def test_a_budget_is_used_best(r_p: float, g_p: int, r_d: float, g_d: int, budge
     assert match.gpus[0] == -gpus or match.rate[0] != rate
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(RATES, GPUS, RATES, GPUS, st.floats(0.1, 10.0))
 def test_a_fixed_ratio_is_met(r_p: float, g_p: int, r_d: float, g_d: int, ratio: float) -> None:
     """GPUs stand in the ratio asked for, whatever the rates; the slower pool sets the pace."""
@@ -102,7 +102,7 @@ def test_a_fixed_ratio_is_met(r_p: float, g_p: int, r_d: float, g_d: int, ratio:
     assert match.rate[0] == min(n_p * r_p, n_d * r_d)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(RATES, GPUS, RATES, GPUS)
 def test_degraded_rates_are_maximised_per_gpu(r_p: float, g_p: int, r_d: float, g_d: int) -> None:
     """No counts up to 32 give more of the degraded rate per GPU."""
