@@ -428,6 +428,53 @@ def _rejections(requests: pl.LazyFrame) -> dict[str, int]:
     return dict(counted.iter_rows())
 
 
+def missed_targets(requests: pl.LazyFrame, slo: SLO) -> dict[str, dict[str, Any]]:
+    """Return, per target of ``slo``, how many arrivals missed it and the stage that made them.
+
+    ``requests`` counts them all, ``measured`` those of them that have the metric (the rejected have
+    none). ``stage`` is where those that missed spent the most seconds more (``spent_s``, mean) than
+    those that held (``held_s``, ``None`` where none held): only the part of a stage that counts
+    towards the metric, ``None`` where none was measured. Seconds towards TPOT are per output token
+    after the first.
+    """
+    return {metric: _missed_target(requests, slo, metric) for metric in slo.targets()}
+
+
+def _missed_target(requests: pl.LazyFrame, slo: SLO, metric: str) -> dict[str, Any]:
+    held, arrived = slo.met(metric), pl.col("arrival_s").is_not_null()
+    measured = arrived & pl.col(metric).is_not_null()
+    spent = [counted(metric, at) for at in range(len(STAGES))]
+    missing, late, *means = (
+        requests.select(
+            (arrived & ~held).sum().alias("missed"),
+            (measured & ~held).sum().alias("late"),
+            *(each.filter(measured & ~held).mean().alias(f"+{i}") for i, each in enumerate(spent)),
+            *(each.filter(measured & held).mean().alias(f"-{i}") for i, each in enumerate(spent)),
+        )
+        .collect()
+        .row(0)
+    )
+    counts = {"requests": missing, "measured": late}
+    if not late:
+        return {**counts, "stage": None, "spent_s": None, "held_s": None}
+    long, short = means[: len(STAGES)], means[len(STAGES) :]
+    at = max(range(len(STAGES)), key=lambda stage: long[stage] - (short[stage] or 0.0))
+    return {**counts, "stage": STAGES[at], "spent_s": long[at], "held_s": short[at]}
+
+
+def counted(metric: str, at: int) -> pl.Expr:
+    """Return the seconds of stage number ``at`` that count towards ``metric``.
+
+    Stages follow each other from the arrival on. TPOT counts what comes after the first token,
+    every other metric what comes before its own moment.
+    """
+    stage = pl.col(STAGES[at]).fill_null(0.0)
+    before = pl.sum_horizontal(pl.lit(0.0), *STAGES[:at])
+    end = pl.col("ttft_s" if metric == "tpot_s" else metric)
+    early = (end - before).clip(0.0, stage)
+    return (stage - early) / (pl.col("output_tokens") - 1) if metric == "tpot_s" else early
+
+
 def summarize(
     requests: pl.LazyFrame, record: RunRecord, slo: SLO, context: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -455,6 +502,7 @@ def summarize(
         "goodput_rps": _per(totals["good"], duration),
         "slo_attainment": totals["good"] / totals["arrived"] if totals["arrived"] else None,
         "slo": dict(slo.named()),
+        "missed": missed_targets(requests, slo),
         "first_token": record.first_token,
         "output_tokens_per_s": output,
         "output_tokens_per_s_per_gpu": None if output is None else _per(output, gpus),

@@ -13,6 +13,7 @@ from simulator.results import DURATIONS, POOLS, STAGES, Results, gap_quantiles
 
 Floats = NDArray[np.float64]
 LABELS = {metric.name: metric.label for metric in DURATIONS}
+CDF_LABELS = {**LABELS, "itl_s": "ITL"}
 NOTHING_SAMPLED = "Nothing was sampled: the run ended before its first sample."
 
 
@@ -87,62 +88,57 @@ def cdf_panels(seen: View) -> list[Panel]:
     results = seen.results
     curves = {name: series.cdf(results.values(name)) for name in ("ttft_s", "tpot_s", "e2e_s")}
     gaps = results.gaps
-    pooled = gap_quantiles(gaps, series.CDF_SHARES) if gaps.counts.sum() else np.empty(0)
-    return [
-        _cdf(seen, "ttft_s", "TTFT", "Time from arrival to the first token.", curves["ttft_s"]),
-        _cdf(
-            seen,
-            "tpot_s",
-            "TPOT",
-            "Mean time per output token of each request.",
-            curves["tpot_s"],
-        ),
-        _cdf(
-            seen,
-            "itl_s",
-            "ITL",
-            "Every single gap between two tokens, all requests pooled.",
-            pooled,
-        ),
-        _cdf(seen, "e2e_s", "E2E", "Time from arrival to the last token.", curves["e2e_s"]),
-    ]
+    curves["itl_s"] = gap_quantiles(gaps, series.CDF_SHARES) if gaps.counts.sum() else np.empty(0)
+    notes = {
+        "ttft_s": "Time from arrival to the first token.",
+        "tpot_s": "Mean time per output token of each request.",
+        "itl_s": "Every single gap between two tokens, all requests pooled.",
+        "e2e_s": "Time from arrival to the last token.",
+    }
+    return [_cdf(seen, name, note, curves[name]) for name, note in notes.items()]
 
 
-def _cdf(seen: View, name: str, label: str, note: str, curve: Floats) -> Panel:
-    panel = f"cdf_{name}"
+def _cdf(seen: View, name: str, note: str, curve: Floats) -> Panel:
+    """Return a distribution on an axis that gives each further nine of the share as much room.
+
+    It ends where fewer than one of the counted requests or gaps lies beyond.
+    """
+    panel, label = f"cdf_{name}", CDF_LABELS[name]
     if not len(curve):
         return Panel(name=panel, title=label, note="No request has this metric.", figure=None)
+    most = 1 - 1 / max(seen.results.summary[name]["count"], 2)
+    told = most >= series.CDF_SHARES
+    shares, curve = series.CDF_SHARES[told], curve[told]
     scale, unit = theme.unit_of(curve)
     target = seen.results.slo.targets().get(name)
     shown = np.maximum(curve * scale, max(float(curve[-1]) * scale * 1e-6, 1e-6))
     colour = {"ttft_s": theme.PREFILL, "e2e_s": theme.INK}.get(name, theme.DECODE)
+    line = theme.line(
+        shown,
+        1 - shares,
+        label,
+        colour,
+        hover=f"%{{customdata:.6~g}} % within %{{x:,.4~g}} {unit}<extra></extra>",
+    ).update(customdata=np.round(shares * 100, 6))
     drawn = theme.figure(
-        [
-            theme.line(
-                shown,
-                series.CDF_SHARES * 100,
-                label,
-                colour,
-                hover=f"%{{y:.4~g}} % within %{{x:,.4~g}} {unit}<extra></extra>",
-            )
-        ],
+        [line],
         x=f"{label} ({unit})",
         y="share (%)",
-        height=240,
+        height=260,
         margin_t=14,
         hovermode="closest",
         showlegend=False,
-        xaxis=_latency_axis(shown, None if target is None else target * scale),
-        yaxis={"range": [0, 101], "tickvals": [0, 25, 50, 75, 90, 99]},
+        xaxis=_latency_axis(shares, shown, None if target is None else target * scale),
+        yaxis=theme.share_axis(float(shares[-1])),
     )
     if target is not None:
         theme.mark_target(drawn, target * scale, f"target {theme.seconds(target)}", vertical=True)
     return Panel(name=panel, title=label, note=note, figure=drawn)
 
 
-def _latency_axis(values: Floats, target: float | None) -> dict[str, object]:
+def _latency_axis(shares: Floats, values: Floats, target: float | None) -> dict[str, object]:
     """Return a log axis where the bulk of ``values`` spans decades, else one from zero."""
-    low, high = float(np.interp(0.01, series.CDF_SHARES, values)), float(values[-1])
+    low, high = float(np.interp(0.01, shares, values)), float(values[-1])
     if target is not None:
         low, high = min(low, target / 1.5), max(high, target * 1.5)
     if low > 0 and high / low > 20:

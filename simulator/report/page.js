@@ -5,12 +5,28 @@
   const config = {
     displaylogo: false,
     responsive: true,
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+    // All the buttons there are: none that plotly brings along can send anything anywhere.
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+    showSendToCloud: false,
+    plotlyServerURL: "",
     toImageButtonOptions: { format: "svg" },
   };
   for (const [name, figure] of Object.entries(figures)) {
     Plotly.newPlot(name, figure.data, figure.layout, config);
   }
+
+  // On paper every figure is as wide as the sheet's one column, whatever the window was.
+  const PAPER_WIDTH = 640;
+  window.addEventListener("beforeprint", function () {
+    for (const name of Object.keys(figures)) {
+      Plotly.relayout(name, { autosize: false, width: PAPER_WIDTH });
+    }
+  });
+  window.addEventListener("afterprint", function () {
+    for (const name of Object.keys(figures)) {
+      Plotly.relayout(name, { autosize: true, width: null });
+    }
+  });
 
   // Marks the section in view in the navigation.
   const links = new Map();

@@ -16,9 +16,9 @@ from simulator.results import DURATIONS, SUMMARIZED, Results, config_digest
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:"
+    "img-src data: blob:; font-src data:; form-action 'none'; base-uri 'none'"
 )
-"""Content security policy: the page may run what it carries and load nothing at all."""
+"""Content security policy: the page may run what it carries, load nothing and send nothing."""
 
 MAX_ROWS = 200
 LABELS = {metric.name: metric.label for metric in DURATIONS} | {"itl_s": "ITL"}

@@ -62,7 +62,24 @@ def verdict(results: Results) -> tuple[str, str]:
         return "none", f"No latency target was set; {share(attained)} of the requests completed."
     named = _join([f"{LABELS[name]} ≤ {seconds(target)}" for name, target in targets.items()])
     level = "good" if attained >= COMPLETE else "fair" if attained >= CLOSE else "poor"
-    return level, f"{share(attained)} of the requests met the targets: {named}."
+    why = "" if level == "good" else most_missed(results.summary)
+    return level, f"{share(attained)} of the requests met the targets: {named}.{why}"
+
+
+def most_missed(summary: Mapping[str, Any]) -> str:
+    """Return a sentence on the target missed most and the stage that made its requests miss."""
+    metric = max(summary["missed"], key=lambda name: summary["missed"][name]["requests"])
+    missed = summary["missed"][metric]
+    if not missed["requests"]:
+        return ""
+    return f" What misses most is {LABELS[metric]}{where_missed(missed)}."
+
+
+def where_missed(missed: Mapping[str, Any]) -> str:
+    """Return a clause on the stage that made requests miss a target."""
+    if 2 * missed["measured"] < missed["requests"]:
+        return ", most of them unserved"
+    return f", in {LABELS[missed['stage']].lower()}"
 
 
 def against_targets(results: Results) -> list[str]:
@@ -77,9 +94,23 @@ def against_targets(results: Results) -> list[str]:
             continue
         side = "within" if tail <= target else "above"
         sentences.append(
-            f"The p99 {LABELS[name]} of {seconds(tail)} is {side} its target of {seconds(target)}."
+            f"The p99 {LABELS[name]} of {seconds(tail)} is {side} its target of {seconds(target)}"
+            f"{_blame(name, results.summary)}."
         )
     return sentences
+
+
+def _blame(name: str, summary: Mapping[str, Any]) -> str:
+    """Return a clause on the requests that missed a target and where they spent their time."""
+    missed = summary["missed"][name]
+    count, stage = missed["measured"], missed["stage"]
+    if not count:
+        return ""
+    every = " per token" if name == "tpot_s" else ""
+    held = missed["held_s"]
+    against = "" if held is None else f", those that held it {seconds(held)}"
+    who = f"the {number(count)} {_plural('request', count)} that missed it spent"
+    return f"; {who} {seconds(missed['spent_s'])}{every} in {LABELS[stage].lower()}{against}"
 
 
 def stage_shares(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -1,5 +1,8 @@
 """The compact table a terminal shows at the end of a run."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Group
 from rich.table import Table
 
@@ -53,6 +56,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         *([("rejected", ", ".join(rejected))] if rejected else []),
         ("goodput", f"{number(summary['goodput_rps'])} requests/s"),
         ("SLO attainment", f"{share(summary['slo_attainment'])} of all arrivals"),
+        *_missed(summary),
         ("output tokens/s/GPU", number(summary["output_tokens_per_s_per_gpu"])),
         ("input tokens/s/GPU", number(summary["input_tokens_per_s_per_gpu"])),
         ("GPU-hours", ", ".join(hours) or "0"),
@@ -60,3 +64,13 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("time spent", ", ".join(spent) or "–"),
         ("preemptions", f"{number(preempted)} ({number(redone)} tokens recomputed)"),
     ]
+
+
+def _missed(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return, per target that was missed, by how many requests and in which stage."""
+    words = [
+        f"{prose.LABELS[name]} by {number(missed['requests'])}{prose.where_missed(missed)}"
+        for name, missed in summary["missed"].items()
+        if missed["requests"]
+    ]
+    return [("targets missed", "; ".join(words))] if words else []

@@ -89,6 +89,22 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
     }
 
 
+def share_axis(highest: float) -> dict[str, Any]:
+    """Return an axis of shares of 1 that gives 90, 99 and 99.9 % equal steps, as for tails.
+
+    It is a log axis of the share that lies beyond, turned round: draw ``1 - share`` on it. It
+    reaches a little above ``highest``, and to 99 % in any case.
+    """
+    nines = max(2.0, -np.log10(1 - highest)) + 0.05
+    ticks = [0.0, 0.5, 0.75, *(1 - 10.0**-nine for nine in range(1, int(nines) + 1))]
+    return {
+        "type": "log",
+        "range": [0.0, -nines],
+        "tickvals": [1 - tick for tick in ticks],
+        "ticktext": [f"{tick * 100:.6g}" for tick in ticks],
+    }
+
+
 def figure(traces: Sequence[Any], *, x: str, y: str, height: int = 300, **layout: Any) -> go.Figure:
     """Return a figure in the house style with axis titles ``x`` and ``y`` (units included)."""
     axis = {
@@ -111,6 +127,7 @@ def figure(traces: Sequence[Any], *, x: str, y: str, height: int = 300, **layout
         hoverlabel={"font": {"family": FONT, "size": 12}},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
         hovermode="x unified",
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": PREFILL},
         xaxis=axis,
         yaxis={**axis, "rangemode": "tozero"},
     )

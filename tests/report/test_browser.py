@@ -1,9 +1,10 @@
-"""The report as a browser sees it: it draws, asks for nothing, and fits the window."""
+"""The report as a browser sees it: it draws, asks for nothing, fits the window and the sheet."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -43,6 +44,17 @@ OUTSIDE = """() => [...document.querySelectorAll('.plot')].filter(plot => {
   });
 }).map(plot => plot.id)"""
 
+BUTTONS = """() => Object.fromEntries([...document.querySelectorAll('.plot')].map(plot =>
+  [plot.id, [...plot.querySelectorAll('.modebar-btn')].map(button => button.dataset.title)]))"""
+COVERED = """() => [...document.querySelectorAll('.plot')].filter(plot => {
+  const bar = plot.querySelector('.modebar').getBoundingClientRect();
+  const drawing = plot.querySelector('svg.main-svg').getBoundingClientRect();
+  return bar.width === 0 || bar.bottom > drawing.top + 1;
+}).map(plot => plot.id)"""
+CAPTIONED = """() => [...document.querySelectorAll('figure:has(.plot)')].map(figure => [
+  figure.querySelector('figcaption').innerText,
+  [...figure.querySelectorAll('svg text')].map(text => text.textContent)])"""
+
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
 
 
@@ -76,7 +88,7 @@ def visit(
     context = {"title": f"A run {HOSTILE}", "config": f"name: {HOSTILE}\n", "seed": 1, "wall_s": 1}
     results = Results.from_record(fake_record(RUNS[request.param]), slo=SLO(), context=context)
     write_report(results, path)
-    opened = Visit(browser.new_page(viewport={"width": 1280, "height": 900}), results)
+    opened = Visit(browser.new_page(viewport={"width": 1400, "height": 900}), results)
     _listen(opened)
     opened.page.goto(path.as_uri())
     opened.page.wait_for_function(
@@ -93,7 +105,8 @@ def _listen(visit: Visit) -> None:
 
     visit.page.on("console", note)
     visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    visit.page.on("request", lambda sent: visit.requests.append(sent.url))
+    visit.page.context.on("request", lambda sent: visit.requests.append(sent.url))
+    visit.page.context.on("page", lambda opened: visit.requests.append(f"window: {opened.url}"))
 
 
 def test_the_page_draws_quietly_and_alone(visit: Visit) -> None:
@@ -102,6 +115,94 @@ def test_the_page_draws_quietly_and_alone(visit: Visit) -> None:
     assert visit.complaints == []
     assert len(outside) == 1
     assert outside[0].startswith("file:")
+
+
+def test_no_button_sends_anything(visit: Visit) -> None:
+    """Each figure has the buttons that are known to stay here, and pressing them asks for nothing.
+
+    Neither a request nor a window: an image is saved from what the page holds.
+    """
+    page, before = visit.page, list(visit.requests)
+    known = {"Download plot", "Zoom", "Pan", "Reset axes"}
+    shown = page.evaluate(BUTTONS)
+    assert shown
+    for plot, titles in shown.items():
+        assert set(titles) <= known, plot
+    first = next(iter(shown))
+    for title in shown[first]:
+        page.hover(f"#{first}")
+        page.click(f'#{first} .modebar-btn[data-title="{title}"]')
+    page.wait_for_timeout(300)
+    sent = visit.requests[len(before) :]
+    assert all(url.startswith(("data:", "blob:")) for url in sent), sent
+
+
+def test_the_page_cannot_send_a_form(visit: Visit) -> None:
+    """What a script tries to post elsewhere never leaves the page."""
+    before = len(visit.requests)
+    visit.page.evaluate(
+        """() => { const form = document.createElement('form');
+        form.method = 'post'; form.action = 'http://127.0.0.1:9/'; form.target = '_blank';
+        document.body.append(form); form.submit(); form.remove(); }"""
+    )
+    visit.page.wait_for_timeout(300)
+    assert not [url for url in visit.requests[before:] if url.startswith("http")]
+    assert any("form-action" in complaint for complaint in visit.complaints)
+    visit.complaints.clear()
+
+
+@pytest.mark.parametrize("width", [1400, 500])
+def test_the_tool_bar_covers_no_curve(width: int, visit: Visit) -> None:
+    """The tool bar stands above the drawing, whatever the width."""
+    _resize(visit.page, width)
+    assert visit.page.evaluate(COVERED) == []
+
+
+@pytest.mark.parametrize("paper", ["A4", "Letter", "A5"])
+def test_a_print_holds_whole_figures(paper: str, visit: Visit, tmp_path: Path) -> None:
+    """Every word of a figure is inside the sheet its caption is on, and no tool bar is printed."""
+    pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed")
+    _resize(visit.page, 1400)
+    visit.page.pdf(path=tmp_path / "report.pdf", format=paper)
+    visit.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    figures = visit.page.evaluate(CAPTIONED)
+    visit.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    sheets = [page.get_textpage() for page in pdfium.PdfDocument(tmp_path / "report.pdf")]
+    size = pdfium.PdfDocument(tmp_path / "report.pdf")[0].get_size()
+    assert _printed_whole(sheets, figures) == []
+    for sheet in sheets:
+        for left, bottom, right, top in (
+            sheet.get_charbox(at) for at in range(sheet.count_chars())
+        ):
+            assert left >= -1
+            assert bottom >= -1
+            assert right <= size[0] + 1
+            assert top <= size[1] + 1
+    visit.page.emulate_media(media="print")
+    assert visit.page.locator(".modebar:visible").count() == 0
+    visit.page.emulate_media(media="null")
+    visit.page.wait_for_timeout(300)
+    assert visit.page.evaluate(OUTSIDE) == []
+
+
+def _printed_whole(sheets: list[Any], figures: list[tuple[str, list[str]]]) -> list[str]:
+    """Return the captions of figures that lack words on the sheet their caption is on."""
+    texts = [" ".join(sheet.get_text_range().split()) for sheet in sheets]
+    cut = []
+    for caption, words in figures:
+        (text,) = (each for each in texts if " ".join(caption.split()) in each)
+        wanted = Counter(word for each in words for word in each.split())
+        if wanted - Counter(text.split()):
+            cut.append(caption)
+    return cut
+
+
+def _resize(page: "Page", width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    for _ in range(20):  # plotly redraws a moment after a resize
+        page.wait_for_timeout(350)
+        if page.evaluate("document.documentElement.scrollWidth") <= width:
+            return
 
 
 def test_every_figure_is_drawn(visit: Visit) -> None:
@@ -129,10 +230,6 @@ def test_text_from_outside_does_not_run(visit: Visit) -> None:
 @pytest.mark.parametrize("width", [1280, 800, 400])
 def test_nothing_is_cut_off(visit: Visit, width: int) -> None:
     """At any width nothing scrolls sideways and no axis title or legend leaves its figure."""
-    visit.page.set_viewport_size({"width": width, "height": 900})
-    for _ in range(20):  # plotly redraws a moment after a resize
-        visit.page.wait_for_timeout(350)
-        if visit.page.evaluate("document.documentElement.scrollWidth") <= width:
-            break
+    _resize(visit.page, width)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     assert visit.page.evaluate(OUTSIDE) == []

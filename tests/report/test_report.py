@@ -137,6 +137,29 @@ def test_cdf_passes_through_the_summary_percentiles() -> None:
         assert drawn_value == pytest.approx(results.summary["ttft_s"][rank], rel=1e-9)
 
 
+def test_a_cdf_reads_the_tail_off_its_ticks() -> None:
+    """The curve passes the summary's p99 at the tick that says 99; each nine has equal room."""
+    results = results_of(FakeRun(requests=5000))
+    for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s"):
+        figure = drawn(panels_of(results)[f"cdf_{name}"])
+        axis, line = figure.layout.yaxis, figure.data[0]
+        ticks = dict(zip(axis.ticktext, axis.tickvals, strict=True))
+        steps = np.diff(np.log10([ticks[tick] for tick in ("0", "90", "99", "99.9")]))
+        np.testing.assert_allclose(steps, -1.0)
+        assert axis.range[0] == 0.0 > np.log10(ticks["99.9"]) > axis.range[1]
+        scale = 1e3 if "(ms)" in figure.layout.xaxis.title.text else 1.0
+        for rank in ("50", "90", "99"):
+            drawn_value = np.interp(-ticks[rank], -np.asarray(line.y), line.x) / scale
+            assert drawn_value == pytest.approx(results.summary[name][f"p{rank}"], rel=1e-4)
+
+
+def test_a_cdf_ends_where_no_request_is_beyond() -> None:
+    """Of 40 requests the curve ends at 1 in 40, and of one at half."""
+    for requests, most in ((40, 1 / 40), (1, 0.5)):
+        line = drawn(panels_of(results_of(FakeRun(requests=requests)))["cdf_ttft_s"]).data[0]
+        assert most <= min(line.y) < most + 0.01
+
+
 def test_stage_bars_add_up_to_the_mean_latency() -> None:
     """The stacked means of all requests sum to mean E2E, and those before decode to mean TTFT."""
     results = results_of(RUNS["mixed"])
@@ -278,6 +301,21 @@ def test_the_verdict_follows_the_attainment(ttft_s: float, level: str) -> None:
     assert told[0] == level
     assert told[1].startswith(theme.share(results.summary["slo_attainment"]))
     assert f"TTFT ≤ {theme.seconds(ttft_s)}" in told[1]
+
+
+def test_the_verdict_names_what_missed() -> None:
+    """Below the level of good it names the target missed most and its stage; rejections too."""
+    results = results_of(FakeRun(requests=400, prefill=1), SLO(ttft_s=0.3, tpot_s=5.0))
+    missed = results.summary["missed"]["ttft_s"]
+    assert missed["stage"] == "prefill_queue_s"
+    assert prose.verdict(results)[1].endswith("What misses most is TTFT, in prefill queue.")
+    (told,) = (each for each in prose.against_targets(results) if "TTFT" in each)
+    assert theme.seconds(missed["spent_s"]) in told
+    assert theme.seconds(missed["held_s"]) in told
+    turned_away = results_of(RUNS["rejected"])
+    assert prose.verdict(turned_away)[1].endswith("TTFT, most of them unserved.")
+    calm = results_of(FakeRun(requests=400), SLO(ttft_s=60.0, tpot_s=5.0))
+    assert "misses" not in prose.verdict(calm)[1]
 
 
 @pytest.mark.parametrize("name", RUNS)

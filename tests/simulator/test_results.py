@@ -20,6 +20,7 @@ from simulator.results import (
     SUMMARIZED,
     Results,
     config_digest,
+    counted,
     distribution,
     gap_bin_width,
     gap_distribution,
@@ -257,6 +258,29 @@ def test_slo_refuses_what_is_no_target(bad: object) -> None:
     """A target that is not a positive number is named with its value."""
     with pytest.raises(ConfigError, match=f"slo: tpot_s must be a positive .* but got {bad!r}"):
         SLO(tpot_s=bad)  # type: ignore[arg-type]
+
+
+def test_a_missed_target_names_its_stage_by_hand() -> None:
+    """Of TTFT 0.75 and 1.0 s with the same prefill, the queue made the second miss 0.8 s.
+
+    TPOT counts what comes after the first token, per token: 4 s of decode over four gaps.
+    """
+    missed = results_of(tiny(), SLO(ttft_s=0.8, tpot_s=1.0)).summary["missed"]
+    counts = {"requests": 2, "measured": 1}
+    queue = {"stage": "prefill_queue_s", "spent_s": 0.5, "held_s": 0.25}
+    decode = {"stage": "decode_s", "spent_s": 1.0, "held_s": None}
+    assert missed == {"ttft_s": {**counts, **queue}, "tpot_s": {**counts, **decode}}
+
+
+@pytest.mark.parametrize("first_token", ["prefill", "decode"])
+@pytest.mark.parametrize("metric", ["ttft_s", "tpot_s", "e2e_s"])
+def test_what_counts_towards_a_metric_adds_up_to_it(metric: str, first_token: str) -> None:
+    """The stages' seconds that count towards a metric are the whole of it, for every request."""
+    run = FakeRun(requests=300, mixed=1, layerwise=True, first_token=first_token)
+    scan = results_of(fake_record(run)).scan
+    parts = pl.sum_horizontal(counted(metric, at) for at in range(len(STAGES)))
+    told = scan.select(parts.alias("sum"), metric).filter(pl.col(metric).is_not_null()).collect()
+    np.testing.assert_allclose(told["sum"], told[metric], rtol=1e-9)
 
 
 @given(
