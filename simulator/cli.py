@@ -34,7 +34,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from simulator.configuration import suggest
+from simulator.configuration import RENAMED, suggest, unknown
 from simulator.errors import BAD_INPUT, BUG, INTERRUPTED, USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, absolute_files, config_text, simulate
 from simulator.explore.confirm import confirm, confirmed_lines
@@ -453,7 +453,9 @@ def _missing_config(error: MissingConfigException) -> str:
     hint = ""
     if group == "hydra/launcher":
         hint = "; more come with the extras joblib, slurm and ray: pip install 'disaggsim[joblib]'"
-    return f"{group}={name}: no such choice; {suggest(name, list(error.options))}{hint}"
+    choice = f"{group}={name}"
+    meant = RENAMED.get(choice) or suggest(name, list(error.options))
+    return f"{choice}: no such choice; {meant}{hint}"
 
 
 def _hydra_sentence(error: HydraException) -> str:
@@ -466,7 +468,7 @@ def _hydra_sentence(error: HydraException) -> str:
         known = {str(key) for key in parent}
         if cause.full_key == str(cause.key):  # at the top, groups are settings too
             known = known - {"hydra"} | {each.name for each in _groups()}
-        return f"{cause.full_key}: no such setting; {suggest(cause.key, sorted(known))}"
+        return unknown(str(cause.full_key), sorted(known))
     return text
 
 

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Union
 
 from simulator.errors import USER_ERRORS, ConfigError
@@ -51,10 +52,26 @@ def check_keys(
     known = list(known)
     for name in node:
         if name not in known:
-            raise ConfigError(f"{_join(key, str(name))}: no such setting; {suggest(name, known)}")
+            raise ConfigError(unknown(_join(key, str(name)), known))
     for name in required:
         if name not in node:
             raise ConfigError(f"{_join(key, name)} is missing")
+
+
+RENAMED: Mapping[str, str] = MappingProxyType(
+    {
+        "explore.rate_matching.gpus": "explore.total_gpus is the budget of the whole deployment",
+        "explore=budget": "explore.total_gpus=N is the budget of the whole deployment, whatever "
+        "the rate matching",
+    }
+)
+"""Settings and choices there were once, and what to give in their place."""
+
+
+def unknown(key: str, known: Sequence[str]) -> str:
+    """Return that there is no setting ``key``, and which of ``known``, or of others, was meant."""
+    meant = RENAMED.get(key) or suggest(key.rpartition(".")[2], known)
+    return f"{key}: no such setting; {meant}"
 
 
 def suggest(name: object, known: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from simulator.explore.bandwidth import carried
-from simulator.explore.match import within
+from simulator.explore.match import CLUSTER, within
 from simulator.explore.pareto import LESS_IS_BETTER, best_at, pareto
 from simulator.explore.study import Study
 
@@ -17,6 +17,7 @@ WORTH = 1.05
 
 UNITS = {
     "throughput": "tokens/s/GPU",
+    CLUSTER: "tokens/s/GPU",
     "usd_per_mtok": "USD per million tokens",
     "joules_per_token": "J/token",
 }
@@ -59,19 +60,24 @@ def advise(
 ) -> Advice:
     """Return the advice for a study under ``limits``, judged by the column ``aim``.
 
+    Throughput is judged per GPU there is: within a budget those left idle count.
+
     ``matched`` are its disaggregated deployments (``None``: those of rate matching), of which
     only those whose KV the fabric carries are considered.
     """
+    aim = CLUSTER if aim == "throughput" else aim
     matched = done.deployments() if matched is None else matched
     deployments = carried(matched)
     split = _best(within(deployments, limits.ttft_s, limits.tpot_s), aim)
     mixed = _best(within(done.mixed, limits.ttft_s, limits.tpot_s), aim)
     gain = _gain(split, mixed, aim)
-    regime = paying_regime(pareto(deployments), done.mixed)
+    regime = paying_regime(pareto(deployments, y=CLUSTER), done.mixed)
     every = pl.concat([deployments, done.mixed], how="diagonal")
     starved = _best(within(matched, limits.ttft_s, limits.tpot_s), aim)
     return Advice(
-        sentence=_sentence((split, mixed), gain, regime, (limits, aim)) + _hungry(starved, split),
+        sentence=_sentence((split, mixed), gain, regime, (limits, aim))
+        + _used((split, mixed), done.space.total_gpus)
+        + _hungry(starved, split),
         gain=gain,
         regime=regime,
         split=split,
@@ -98,7 +104,8 @@ def paying_regime(split: pl.DataFrame, mixed: pl.DataFrame) -> tuple[float, floa
     if not len(split):
         return None
     grid = split["interactivity"].to_numpy()
-    pays = grid[best_at(split, grid) >= WORTH * best_at(mixed, grid)]
+    best = (best_at(curve, grid, CLUSTER) for curve in (split, mixed))
+    pays = grid[next(best) >= WORTH * next(best)]
     return (float(np.min(pays)), float(np.max(pays))) if len(pays) else None
 
 
@@ -148,6 +155,15 @@ def _sentence(
     if gain >= WORTH:
         return f"Disaggregate: {gain:.2f}× under {limits} ({numbers}), with {pools}. {pays}"
     return f"Stay co-located: two pools give {gain:.3f}× under {limits} ({numbers}). {pays}"
+
+
+def _used(best: tuple[Row | None, Row | None], total_gpus: int | None) -> str:
+    """Return how many of the GPUs given the best deployments use."""
+    if total_gpus is None or best == (None, None):
+        return ""
+    named = zip(("disaggregated", "co-located"), best, strict=True)
+    used = " and ".join(f"{row['gpus']} {kind}" for kind, row in named if row is not None)
+    return f" Of {total_gpus} GPUs it uses {used}."
 
 
 def _hungry(starved: Row | None, split: Row | None) -> str:

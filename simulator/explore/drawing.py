@@ -28,6 +28,7 @@ LEGEND_ROW = 18
 LABELS = {
     "interactivity": "interactivity (tokens/s per user)",
     "throughput": "throughput (output tokens/s per GPU)",
+    "cluster_throughput": "throughput (output tokens/s per GPU)",
     "gpu_ratio": "prefill GPUs per decode GPU",
     "gb_per_s": "KV bandwidth (GB/s per GPU)",
     "ttft_s": "first-token latency (s)",

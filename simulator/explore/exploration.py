@@ -1,6 +1,7 @@
 """One exploration as a job: its settings in, a folder of results out."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from simulator.explore.advice import Advice, Limits, advise, words
 from simulator.explore.bandwidth import carried
 from simulator.explore.drawing import Plot, svg
 from simulator.explore.export import Surroundings, aiconfigurator, experiment_text
-from simulator.explore.match import FTL_CUTOFF_S
+from simulator.explore.match import CLUSTER, FTL_CUTOFF_S
 from simulator.explore.pareto import pareto
 from simulator.explore.sections import STYLE, Section
 from simulator.explore.space import Lengths, Platform, Space
@@ -24,7 +25,10 @@ from simulator.explore.start import Start
 from simulator.explore.study import OnStudy, Study, study
 from simulator.policies.rate_matching import Balanced, RateMatcher
 
+log = logging.getLogger(__name__)
+
 AIMS = ("throughput", "usd_per_mtok", "joules_per_token")
+WORKER_GPUS = 16
 MAP_ISL, MAP_OSL = (512, 2048, 8192, 32768), (128, 512, 2048, 8192)
 """Prompt and output tokens of a map, where none are given."""
 
@@ -34,9 +38,12 @@ class Options:
     """How far to explore, and by what to judge.
 
     ``isl`` and ``osl`` are tokens (``None``: the workload's medians, each to the nearest power of
-    two, as arXiv 2506.05508 takes them). ``gpus`` bounds one worker. ``ttft_cutoff_s`` drops slower
-    points; a TTFT target below it takes its place. ``aim`` ranks deployments, of which the best
-    ``confirm`` are simulated under random arrivals. ``start`` is the path of an AIConfigurator
+    two, as arXiv 2506.05508 takes them). ``worker_gpus`` bounds the GPUs of one worker,
+    ``total_gpus`` those of the whole deployment (``None``: as many as the pools' rates ask);
+    ``gpus``, the former name of ``worker_gpus``, is moved there with a warning.
+    ``ttft_cutoff_s`` drops slower points; a TTFT target below it takes its place. ``aim`` ranks
+    deployments, of which the best ``confirm`` are simulated under random arrivals. ``start`` is the
+    path of an AIConfigurator
     table whose points are costed beside the choice (its lengths take the workload's place);
     ``tornado`` varies the hardware's numbers; ``map`` the lengths, over every pair of ``map_isl``
     and ``map_osl`` tokens. ``draft_tokens`` are the numbers of tokens to draft per decode step
@@ -45,7 +52,9 @@ class Options:
 
     isl: int | None = None
     osl: int | None = None
-    gpus: int = 16
+    worker_gpus: int = WORKER_GPUS
+    total_gpus: int | None = None
+    gpus: int | None = None
     max_batch: int = 4096
     ttft_cutoff_s: float = FTL_CUTOFF_S
     across_domains: bool = False
@@ -75,6 +84,22 @@ class Options:
                     f"explore: {name} must be at least {least} tokens or null but got {value!r}"
                 )
         self._check_lists()
+        if self.gpus is not None:
+            self._move_gpus()
+
+    def _move_gpus(self) -> None:
+        if self.worker_gpus != WORKER_GPUS:
+            raise ConfigError(
+                f"explore: gpus is what worker_gpus was called: give worker_gpus alone, not gpus "
+                f"{self.gpus!r} beside it"
+            )
+        log.warning(
+            "explore.gpus=%s is taken as explore.worker_gpus, the GPUs of one worker; the GPUs of "
+            "the whole deployment are explore.total_gpus",
+            self.gpus,
+        )
+        object.__setattr__(self, "worker_gpus", self.gpus)
+        object.__setattr__(self, "gpus", None)
 
     def _check_lists(self) -> None:
         if self.draft_tokens is not None:
@@ -132,7 +157,7 @@ class Explored:
         for row in self.advice.ranked.head(5).iter_rows(named=True):
             pools = ("prefill", "decode") if row["kind"] == "disaggregated" else ("mixed",)
             workers = " + ".join(
-                f"{row.get(f'{pool}_workers') or 1} {pool} × ({words(row, pool)})" for pool in pools
+                f"{row[f'{pool}_workers']} {pool} × ({words(row, pool)})" for pool in pools
             )
             lines.append(
                 f"{row['throughput']:>10,.1f} tokens/s/GPU  {row['interactivity']:>6,.1f} "
@@ -179,7 +204,7 @@ class Explored:
             title="Throughput against interactivity",
             curves=self.fronts,
             x="interactivity",
-            y="throughput",
+            y=CLUSTER,
             log_x=True,
             log_y=True,
         )
@@ -208,7 +233,7 @@ def explore(exploration: Exploration, progress: OnStudy | None = None) -> Explor
     done = study(tokens, cutoff, progress, prompts)
     matched = done.deployments(options.rate_matching)
     named = {
-        "disaggregated": pareto(carried(matched)),
+        "disaggregated": pareto(carried(matched), y=CLUSTER),
         "co-located": done.mixed,
         "co-located, no piggybacking": done.whole,
     }
@@ -251,7 +276,8 @@ def _space(exploration: Exploration, platform: Platform) -> Space:
     return Space(
         platform=platform,
         lengths=exploration.lengths,
-        gpus=options.gpus,
+        worker_gpus=options.worker_gpus,
+        total_gpus=options.total_gpus,
         max_batch=options.max_batch,
         across_domains=options.across_domains,
         draft_tokens=options.draft_tokens or (),

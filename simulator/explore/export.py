@@ -141,7 +141,7 @@ def _pools(row: Row, platforms: Platforms, lengths: Lengths) -> dict[str, Any]:
     if row["kind"] != "disaggregated":
         return {
             "mixed": _pool(row, "mixed", platforms[1], _mixed_batching(row, lengths))
-            | {"workers": 1}
+            | {"workers": row["mixed_workers"]}
         }
     batchings = {
         "prefill": {

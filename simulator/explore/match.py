@@ -18,7 +18,8 @@ FTL_CUTOFF_S = 10.0
 LAYOUT = ("tp", "pp", "ep", "attention_dp", "batch")
 PREFILL = (*LAYOUT, "chunk", "kv_gpus")
 DECODE = (*LAYOUT, "draft_tokens", "kv_gpus")
-MIXED = (*LAYOUT, "chunk", "prompts", "draft_tokens", "kv_gpus")
+CLUSTER = "cluster_throughput"
+MIXED = ("workers", *LAYOUT, "chunk", "prompts", "draft_tokens", "kv_gpus")
 """Columns of each pool's worker that a deployment keeps, with the pool's name before them."""
 
 
@@ -160,12 +161,21 @@ def _matched(
     return _Best(match, rows[at], ttft[at])
 
 
-def colocated(points: pl.DataFrame, platform: Platform, lengths: Lengths) -> pl.DataFrame:
-    """Return the deployments of co-located points, one worker each, in the same columns."""
+def colocated(
+    points: pl.DataFrame, platform: Platform, lengths: Lengths, total_gpus: int | None = None
+) -> pl.DataFrame:
+    """Return the deployments of co-located points in the same columns.
+
+    As many workers as ``total_gpus`` have room for, one where it is ``None``; larger workers are
+    left out.
+    """
     if not len(points):
         return pl.DataFrame()
     piggybacks = pl.col("chunk") > 0
-    frame = points.select(
+    workers = pl.lit(1, dtype=pl.Int64) if total_gpus is None else total_gpus // pl.col("gpus")
+    counted = points.with_columns(workers.alias("workers")).filter(pl.col("workers") > 0)
+    replicated = (pl.col(name) * pl.col("workers") for name in ("gpus", "rate"))
+    frame = counted.with_columns(replicated).select(
         pl.when(piggybacks)
         .then(pl.lit("piggybacked"))
         .otherwise(pl.lit("colocated"))
@@ -178,7 +188,16 @@ def colocated(points: pl.DataFrame, platform: Platform, lengths: Lengths) -> pl.
         pl.col("gpus").alias("decode_gpus"),
         *(pl.col(name).alias(f"mixed_{name}") for name in MIXED),
     )
-    return with_aims(frame, (platform, platform), lengths)
+    return given(with_aims(frame, (platform, platform), lengths), total_gpus)
+
+
+def given(deployments: pl.DataFrame, total_gpus: int | None) -> pl.DataFrame:
+    """Return deployments with their ``cluster_throughput``: tokens/s per GPU there is for them.
+
+    Those left idle count too; without a budget none are, and it is ``throughput``.
+    """
+    used = pl.lit(1.0) if total_gpus is None else pl.col("gpus") / total_gpus
+    return deployments.with_columns((pl.col("throughput") * used).alias(CLUSTER))
 
 
 def with_aims(

@@ -35,13 +35,13 @@ def pareto(points: pl.DataFrame, x: str = "interactivity", y: str = "throughput"
     return points[front(*aims)]
 
 
-def best_at(curve: pl.DataFrame, x: Floats) -> Floats:
-    """Return the highest throughput of a front at an interactivity of at least each of ``x``.
+def best_at(curve: pl.DataFrame, x: Floats, y: str = "throughput") -> Floats:
+    """Return the highest ``y`` of a front at an interactivity of at least each of ``x``.
 
     0 where the front does not reach that far.
     """
     if not len(curve):
         return np.zeros(len(x))
     at = np.searchsorted(curve["interactivity"].to_numpy(), x, side="left")
-    values: Floats = np.append(curve["throughput"].to_numpy(), 0.0)[at]
+    values: Floats = np.append(curve[y].to_numpy(), 0.0)[at]
     return values

@@ -112,9 +112,10 @@ class Platform:
 class Space:
     """All design points to look at, for one pool's platform.
 
-    ``gpus`` bounds one worker, ``max_batch`` the sequences of one attention rank (per pipeline
-    microbatch), looked at one by one up to ``fine`` and 2 % apart from there on;
-    ``prompt_batches`` are the prompts of a prefill step per attention rank.
+    ``worker_gpus`` bounds one worker and ``total_gpus`` all of a deployment (``None``: nothing
+    does, deployments are as large as their pools' rates ask), ``max_batch`` the sequences of one
+    attention rank (per pipeline microbatch), looked at one by one up to ``fine`` and 2 % apart
+    from there on; ``prompt_batches`` are the prompts of a prefill step per attention rank.
     ``draft_tokens`` are the numbers of tokens to draft per sequence and decode step (none listed:
     what the platform's latency model drafts). ``across_domains`` also looks at stages that leave
     the scale-up domain. ``layouts`` overrides what :func:`layouts` lists.
@@ -122,7 +123,8 @@ class Space:
 
     platform: Platform
     lengths: Lengths
-    gpus: int = 64
+    worker_gpus: int = 64
+    total_gpus: int | None = None
     max_batch: int = 4096
     fine: int = 128
     prompt_batches: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -132,10 +134,11 @@ class Space:
     layouts: tuple[Layout, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("gpus", "max_batch", "fine"):
+        for name in ("worker_gpus", "max_batch", "fine"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"explore: {name} must be a whole number ≥ 1 but got {value!r}")
+        _check_total(self.total_gpus)
         for name in ("prompt_batches", "chunks"):
             values = getattr(self, name)
             if any(type(value) is not int or value < 1 for value in values):
@@ -151,7 +154,8 @@ class Space:
             object.__setattr__(self, "layouts", tuple(self._every_layout()))
         if not self.layouts:
             raise ConfigError(
-                f"explore: no layout of {self.platform.model.name} divides at most {self.gpus} GPUs"
+                f"explore: no layout of {self.platform.model.name} divides at most "
+                f"{self.largest_worker} GPUs"
             )
 
     def _check_context(self) -> None:
@@ -163,11 +167,16 @@ class Space:
                 f"{model.max_context} of {model.name}"
             )
 
+    @property
+    def largest_worker(self) -> int:
+        """GPUs of one worker, at most."""
+        return min(self.worker_gpus, self.total_gpus or self.worker_gpus)
+
     def _every_layout(self) -> Iterator[Layout]:
-        platform = self.platform
+        platform, gpus = self.platform, self.largest_worker
         domain = platform.fabric.domain_size(platform.gpu)
-        group = self.gpus if self.across_domains else min(self.gpus, domain)
-        return layouts(platform.model, self.gpus, group)
+        group = gpus if self.across_domains else min(gpus, domain)
+        return layouts(platform.model, gpus, group)
 
     def batches(self, most: int) -> Floats:
         """Return the decode batches per attention rank to look at, up to ``most``."""
@@ -196,6 +205,13 @@ def batches(most: int, fine: int = 128) -> Floats:
     count = math.ceil(math.log(most / fine) / math.log(STEP))
     coarse = np.unique(np.round(np.geomspace(fine, most, count + 1)))
     return np.concatenate([first, coarse[coarse > fine]])
+
+
+def _check_total(gpus: int | None) -> None:
+    if gpus is not None and (type(gpus) is not int or gpus < 1):
+        raise ConfigError(
+            f"explore: total_gpus must be a whole number ≥ 1 or null but got {gpus!r}"
+        )
 
 
 def _stages(model: Model, group: int) -> Iterator[Layout]:

@@ -147,7 +147,7 @@ def _space(worker: Worker, platform: Platform, lengths: Lengths) -> Space:
     return Space(
         platform=platform,
         lengths=lengths,
-        gpus=worker.layout.gpus,
+        worker_gpus=worker.layout.gpus,
         max_batch=worker.per_stage,
         fine=worker.per_stage,
         layouts=(worker.layout,),

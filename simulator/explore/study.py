@@ -16,16 +16,18 @@ from simulator.explore.evaluate import (
     prefill_points,
 )
 from simulator.explore.match import (
+    CLUSTER,
     FTL_CUTOFF_S,
     choose_prefill,
     colocated,
     disaggregated,
+    given,
     prefill_front,
     within,
 )
 from simulator.explore.pareto import pareto
 from simulator.explore.space import Platform, Space
-from simulator.policies.rate_matching import RateMatcher, WithinBudget
+from simulator.policies.rate_matching import Balanced, RateMatcher, WithinBudget, bounded
 
 COLOCATED = ("whole", "piggybacked", "chunked")
 """The co-located fronts of a study, beside the best of all."""
@@ -60,14 +62,16 @@ class Study:
 
         Within a budget of GPUs the best rate per GPU may not fit: there all prefill points count.
         """
-        both, lengths = self.platforms, self.space.lengths
-        prefill = self.prefills if isinstance(rule, WithinBudget) else self.prefill
-        matched = disaggregated(prefill, self.decode, both, lengths, rule)
+        both, lengths, total = self.platforms, self.space.lengths, self.space.total_gpus
+        rule = bounded(rule or Balanced(), total)
+        budgeted = total is not None or isinstance(rule, WithinBudget)
+        prefill = self.prefills if budgeted else self.prefill
+        matched = given(disaggregated(prefill, self.decode, both, lengths, rule), total)
         return with_bandwidth(matched, both, lengths)
 
     def split(self, rule: RateMatcher | None = None) -> pl.DataFrame:
         """Return the disaggregated front, whatever KV bandwidth it needs."""
-        return pareto(self.deployments(rule))
+        return pareto(self.deployments(rule), y=CLUSTER)
 
 
 def study(
@@ -94,22 +98,22 @@ def study(
     fronts: dict[str, list[pl.DataFrame]] = {name: [] for name in COLOCATED}
     for frame in gathered(colocated_points(space, costs, tell.next())):
         count += len(frame)
-        judged = within(colocated(frame, platform, lengths), ttft_s=cutoff_s)
+        judged = within(colocated(frame, platform, lengths, space.total_gpus), ttft_s=cutoff_s)
         chunk = pl.col("mixed_chunk")
         for name, where in (
             ("whole", chunk == 0),
             ("piggybacked", chunk > 0),
             ("chunked", (chunk > 0) & (chunk < lengths.mean_isl)),
         ):
-            fronts[name].append(pareto(judged.filter(where)))
-    best = {name: pareto(collect(kept)) for name, kept in fronts.items()}
+            fronts[name].append(pareto(judged.filter(where), y=CLUSTER))
+    best = {name: pareto(collect(kept), y=CLUSTER) for name, kept in fronts.items()}
     return Study(
         space=space,
         platforms=(prompts.platform, platform),
         prefill=choose_prefill(prefill, cutoff_s),
         prefills=prefill_front(prefill, cutoff_s),
         decode=decode,
-        mixed=pareto(collect([best["whole"], best["piggybacked"]])),
+        mixed=pareto(collect([best["whole"], best["piggybacked"]]), y=CLUSTER),
         **best,
         points=count,
     )

@@ -7,7 +7,7 @@ take numbers or arrays that broadcast, one entry per pair of design points.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -85,31 +85,69 @@ class Balanced:
 class WithinBudget:
     """The highest rate on at most ``gpus`` GPUs, then the fewest of them: for small clusters.
 
-    The pools need not balance; a pair of which one worker each does not fit is not matched.
+    The pools need not balance, and work at the shares ``prefill`` and ``decode`` of their rates; a
+    pair of which one worker each does not fit is not matched.
     """
 
     gpus: int
+    prefill: float = 1.0
+    decode: float = 1.0
 
     def __post_init__(self) -> None:
-        if type(self.gpus) is not int or self.gpus < 2:
+        _check_shares(self.prefill, self.decode)
+        if type(self.gpus) is not int or self.gpus < 1:
             raise ConfigError(
-                f"rate matching: gpus must be a whole number ≥ 2 GPUs but got {self.gpus!r}"
+                f"rate matching: gpus must be a whole number ≥ 1 but got {self.gpus!r}"
             )
 
     def match(self, prefill: Engine, decode: Engine) -> Match:
-        """Return each pair's best deployment within the budget."""
-        pairs = _Pairs.of(prefill, decode)
+        """Return each pair's best deployment within the budget.
+
+        With ever more prefill workers their rate rises and that of the decode workers beside them
+        falls: the best is on either side of where they cross.
+        """
+        pairs = _Pairs.of(prefill, decode).at(self.prefill, self.decode)
+        scarce = self._most_scarce_prefill(pairs)
         best = pairs.none()
-        for n_p in range(1, self.gpus // int(pairs.prefill_gpus.min()) + 1):
-            left = (self.gpus - n_p * pairs.prefill_gpus) // pairs.decode_gpus
-            wanted = np.ceil(n_p * pairs.prefill_rate / pairs.decode_rate * (1 - 1e-12))
-            n_d = np.minimum(np.maximum(left, 0), np.maximum(wanted, 1.0)).astype(np.int64)
-            found = pairs.deploy(np.full(pairs.size, n_p), n_d)
+        for n_p in (scarce, scarce + 1):
+            n_d = self._decode_beside(pairs, n_p)
+            fits = (n_p > 0) & (n_d > 0)
+            found = pairs.leanest(np.maximum(n_p, 1), np.maximum(n_d, 1))
             better = (found.rate > best.rate) | (
                 (found.rate == best.rate) & (found.gpus < best.gpus)
             )
-            best = _chosen(better & (n_d > 0), found, best)
+            best = _chosen(fits & better, found, best)
         return best
+
+    def _decode_beside(self, pairs: "_Pairs", n_p: Counts) -> Counts:
+        """Return the decode workers for which there is room beside so many of prefill."""
+        left: Counts = np.maximum(self.gpus - n_p * pairs.prefill_gpus, 0) // pairs.decode_gpus
+        return left
+
+    def _most_scarce_prefill(self, pairs: "_Pairs") -> Counts:
+        """Return the most prefill workers that the decode workers beside them keep up with."""
+        low = np.zeros(pairs.size, np.int64)
+        high = self.gpus // pairs.prefill_gpus + 1
+        while (high - low > 1).any():
+            middle = (low + high) // 2
+            beside = self._decode_beside(pairs, middle)
+            scarce = middle * pairs.prefill_rate <= beside * pairs.decode_rate
+            low, high = np.where(scarce, middle, low), np.where(scarce, high, middle)
+        return low
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicated:
+    """As many copies of what ``rule`` matches as fit ``gpus`` GPUs; larger ones are not matched."""
+
+    rule: RateMatcher
+    gpus: int
+
+    def match(self, prefill: Engine, decode: Engine) -> Match:
+        """Return the rule's deployment of each pair, as often as it fits."""
+        one = self.rule.match(prefill, decode)
+        copies = self.gpus // np.maximum(one.gpus, 1)
+        return Match(*(copies * each for each in one))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +214,7 @@ class Degraded:
     max_workers: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("prefill", "decode"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"rate matching: {name} must be a share in (0, 1] but got "
-                    f"{getattr(self, name)!r}"
-                )
+        _check_shares(self.prefill, self.decode)
         if type(self.max_workers) is not int or self.max_workers < 1:
             raise ConfigError(
                 "rate matching: max_workers must be a whole number ≥ 1 but got "
@@ -190,11 +223,7 @@ class Degraded:
 
     def match(self, prefill: Engine, decode: Engine) -> Match:
         """Return each pair's best deployment per GPU."""
-        whole = _Pairs.of(prefill, decode)
-        pairs = whole._replace(
-            prefill_rate=whole.prefill_rate * self.prefill,
-            decode_rate=whole.decode_rate * self.decode,
-        )
+        pairs = _Pairs.of(prefill, decode).at(self.prefill, self.decode)
         best = pairs.none()
         for n_p in range(1, self.max_workers + 1):
             exact = n_p * pairs.prefill_rate / pairs.decode_rate
@@ -204,6 +233,23 @@ class Degraded:
                 better = found.rate * np.maximum(best.gpus, 1) > best.rate * found.gpus
                 best = _chosen(better, found, best)
         return best
+
+
+def bounded(rule: RateMatcher, gpus: int | None) -> RateMatcher:
+    """Return the rule for a deployment of at most ``gpus`` GPUs (``None``: the rule itself).
+
+    Where the rule only asks that the pools keep pace, the best counts within the bound do; a rule
+    with another demand is met as often as it fits.
+    """
+    if gpus is None:
+        return rule
+    if isinstance(rule, WithinBudget):
+        return replace(rule, gpus=min(rule.gpus, gpus))
+    if isinstance(rule, Balanced):
+        return WithinBudget(gpus=gpus)
+    if isinstance(rule, Degraded):
+        return WithinBudget(gpus=gpus, prefill=rule.prefill, decode=rule.decode)
+    return Replicated(rule=rule, gpus=gpus)
 
 
 class _Pairs(NamedTuple):
@@ -230,6 +276,19 @@ class _Pairs(NamedTuple):
     def size(self) -> int:
         """The number of pairs."""
         return len(self.prefill_rate)
+
+    def at(self, prefill: float, decode: float) -> "_Pairs":
+        """Return the pairs with either pool at a share of its rate."""
+        return self._replace(
+            prefill_rate=self.prefill_rate * prefill, decode_rate=self.decode_rate * decode
+        )
+
+    def leanest(self, n_p: Counts, n_d: Counts) -> Match:
+        """Return what is as fast as these worker counts with the fewest of them."""
+        rate = np.minimum(n_p * self.prefill_rate, n_d * self.decode_rate) * (1 - 1e-12)
+        needed = (np.ceil(rate / each) for each in (self.prefill_rate, self.decode_rate))
+        fewest = (np.maximum(each, 1.0).astype(np.int64) for each in needed)
+        return self.deploy(*fewest)
 
     def deploy(self, n_p: Counts, n_d: Counts) -> Match:
         """Return what these worker counts amount to."""
@@ -272,6 +331,12 @@ def _chosen(where: NDArray[np.bool_], new: Match, old: Match) -> Match:
 def _check_tolerance(tolerance: float) -> None:
     if not 0 < tolerance < 1:
         raise ConfigError(f"rate matching: tolerance must lie in (0, 1) but got {tolerance!r}")
+
+
+def _check_shares(prefill: float, decode: float) -> None:
+    for name, share in (("prefill", prefill), ("decode", decode)):
+        if not 0 < share <= 1:
+            raise ConfigError(f"rate matching: {name} must be a share in (0, 1] but got {share!r}")
 
 
 def _check_engine(pool: str, rate: Floats, gpus: NDArray[Any]) -> None:

@@ -70,7 +70,7 @@ class Laboratory:
         key = (model, isl, osl, cached)
         if key not in self._studies:
             platform, lengths = self.platform(model, cached=cached), Lengths.constant(isl, osl)
-            done = study(Space(platform=platform, lengths=lengths, gpus=WORKER_GPUS))
+            done = study(Space(platform=platform, lengths=lengths, worker_gpus=WORKER_GPUS))
             self.count(f"{platform.model.name} {isl}/{osl}", done.points)
             self._studies[key] = done
         return self._studies[key]

@@ -18,7 +18,10 @@ NEAR = "DeepSeek-R1, domains of 8"
 
 def _decode_fronts(lab: Laboratory) -> Curves:
     near = Space(
-        platform=lab.platform(R1, domain=8), lengths=PROMPTS, gpus=WORKER_GPUS, across_domains=True
+        platform=lab.platform(R1, domain=8),
+        lengths=PROMPTS,
+        worker_gpus=WORKER_GPUS,
+        across_domains=True,
     )
     return {
         NAMES[R1]: lab.decode_front(Space(platform=lab.platform(R1), lengths=PROMPTS)),
@@ -114,7 +117,7 @@ def _by_domain(lab: Laboratory) -> ByDomain:
 def _front_of(lab: Laboratory, model: str, domain: int) -> pl.DataFrame:
     platform = lab.platform(model, domain=domain)
     return lab.split_front(
-        Space(platform=platform, lengths=PROMPTS, gpus=WORKER_GPUS, across_domains=True)
+        Space(platform=platform, lengths=PROMPTS, worker_gpus=WORKER_GPUS, across_domains=True)
     )
 
 

@@ -44,7 +44,9 @@ def _transfers(lab: Laboratory) -> Transfers:
 
 def _constant_front(lab: Laboratory, isl: int, osl: int) -> pl.DataFrame:
     lengths = Lengths.constant(isl, osl)
-    return lab.split_front(Space(platform=lab.platform(R1), lengths=lengths, gpus=WORKER_GPUS))
+    return lab.split_front(
+        Space(platform=lab.platform(R1), lengths=lengths, worker_gpus=WORKER_GPUS)
+    )
 
 
 def _need_curves(found: Transfers) -> pl.DataFrame:
@@ -128,7 +130,7 @@ Curves = dict[str, pl.DataFrame]
 
 
 def _constant_and_drawn(lab: Laboratory) -> Curves:
-    space = Space(platform=lab.platform(LARGE), lengths=_log_normal(), gpus=WORKER_GPUS)
+    space = Space(platform=lab.platform(LARGE), lengths=_log_normal(), worker_gpus=WORKER_GPUS)
     return {
         f"constant {ISL}/{OSL}": lab.fronts(LARGE, ISL, OSL).split,
         "log-normal, same medians": lab.split_front(space),

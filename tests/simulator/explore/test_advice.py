@@ -33,7 +33,9 @@ LIMITS = Limits(ttft_s=2.0, tpot_s=0.02)
 @pytest.fixture(scope="module")
 def done(dense: Platform) -> Study:
     """Return Llama-3.1-8B on up to 4 H100s a worker, under a TTFT of 2 s."""
-    space = Space(platform=dense, lengths=PROMPTS, gpus=4, prompt_batches=(1, 2, 4), chunks=(1024,))
+    space = Space(
+        platform=dense, lengths=PROMPTS, worker_gpus=4, prompt_batches=(1, 2, 4), chunks=(1024,)
+    )
     return study(space, cutoff_s=2.0)
 
 
@@ -51,7 +53,9 @@ def test_the_gain_is_of_the_best_within_the_limits(done: Study) -> None:
 def test_only_what_the_fabric_feeds_is_recommended(dense: Platform) -> None:
     """On a slow network nothing that needs more for KV is advised or ranked, and it is said."""
     alone = replace(dense, fabric=replace(dense.fabric, domain_gpus=1))
-    space = Space(platform=alone, lengths=PROMPTS, gpus=1, prompt_batches=(1, 4), chunks=(1024,))
+    space = Space(
+        platform=alone, lengths=PROMPTS, worker_gpus=1, prompt_batches=(1, 4), chunks=(1024,)
+    )
     needed = pl.max_horizontal("kv_egress", "kv_ingress")
     rich = within(study(space, cutoff_s=2.0).deployments(), LIMITS.ttft_s, LIMITS.tpot_s)
     middle = rich.select(needed.median()).item()

@@ -12,7 +12,7 @@ from command import Command
 from simulator.cli import points_bar
 
 CALIBRATION = Path(__file__).parents[3] / "conf" / "calibration"
-SMALL = ("model=llama_3_1_8b", "explore.gpus=2", "explore.max_batch=128", "slo=relaxed")
+SMALL = ("model=llama_3_1_8b", "explore.worker_gpus=2", "explore.max_batch=128", "slo=relaxed")
 
 
 def the_run(root: Path) -> Path:
@@ -61,7 +61,7 @@ def test_what_it_chose_runs_from_any_folder(
     }
     (tmp_path / "own.json").write_text(json.dumps(shape), encoding="utf-8")
     files = ("model.config_json=own.json", "latency.calibration=mine")
-    small = ("explore.gpus=2", "explore.max_batch=64", "explore.isl=512", "explore.osl=64")
+    small = ("explore.worker_gpus=2", "explore.max_batch=64", "explore.isl=512", "explore.osl=64")
     assert disaggsim("task=explore", "slo=relaxed", *files, *small).code == 0
     folder = the_run(tmp_path)
     chosen = yaml.safe_load((folder / "experiment" / "chosen.yaml").read_text("utf-8"))
@@ -130,6 +130,10 @@ def test_sweeps_work(disaggsim: Command) -> None:
         ("explore.isl=200000", "max_context"),
         ("slo.ttft_s=1e-6", "no prefill point has a TTFT below 1e-06 s"),
         ("explore.typo=1", "explore.typo"),
+        ("explore.gpus=32", "give worker_gpus alone, not gpus 32 beside it"),
+        ("explore=budget", "explore.total_gpus=N is the budget of the whole deployment"),
+        ("explore.rate_matching.gpus=32", "explore.total_gpus is the budget"),
+        ("explore.total_gpus=0", "total_gpus must be a whole number ≥ 1 or null but got 0"),
         ("explore.draft_tokens=[0,-1]", "draft_tokens must be whole numbers ≥ 0 drafts but got -1"),
         ("explore.draft_tokens=[]", "draft_tokens must list at least one number of drafts"),
         ("explore.draft_tokens=[0,1.5]", "explore.draft_tokens[1] must be a whole number"),
@@ -150,6 +154,18 @@ def test_what_cannot_be_explored_is_one_sentence(
     assert done.code == 2
     assert told in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+def test_the_former_name_of_a_workers_gpus_is_answered(disaggsim: Command, tmp_path: Path) -> None:
+    """``explore.gpus`` bounds one worker as before; a sentence names today's settings."""
+    few = ("explore.max_batch=64", "explore.isl=512", "explore.osl=64", "slo=relaxed")
+    done = disaggsim("task=explore", "model=llama_3_1_8b", *few, "explore.gpus=1")
+    assert done.code == 0, done.err
+    assert "taken as explore.worker_gpus, the GPUs of one worker" in done.err
+    assert "the whole deployment are explore.total_gpus" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    deployments = pl.read_parquet(the_run(tmp_path) / "deployments.parquet")
+    assert (deployments["prefill_tp"] * deployments["prefill_pp"]).max() == 1
 
 
 def test_a_table_of_latencies_cannot_be_explored(disaggsim: Command) -> None:

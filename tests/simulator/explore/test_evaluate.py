@@ -33,7 +33,13 @@ GRID = np.geomspace(1.0, 300.0, 40)
 
 def space(platform: Platform, **more: object) -> Space:
     """Return a small space."""
-    values = {"gpus": 8, "prompt_batches": (1, 4), "chunks": (1024,), "lengths": CHAT, **more}
+    values = {
+        "worker_gpus": 8,
+        "prompt_batches": (1, 4),
+        "chunks": (1024,),
+        "lengths": CHAT,
+        **more,
+    }
     return Space(platform=platform, **values)  # type: ignore[arg-type]
 
 
@@ -94,7 +100,7 @@ def layout_of(row: dict[str, int]) -> Layout:
 def test_no_point_is_there_that_does_not_fit(name: str, request: pytest.FixtureRequest) -> None:
     """Each decode point's sequences fit the blocks of a plan made for exactly its steps."""
     platform: Platform = request.getfixturevalue(name)
-    points = collect(decode_points(space(platform, gpus=16)))
+    points = collect(decode_points(space(platform, worker_gpus=16)))
     largest = points.sort("batch").group_by("tp", "pp", "ep", "attention_dp").last()
     assert len(largest) > 5
     need = -(-CHAT.held // platform.block_size)
@@ -200,7 +206,7 @@ def test_each_number_of_drafts_costs_what_its_latency_model_says(
 ) -> None:
     """Points of n drafts are, to the bit, those of a platform that always drafts n."""
     platform: Platform = request.getfixturevalue(name)
-    few: dict[str, Any] = {"gpus": 4, "max_batch": 256}
+    few: dict[str, Any] = {"worker_gpus": 4, "max_batch": 256}
     for kind in KINDS:
         every = collect(kind(space(platform, draft_tokens=DRAFTS, **few)))
         for drafts in DRAFTS:
@@ -270,8 +276,8 @@ def faster(platform: Platform) -> Platform:
 
 def test_more_hardware_never_worsens_a_front(dense: Platform) -> None:
     """More GPUs a worker, or better ones: no front falls, but for the 3 % pools may differ by."""
-    mixed, split = fronts(dense, gpus=4)
-    for better_mixed, better_split in (fronts(dense), fronts(faster(dense), gpus=4)):
+    mixed, split = fronts(dense, worker_gpus=4)
+    for better_mixed, better_split in (fronts(dense), fronts(faster(dense), worker_gpus=4)):
         assert (better_mixed >= mixed * (1 - 1e-9)).all()
         assert (better_split >= split * 0.97).all()
 
@@ -297,7 +303,8 @@ def test_progress_counts_layouts_and_points(dense: Platform) -> None:
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"gpus": 0}, "gpus"),
+        ({"worker_gpus": 0}, "worker_gpus"),
+        ({"total_gpus": 0}, "total_gpus"),
         ({"max_batch": 0}, "max_batch"),
         ({"chunks": (0,)}, "chunks"),
         ({"prompt_batches": ()}, "prompt_batches"),

@@ -9,6 +9,7 @@ import pytest
 
 from simulator.errors import ConfigError
 from simulator.explore.advice import Limits
+from simulator.explore.bandwidth import carried
 from simulator.explore.exploration import Exploration, Options, explore, power_of_two
 from simulator.explore.export import Surroundings
 from simulator.explore.match import disaggregated
@@ -25,7 +26,7 @@ def exploration(dense: Platform) -> Exploration:
         platforms=(dense, dense),
         lengths=Lengths.constant(2048, 256),
         limits=Limits(ttft_s=1.0, tpot_s=0.02),
-        options=Options(gpus=2, max_batch=256),
+        options=Options(worker_gpus=2, max_batch=256),
     )
 
 
@@ -63,20 +64,52 @@ def test_no_answer_is_written_too(exploration: Exploration, tmp_path: Path) -> N
     assert not (tmp_path / "experiment").exists()
 
 
-def test_the_rule_is_the_users(exploration: Exploration) -> None:
-    """Under a budget no deployment has more GPUs than it, and any prefill point may serve it."""
+def test_a_budget_bounds_both_sides(exploration: Exploration) -> None:
+    """No deployment has more GPUs than the budget, and any prefill point may serve it."""
     rule = WithinBudget(gpus=8)
     small = Exploration(
         platforms=exploration.platforms,
         lengths=exploration.lengths,
-        options=Options(gpus=2, max_batch=256, rate_matching=rule),
+        options=Options(worker_gpus=2, total_gpus=8, max_batch=256),
     )
     done = explore(small)
     assert done.deployments["gpus"].max() == 8
+    mixed = done.study.mixed
+    worker = mixed["mixed_tp"] * mixed["mixed_pp"]
+    assert (mixed["mixed_workers"] * worker == mixed["gpus"]).all()
+    assert ((mixed["gpus"] <= 8) & (mixed["gpus"] + worker > 8)).all()
     one = done.study.prefill
     single = disaggregated(one, done.study.decode, small.platforms, small.lengths, rule)
     assert (done.deployments["rate"] >= single["rate"]).all()
     assert done.deployments["ttft_s"].mean() < 0.5 * single["ttft_s"][0]  # more than enough before
+
+
+@pytest.mark.parametrize("total", [3, 5, 7])
+def test_idle_gpus_count(exploration: Exploration, total: int) -> None:
+    """Within a budget the best have the highest rate, whatever they leave idle of the GPUs."""
+    options = Options(worker_gpus=2, total_gpus=total, max_batch=64)
+    done = explore(replace(exploration, options=options, limits=Limits()))
+    for row in done.advice.ranked.iter_rows(named=True):
+        tokens = row["rate"] * exploration.lengths.mean_osl
+        assert row["throughput"] == pytest.approx(tokens / row["gpus"])
+        assert row["cluster_throughput"] == pytest.approx(tokens / total)
+    split, mixed = done.advice.split, done.advice.mixed
+    assert split is not None
+    assert mixed is not None
+    assert split["rate"] == carried(done.deployments)["rate"].max()
+    assert done.advice.gain == pytest.approx(split["rate"] / mixed["rate"])
+    used = f"Of {total} GPUs it uses {split['gpus']} disaggregated and {mixed['gpus']} co-located."
+    assert used in done.advice.sentence
+
+
+def test_one_gpu_is_shared(exploration: Exploration) -> None:
+    """Two pools do not fit one GPU: the answer is the co-located worker that does."""
+    options = Options(worker_gpus=2, total_gpus=1, max_batch=64)
+    done = explore(replace(exploration, options=options, limits=Limits()))
+    assert done.advice.split is None
+    assert done.advice.mixed is not None
+    assert done.advice.mixed["gpus"] == 1
+    assert done.advice.sentence.startswith("Stay co-located: no disaggregated deployment")
 
 
 def test_drafting_is_one_more_choice(exploration: Exploration) -> None:

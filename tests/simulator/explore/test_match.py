@@ -20,7 +20,7 @@ LONG = Lengths.constant(16384, 2048)
 @pytest.fixture(scope="module")
 def points(experts: Platform) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return DeepSeek-R1's prefill and decode points on up to 16 GPUs."""
-    space = Space(platform=experts, lengths=LONG, gpus=16)
+    space = Space(platform=experts, lengths=LONG, worker_gpus=16)
     return collect(prefill_points(space)), collect(decode_points(space))
 
 

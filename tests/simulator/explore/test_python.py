@@ -20,7 +20,7 @@ def test_a_few_lines_explore(dense: Platform) -> None:
             platforms=(dense, dense),
             lengths=Lengths.constant(1024, 128),
             limits=Limits(tpot_s=0.03),
-            options=Options(gpus=1, max_batch=64),
+            options=Options(worker_gpus=1, max_batch=64),
         )
     )
     assert done.advice.ranked["tpot_s"].max() <= 0.03

@@ -16,7 +16,7 @@ from simulator.explore.study import Study, study
 from simulator.policies.rate_matching import Given
 
 LENGTHS = Lengths.constant(2048, 256)
-SMALL = ("model=llama_3_1_8b", "explore.gpus=2", "explore.max_batch=128", "slo=relaxed")
+SMALL = ("model=llama_3_1_8b", "explore.worker_gpus=2", "explore.max_batch=128", "slo=relaxed")
 HEAD = (
     "isl,osl,ttft,tpot,tokens/s/gpu,(p)tp,(p)pp,(p)dp,(p)moe_tp,(p)moe_ep,(p)bs,(p)workers,"
     "(d)tp,(d)pp,(d)dp,(d)moe_tp,(d)moe_ep,(d)bs,(d)workers"
@@ -30,7 +30,7 @@ def done(request: pytest.FixtureRequest) -> Study:
     """Return a small study of a dense model, or of experts over the ranks of 8 GPUs."""
     platform: Platform = request.getfixturevalue(request.param)
     gpus = 2 if request.param == "dense" else 8
-    return study(Space(platform=platform, lengths=LENGTHS, gpus=gpus, max_batch=32))
+    return study(Space(platform=platform, lengths=LENGTHS, worker_gpus=gpus, max_batch=32))
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -131,7 +131,9 @@ def test_tornado_and_map_come_with_the_report(disaggsim: Command, tmp_path: Path
     """Each writes its parquet and a section."""
     more = ("explore.isl=512", "explore.osl=64", "explore.tornado=true", "explore.map=true")
     grid = ("explore.map_isl=[300,1000]", "explore.map_osl=[64]")
-    done = disaggsim("task=explore", *SMALL, *more, *grid, "explore.gpus=1", "explore.max_batch=16")
+    done = disaggsim(
+        "task=explore", *SMALL, *more, *grid, "explore.worker_gpus=1", "explore.max_batch=16"
+    )
     assert done.code == 0, done.err
     (table,) = tmp_path.rglob("tornado.parquet")
     assert len(pl.read_parquet(table)) == 10

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.errors import ConfigError
-from simulator.policies.rate_matching import Balanced, Degraded, Engine, FixedRatio, WithinBudget
+from simulator.policies.rate_matching import (
+    Balanced,
+    Degraded,
+    Engine,
+    FixedRatio,
+    WithinBudget,
+    bounded,
+)
 
 RATES = st.floats(0.01, 100.0)
 GPUS = st.integers(1, 64)
@@ -92,6 +99,42 @@ def test_a_budget_is_used_best(r_p: float, g_p: int, r_d: float, g_d: int, budge
     assert match.gpus[0] == -gpus or match.rate[0] != rate
 
 
+@settings(max_examples=60)
+@given(RATES, st.integers(1, 8), RATES, st.integers(1, 8), st.integers(2, 40))
+def test_degraded_rates_within_a_budget(
+    r_p: float, g_p: int, r_d: float, g_d: int, budget: int
+) -> None:
+    """Bounded, AIConfigurator's rule gives the highest degraded rate that fits."""
+    match = bounded(Degraded(), budget).match(Engine(r_p, g_p), Engine(r_d, g_d))
+    every = [
+        min(0.90 * n_p * r_p, 0.92 * n_d * r_d)
+        for n_p, n_d in product(range(1, budget + 1), repeat=2)
+        if n_p * g_p + n_d * g_d <= budget
+    ]
+    assert match.rate[0] == pytest.approx(max(every, default=0.0), rel=1e-9)
+
+
+@settings(max_examples=60)
+@given(RATES, GPUS, RATES, GPUS, st.floats(0.1, 10.0), st.integers(2, 500))
+def test_a_bounded_ratio_is_met_as_often_as_it_fits(
+    r_p: float, g_p: int, r_d: float, g_d: int, ratio: float, budget: int
+) -> None:
+    """Whole copies of the smallest deployment of the ratio, or none where not even one fits."""
+    engines = Engine(r_p, g_p), Engine(r_d, g_d)
+    one = FixedRatio(ratio=ratio).match(*engines)
+    many = bounded(FixedRatio(ratio=ratio), budget).match(*engines)
+    copies = budget // int(one.gpus[0])
+    assert [each[0] for each in many] == [copies * each[0] for each in one]
+
+
+def test_without_a_bound_a_rule_is_itself() -> None:
+    """Nothing is changed where there is no budget; of two budgets the smaller holds."""
+    for rule in (Balanced(), Degraded(), WithinBudget(gpus=8)):
+        assert bounded(rule, None) is rule
+    assert bounded(WithinBudget(gpus=8), 4) == WithinBudget(gpus=4)
+    assert bounded(WithinBudget(gpus=4), 8) == WithinBudget(gpus=4)
+
+
 @settings(max_examples=100)
 @given(RATES, GPUS, RATES, GPUS, st.floats(0.1, 10.0))
 def test_a_fixed_ratio_is_met(r_p: float, g_p: int, r_d: float, g_d: int, ratio: float) -> None:
@@ -133,7 +176,8 @@ def test_gpus_must_be_whole(gpus: float) -> None:
     [
         (Balanced, {"tolerance": 0.0}),
         (Balanced, {"tolerance": 1.0}),
-        (WithinBudget, {"gpus": 1}),
+        (WithinBudget, {"gpus": 0}),
+        (WithinBudget, {"decode": 0.0, "gpus": 2}),
         (FixedRatio, {"ratio": 0.0}),
         (Degraded, {"prefill": 1.1}),
         (Degraded, {"max_workers": 0}),
