@@ -52,6 +52,7 @@ class BatchWorker(Worker):
         "_piggyback",
         "_prompt_step",
         "_ready",
+        "_resumed",
         "_running",
         "_since",
         "_stalled",
@@ -85,6 +86,7 @@ class BatchWorker(Worker):
         self._fresh: list[int] = []  # joined from a transfer in this iteration
         self._stalled = False  # by prompts alone: iteration `_step` has its blocks but not begun
         self._late: list[tuple[float, int]] = []  # last token before a stall, of how many
+        self._resumed = 0.0  # when the first iteration after the stall ends
         self._ready: list[int] = []  # prompts computed here in the step that just ended
         self.leap_limit = LEAP
 
@@ -181,7 +183,7 @@ class BatchWorker(Worker):
         if self._fresh:
             self._stamp_second(first)
         if self._stalled:
-            self._resume(first)
+            self._stalled, self._resumed = False, first
 
     def _reach(self, batch: int, upto: float) -> int:
         """Return the number of iterations until the batch, a piece or the KV cache ends."""
@@ -226,7 +228,7 @@ class BatchWorker(Worker):
         if not self._piggyback:
             self._stall(now)
             return
-        self._gaps.gap(seconds, batch - len(self._fresh))
+        step.seconds, step.riders = seconds, batch - len(self._fresh)
         if self._fresh:
             self._stamp_second(step.ends)
             self._fresh.clear()  # their first gap ends here, and is not one of this step's
@@ -237,12 +239,6 @@ class BatchWorker(Worker):
         just = len(self._running) - len(self._fresh) - self._held_up()
         if just:
             self._late.append((now, just))
-
-    def _resume(self, first: float) -> None:
-        """Log the gaps that the stall widened; they end with the iteration that ends ``first``."""
-        self._stalled = False
-        for since, count in self._late:
-            self._gaps.gap(first - since, count)
 
     def _held_up(self) -> int:
         """Return how many sequences had their last token before the stall's latest step."""
@@ -271,8 +267,10 @@ class BatchWorker(Worker):
         self.step_count += count
 
     def _log_first(self, batch: int, count: int) -> None:
-        """Leave first gaps that began sooner out: of who just joined, and of who was held up."""
+        """Log gaps that began sooner apart: who was held up; who just joined is known elsewhere."""
         context, gaps = self._context, self._gaps
+        for since, late in self._late:
+            gaps.gap(self._resumed - since, late)
         gaps.iterations(batch, batch - len(self._fresh) - self._held_up(), context, 1)
         self._fresh.clear()
         self._late.clear()
@@ -483,6 +481,7 @@ class BatchWorker(Worker):
         """Emit the token that ends each computed prompt; it decodes from the next step on."""
         self._prompt_step = None
         ledger = self._ledger
+        self._gaps.gap(step.seconds, step.riders)
         self.load.tokens[self.index] -= step.placed
         self.prompts_closed += len(step.finishing)
         for request in step.finishing:

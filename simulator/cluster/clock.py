@@ -21,6 +21,7 @@ READY = 3
 ARRIVAL = 4
 ADMISSION = 5
 TICK = 6
+LAST = 7
 
 _SERIALS = 1 << 40
 _COMPONENTS = 1 << 20
@@ -61,6 +62,17 @@ class Clock:
         """How many entries wait in the queue."""
         return len(self.env._queue)
 
+    def at_last(self, when: float, act: Callable[[], object]) -> None:
+        """Call ``act`` at ``when`` (absolute seconds), after everything else of that instant."""
+
+        def ring(_: Event) -> None:
+            self.turn = turn_of(LAST, 0)
+            act()
+
+        event = _Wake()
+        event.callbacks = [ring]
+        heappush(self.env._queue, (when, LAST, 0, event))  # type: ignore[misc]
+
     def run(self, until: Event) -> None:
         """Process events until ``until`` has happened.
 
@@ -100,7 +112,7 @@ class Alarm:
     def __init__(self, clock: Clock, component: int) -> None:
         self.clock = clock
         self._queue = clock.env._queue
-        self._rank = component * _SERIALS
+        self._rank = (component + 1) * _SERIALS  # simpy's own serial numbers stay below
         self._turns = [turn_of(priority, component) for priority in range(TICK + 1)]
         self._armed = False
         self.turn = 0

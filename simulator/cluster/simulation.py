@@ -31,7 +31,7 @@ from simulator.cluster.wiring import routes
 from simulator.cluster.worker import Listener, Load, Worker
 from simulator.deployment import Deployment
 from simulator.errors import ConfigError, InvariantError
-from simulator.record import GapHistogram, RunRecord, WorkerInfo
+from simulator.record import TIMES, GapHistogram, RunRecord, WorkerInfo
 
 Column = NDArray[np.float64] | NDArray[np.int32]
 
@@ -67,8 +67,9 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How to run: ``seed`` of the routing stream, gauge interval and last instant in seconds.
+    """How to run: ``seed`` of the routing stream, gauge interval and end in seconds.
 
+    What is due after ``until_s`` does not happen any more.
     An interval of ``None`` is a thousandth of the arrivals' span, but at least 10 ms.
     ``progress`` is called after each sample of the gauges with simulated seconds and requests done.
     ``leap`` bounds the iterations a decode worker takes at once; it changes no result.
@@ -212,11 +213,9 @@ class Simulation:
 
     def run(self) -> RunRecord:
         """Run to the last token (or ``until_s``), check the laws and return what happened."""
-        env, until = self.clock.env, self.options.until_s
-        stop = (
-            self.endings.all_over if until is None else env.timeout(until) | self.endings.all_over
-        )
-        self.clock.run(stop)
+        if self.options.until_s is not None:
+            self.clock.at_last(self.options.until_s, self.endings.all_over.succeed)
+        self.clock.run(self.endings.all_over)
         record = self.record()
         audit(self, record)
         return record
@@ -225,8 +224,10 @@ class Simulation:
         """Return everything so far as columns, after a last sample of the gauges."""
         arrived = self.source.arrived
         columns = {name: column[:arrived] for name, column in self.ledger.columns().items()}
+        if self.done < self.ledger.size:
+            columns = {name: self._so_far(name, column) for name, column in columns.items()}
         if self.deployment.first_token == "decode":  # noqa: S105 - a place, not a secret
-            handed = ~np.isnan(columns["transfer_end_s"])
+            handed = ~np.isnan(columns["transfer_queue_enter_s"])
             np.copyto(columns["first_token_s"], columns["decode_join_s"], where=handed)
         if sample:
             self.telemetry.sample(self.clock.now)
@@ -239,6 +240,12 @@ class Simulation:
             end_s=self.clock.now,
             first_token=self.deployment.first_token,
         )
+
+    def _so_far(self, name: str, column: Column) -> Column:
+        """Return a column without the moments that are known but have yet to come."""
+        if name not in TIMES:
+            return column
+        return np.where(column <= self.clock.now, column, np.nan)
 
     def _info(self, worker: Worker) -> WorkerInfo:
         spec = worker.settings.spec

@@ -62,7 +62,8 @@ class Listener:
 class Step:
     """One step's prompt chunks, as :meth:`StepModel.step_seconds` wants them.
 
-    ``placed`` of its ``tokens`` are a router's (the others recompute preempted sequences).
+    ``placed`` of its ``tokens`` are a router's (the others recompute preempted sequences). Its
+    ``seconds`` are a gap for ``riders`` decoding sequences.
     """
 
     tokens: int = 0
@@ -72,6 +73,8 @@ class Step:
     placed: int = 0
     finishing: list[int] = field(default_factory=list)
     ends: float = 0.0
+    seconds: float = 0.0
+    riders: int = 0
 
     def add(self, chunk: int, done: int) -> None:
         """Add a chunk of ``chunk`` tokens after ``done`` earlier ones."""

@@ -1,0 +1,220 @@
+"""Small configurations drawn at random over every setting of the event engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from builders import A_FABRIC, A_GPU, A_MODEL, INSTANT, traffic
+
+from hardware.fabric import Fabric
+from hardware.gpu import GPU
+from hardware.link import Link
+from simulator.cluster.simulation import RunOptions, Traffic
+from simulator.deployment import Batching, Deployment, Pool, Transfer
+from simulator.latency.base import Piece, WorkerSpec
+from simulator.layout import Layout
+from simulator.model import Model
+from simulator.policies.routing import LeastKV, LeastRequests, LeastTokens, RoundRobin
+from simulator.policies.routing import Random as RandomRouter
+
+GRID_S = 0.25
+ROUTERS = (RoundRobin, RandomRouter, LeastRequests, LeastTokens, LeastKV)
+DENSE = replace(A_MODEL, name="small dense model", kv_heads=4, max_context=300)
+SPARSE = Model(
+    name="small mixture",
+    layers=4,
+    hidden=512,
+    heads=8,
+    kv_heads=4,
+    head_dim=64,
+    vocab=1000,
+    max_context=300,
+    dense_intermediate=1024,
+    experts=4,
+    top_k=2,
+    moe_intermediate=768,
+    source="made up for tests",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """A step's seconds with a term of its own for everything that a step is told.
+
+    ``per_square`` makes the dependence on context quadratic; above ``knee`` tokens a further token
+    costs twice. Workers of another role or with more GPUs step at another pace, unless ``even``.
+    """
+
+    base: float = 0.010
+    per_seq: float = 3e-4
+    per_context: float = 2e-6
+    per_square: float = 1e-9
+    per_token: float = 1e-4
+    per_pair: float = 1e-6
+    per_past: float = 1e-5
+    per_prompt: float = 1e-3
+    knee: float = 150.0
+    stages: int = 1
+    even: bool = False
+
+    def bind(self, worker: WorkerSpec) -> "Terms":
+        """Return this worker's terms."""
+        if self.even:
+            return self
+        pace = 1 + 0.125 * ("prefill", "decode", "mixed").index(worker.role)
+        return replace(self, base=self.base * pace / worker.layout.gpus)
+
+    def decode_pieces(self, batch: int) -> Sequence[Piece]:
+        """Return the pieces below and above the knee."""
+        fixed = self.base + self.per_seq * batch
+        lifted = fixed - self.per_context * self.knee
+        return [
+            Piece(self.knee, fixed, self.per_context, self.per_square),
+            Piece(float("inf"), lifted, 2 * self.per_context, self.per_square),
+        ]
+
+    def step_seconds(
+        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+    ) -> float:
+        """Return the sum of all terms."""
+        _, c0, c1, c2 = next(p for p in self.decode_pieces(batch) if context <= p.upto)
+        seconds = c0 + context * (c1 + context * c2)
+        seconds += self.per_token * tokens + self.per_pair * pairs
+        return seconds + self.per_past * past + self.per_prompt * prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """One configuration: what is simulated, under which traffic, how."""
+
+    deployment: Deployment
+    traffic: Traffic
+    options: RunOptions
+    grid: bool
+
+    def __str__(self) -> str:
+        load = self.traffic
+        rows = [load.arrival_s.tolist(), load.input_tokens.tolist(), load.output_tokens.tolist()]
+        named = zip(("arrivals", "prompts", "answers"), rows, strict=True)
+        told = [f"{name} = {row}" for name, row in named]
+        return "\n".join(
+            [repr(self.deployment), *told, f"clients = {load.concurrency}", repr(self.options)]
+        )
+
+
+def draw(seed: int) -> Drawn:
+    """Return the configuration of a seed. With ``grid`` many things happen at one instant."""
+    rng = Random(seed)  # noqa: S311 - no secret
+    grid = rng.random() < 0.35
+    deployment = _deployment(rng, grid=grid)
+    load = _traffic(rng, grid=grid)
+    until = None
+    if rng.random() < 0.25:
+        last = float(load.arrival_s[-1])
+        until = last * rng.choice([0.5, 1.0, 1.5]) + rng.choice([0.25, 1.0, 2.0])
+    options = RunOptions(
+        seed=rng.randrange(1000),
+        sample_interval_s=rng.choice([0.25, 0.5] if grid else [0.11, 0.37, 1.3]),
+        until_s=until,
+        leap=rng.choice([None, None, 1, 2, 7, 40]),
+    )
+    return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
+
+
+def _deployment(rng: Random, *, grid: bool) -> Deployment:
+    model = rng.choice([DENSE, SPARSE])
+    gpu, fabric = _hardware(rng, grid=grid)
+    roles = rng.choice([("prefill", "decode")] * 3 + [("mixed",), ("prefill", "decode", "mixed")])
+    sharing = "fifo" if grid else rng.choice(["fifo", "processor_sharing", "max_min"])
+    other = replace(gpu, name="other test GPU")
+    return Deployment(
+        model=model,
+        gpu=gpu,
+        fabric=fabric,
+        latency=_latency(rng, grid=grid),
+        pools=tuple(_pool(rng, role, model, rng.choice([None, None, other])) for role in roles),
+        router=rng.choice(ROUTERS)(),
+        decode_router=rng.choice(ROUTERS)(),
+        transfer=Transfer(
+            mode=rng.choice(["pull", "push", "push_layerwise"]),
+            sharing=sharing,
+            setup_s=rng.choice([0.0, 0.0, 0.25 if grid else rng.uniform(0.0, 0.3)]),
+        ),
+        first_token=rng.choice(["prefill", "decode"]),
+    )
+
+
+def _latency(rng: Random, *, grid: bool) -> Terms:
+    stages = rng.choice([1, 1, 2, 3])
+    if grid:
+        flat = dict.fromkeys(["per_seq", "per_context", "per_square", "per_token", "per_pair"], 0.0)
+        flat |= dict.fromkeys(["per_past", "per_prompt"], 0.0)
+        return Terms(base=GRID_S, stages=stages, even=True, **flat)
+    return Terms(
+        base=rng.uniform(0.005, 0.05), knee=float(rng.choice([40, 150, 10_000])), stages=stages
+    )
+
+
+def _hardware(rng: Random, *, grid: bool) -> tuple[GPU, Fabric]:
+    """Return a GPU and a fabric: slow links with latencies, or such as take no time."""
+
+    def link(name: str, bandwidth: float) -> Link:
+        if grid:
+            return INSTANT
+        latency = rng.choice([0.0, rng.uniform(0.0, 0.05)])
+        return Link(name=name, bandwidth=bandwidth * rng.uniform(0.5, 2.0), latency_s=latency)
+
+    nic, inside = link("NIC", 1e6), link("scale-up", 3e6)
+    bridged = rng.random() < 0.2
+    fabric = replace(
+        A_FABRIC,
+        network=link("switch", rng.choice([1e6, 1e9])),
+        domain_gpus=rng.choice([1, 2, 4, 8]),
+        nics_per_gpu=rng.choice([0.5, 1.0, 2.0]),
+        host_bridge=link("bridge", 2e6) if bridged else None,
+        setup_s=rng.choice([0.0, 0.25 if grid else rng.uniform(0.0, 0.1)]),
+        scale_up_setup_s=rng.choice([0.0, 0.25 if grid else rng.uniform(0.0, 0.1)]),
+    )
+    domain = 1 if bridged else 8
+    return replace(A_GPU, scale_up=inside, nic=nic, scale_up_domain=domain), fabric
+
+
+def _pool(rng: Random, role: str, model: Model, gpu: GPU | None) -> Pool:
+    tp, pp = rng.choice([1, 1, 2, 8]), rng.choice([1, 1, 2])
+    ranks = rng.choice([1, 1, 2, 3]) if model.is_moe else 1
+    seats = rng.choice([1, 2, 4, 8, 12])
+    size = rng.choice([1, 2, 3, 16])
+    tokens = rng.choice([90, 150, 310, 1000])
+    batching = Batching(
+        max_num_batched_tokens=max(seats, rng.choice([7, 16, 40, 64, 200])),
+        max_num_seqs=seats,
+        block_size=size,
+        chunked_prefill=rng.random() < 0.6,
+        piggyback=rng.random() < 0.6,
+        reserve=rng.choice(["prompt", "prompt", "full"]),
+        kv_blocks=max(1, tokens // size),
+    )
+    return Pool(
+        role=role,
+        workers=rng.choice([1, 1, 2, 3]),
+        layout=Layout(tp=tp, pp=pp, attention_dp=ranks),
+        batching=batching,
+        gpu=gpu,
+    )
+
+
+def _traffic(rng: Random, *, grid: bool) -> Traffic:
+    count = rng.randint(1, 24)
+    prompt, answer = rng.choice([5, 30, 90]), rng.choice([2, 15, 60])
+    rows: list[tuple[float, int, int]] = []
+    for _ in range(count):
+        long = rng.random() < 0.05
+        inputs = rng.randint(1, 320 if long else prompt)
+        outputs = rng.randint(1, answer)
+        arrival: Any = rng.randint(0, 12) * GRID_S if grid else rng.uniform(0.0, 2.0)
+        rows.append((arrival, inputs, outputs))
+    rows.sort()
+    clients = rng.choice([None, None, None, 1, 2, 5])
+    arrivals, inputs, outputs = zip(*rows, strict=True)
+    return traffic(arrivals, inputs, outputs, clients)

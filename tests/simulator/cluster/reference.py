@@ -1,0 +1,845 @@
+"""A second simulator to compare the engine with: one loop over what can happen next.
+
+It has no event queue, no alarms, no leaps and no counters kept on the side: every iteration is
+taken, every token's time is kept, and what is held, waiting or placed is counted anew from the
+requests whenever somebody asks. From the program it uses the specifications (what is simulated,
+how a model lies in memory, how GPUs are wired) and a latency model's ``step_seconds`` alone.
+
+Among simultaneous happenings, steps end first, then bytes arrive, then requests, then idle
+workers start, then gauges are read; within each by component.
+"""
+
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import ceil, inf, nan
+from typing import Any
+
+import numpy as np
+
+from simulator.deployment import Deployment, Pool
+from simulator.latency.base import WorkerSpec
+from simulator.layout import MemoryBudget, plan_memory
+from simulator.record import COUNTS, GAUGES, REASONS, TIMES
+
+STEP, WIRE, ARRIVE, START, LOOK = range(5)
+Happening = tuple[float, int, int, Callable[[], None]]
+
+
+@dataclass(eq=False)
+class Job:
+    """One request and all that has happened to it."""
+
+    number: int
+    arrival: float
+    prompt: int
+    answer: int
+    moments: dict[str, float] = field(default_factory=dict)
+    prefill: "Site | None" = None
+    decode: "Site | None" = None
+    status: str = "incomplete"
+    reason: str = ""
+    preemptions: int = 0
+    recomputed: int = 0
+    uncomputed: int = 0  # prompt tokens that a router still counts at its worker
+    tokens: list[float] = field(default_factory=list)
+
+    def blocks(self, site: "Site", tokens: int) -> int:
+        """Return the KV blocks that ``tokens`` tokens fill on ``site``."""
+        return ceil(tokens / site.pool.batching.block_size)
+
+
+@dataclass(eq=False)
+class Chunk:
+    """Some of a request's prompt in one step: ``size`` tokens after ``before`` earlier ones."""
+
+    job: Job
+    size: int
+    before: int
+    last: bool
+    again: bool  # a recomputation, which no router counts
+
+
+@dataclass(eq=False)
+class Step:
+    """A step under way."""
+
+    ends: float
+    chunks: list[Chunk]
+    riders: list[Job]
+
+
+class Site:
+    """What the two kinds of worker have in common."""
+
+    def __init__(self, world: "World", number: int, index: int, pool: Pool) -> None:
+        self.world, self.number, self.index, self.pool = world, number, index, pool
+        self.plan = memory(world.deployment, pool)
+        self.steps = world.deployment.latency.bind(spec(world.deployment, pool))
+        self.queue: list[Job] = []
+        self.begun = 0  # tokens of the first in the queue that are computed or being computed
+        self.held: dict[Job, int] = {}
+        self.busy: list[list[float]] = []  # [from, to] of each spell of work
+        self.sent = self.received = 0.0
+        self.counts = {"steps": 0, "prefill_tokens": 0, "decode_tokens": 0}
+
+    @property
+    def used(self) -> int:
+        """KV blocks held now."""
+        return sum(self.held.values())
+
+    def need(self, job: Job) -> int:
+        """Return the blocks that computing the prompt of ``job`` takes."""
+        raise NotImplementedError
+
+    def fits(self, blocks: int) -> bool:
+        """Tell whether ``blocks`` more can be held."""
+        return self.used + blocks <= self.plan.kv_blocks
+
+    def chunks(self, budget: int, seats: int) -> list[Chunk]:
+        """Take prompt chunks off the queue, within a budget of tokens."""
+        taken: list[Chunk] = []
+        while self.queue and budget > 0 and len(taken) < seats:
+            job = self.queue[0]
+            left = job.prompt + len(job.tokens) - self.begun
+            whole = not self.pool.batching.chunked_prefill
+            if whole and taken and left > budget:
+                break
+            if self.begun == 0:
+                if not self.fits(self.need(job)):
+                    break
+                self.held[job] = self.need(job)
+                if not job.tokens:
+                    job.moments["prefill_start_s"] = self.world.now
+            size = left if whole else min(left, budget)
+            chunk = Chunk(job, size, self.begun, size == left, bool(job.tokens))
+            taken.append(chunk)
+            budget -= size
+            self.begun += size
+            if not chunk.last:
+                break
+            self.queue.pop(0)
+            self.begun = 0
+        return taken
+
+    def seconds(self, chunks: list[Chunk], riders: list[Job]) -> float:
+        """Ask the latency model."""
+        pairs = sum(c.before + at for c in chunks for at in range(1, c.size + 1))
+        context = sum(job.prompt + len(job.tokens) for job in riders)
+        tokens, past = sum(c.size for c in chunks), sum(c.before for c in chunks)
+        return self.steps.step_seconds(tokens, pairs, past, len(chunks), len(riders), context)
+
+    def working(self, busy: bool) -> None:
+        """Note whether this worker works from now on."""
+        open_spell = bool(self.busy) and self.busy[-1][1] == inf
+        if busy and not open_spell:
+            self.busy.append([self.world.now, inf])
+        elif not busy and open_spell:
+            self.busy[-1][1] = self.world.now
+
+    def busy_seconds(self) -> float:
+        """Return the seconds worked so far."""
+        return sum((min(end, self.world.now) - start for start, end in self.busy), 0.0)
+
+    def happenings(self) -> Iterator[Happening]:
+        """Yield what this worker may do next."""
+        raise NotImplementedError
+
+    def gauges(self) -> tuple[int, int]:
+        """Return how many requests wait and how many are served."""
+        raise NotImplementedError
+
+
+class Prefill(Site):
+    """Computes prompts, several steps in flight where there are stages."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.flight: list[Step] = []
+        self.free_at = 0.0
+
+    def need(self, job: Job) -> int:
+        """Return the blocks of the prompt: nothing is generated here."""
+        return job.blocks(self, job.prompt)
+
+    def take(self, job: Job) -> None:
+        """Queue a request."""
+        self.queue.append(job)
+
+    def happenings(self) -> Iterator[Happening]:
+        """Yield the end of the oldest step, and the start of the next."""
+        if self.flight:
+            yield self.flight[0].ends, STEP, self.number, self.act
+        if self.queue and self.world.now < self.free_at:
+            yield self.free_at, STEP, self.number, self.act
+        elif self.queue and (self.begun or self.fits(self.need(self.queue[0]))):
+            yield self.world.now, START, self.number, self.act
+
+    def act(self) -> None:
+        """Close what is through and start what can be started."""
+        while self.flight and self.flight[0].ends <= self.world.now:
+            self.close(self.flight.pop(0))
+        if self.world.now >= self.free_at:
+            self.start()
+        self.working(bool(self.flight))
+
+    def start(self) -> None:
+        """Start a step if there is a prompt for it."""
+        now, batching = self.world.now, self.pool.batching
+        chunks = self.chunks(batching.max_num_batched_tokens, batching.max_num_seqs)
+        if not chunks:
+            return
+        seconds = self.seconds(chunks, [])
+        stage = seconds / self.steps.stages
+        ends = max(now + seconds, self.flight[-1].ends + stage if self.flight else 0.0)
+        self.free_at = now + stage
+        self.flight.append(Step(ends, chunks, []))
+        self.counts["steps"] += 1
+        self.counts["prefill_tokens"] += sum(chunk.size for chunk in chunks)
+        for chunk in chunks:
+            if chunk.last and self.world.layerwise and chunk.job.answer > 1:
+                self.world.hand_over(chunk.job, ends)
+
+    def close(self, step: Step) -> None:
+        """Let computed prompts go on."""
+        for chunk in step.chunks:
+            chunk.job.uncomputed -= chunk.size
+        for job in [chunk.job for chunk in step.chunks if chunk.last]:
+            job.moments["prefill_end_s"] = self.world.now
+            job.tokens.append(self.world.now)
+            if job.answer == 1:
+                del self.held[job]
+                self.world.finish(job)
+            elif not self.world.layerwise:
+                self.world.hand_over(job, None)
+
+    def gauges(self) -> tuple[int, int]:
+        """Return prompts not begun, and chunks in flight."""
+        waiting = len(self.queue) - (1 if self.begun else 0)
+        return waiting, sum(len(step.chunks) for step in self.flight)
+
+
+class Batch(Site):
+    """Decodes, and computes prompts beside that or instead."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.step: Step | None = None
+        self.running: list[Job] = []  # the youngest last
+        self.computed: list[Job] = []  # join now, at the end of the step that computed them
+        self.landed: list[Job] = []
+        self.wanting: list[Job] = []
+        self.preempted: set[Job] = set()
+        self.stalled = False
+
+    def need(self, job: Job) -> int:
+        """Return the blocks of all tokens so far and the next one, or of the whole answer."""
+        whole = job.prompt + job.answer - 1
+        soon = min(whole, job.prompt + len(job.tokens) + 1)
+        return job.blocks(self, whole if self.pool.batching.reserve == "full" else soon)
+
+    def need_landing(self, job: Job) -> int:
+        """Return the blocks to set aside for a transfer, whose first token may yet be to come."""
+        whole = job.prompt + job.answer - 1
+        soon = min(whole, job.prompt + 1)
+        return job.blocks(self, whole if self.pool.batching.reserve == "full" else soon)
+
+    def take(self, job: Job) -> None:
+        """Queue a whole request."""
+        self.queue.append(job)
+
+    def reserve(self, job: Job) -> None:
+        """Queue a request for blocks, and grant what can be granted."""
+        self.wanting.append(job)
+        if len(self.wanting) == 1:
+            self.grant()
+
+    def grant(self) -> None:
+        """Set blocks aside in order; who was preempted comes first."""
+        while self.wanting and not self.preempted and self.fits(self.need_landing(self.wanting[0])):
+            job = self.wanting.pop(0)
+            self.held[job] = self.need_landing(job)
+            self.world.send(job)
+
+    def happenings(self) -> Iterator[Happening]:
+        """Yield the end of the step under way, or the start of one."""
+        if self.step is not None:
+            yield self.step.ends, STEP, self.number, self.act
+        elif self.landed or (self.queue and (self.begun or self.fits(self.need(self.queue[0])))):
+            yield self.world.now, START, self.number, self.act
+
+    def act(self) -> None:
+        """End the step under way and begin the next."""
+        if self.step is not None:
+            self.end(self.step)
+        self.begin()
+        self.working(self.step is not None)
+
+    def end(self, step: Step) -> None:
+        """Emit the step's tokens."""
+        self.step = None
+        self.counts["steps"] += 1
+        for job in step.riders:
+            job.tokens.append(self.world.now)
+            self.counts["decode_tokens"] += 1
+            if job.prefill is not self and len(job.tokens) == 2:
+                job.moments["second_token_s"] = self.world.now
+        for chunk in step.chunks:
+            if not chunk.again:
+                chunk.job.uncomputed -= chunk.size
+        for job in [chunk.job for chunk in step.chunks if chunk.last]:
+            job.tokens.append(self.world.now)
+            job.moments.setdefault("prefill_end_s", self.world.now)
+            self.computed.append(job)
+        for job in [job for job in self.running + self.computed if len(job.tokens) == job.answer]:
+            (self.running if job in self.running else self.computed).remove(job)
+            self.preempted.discard(job)
+            del self.held[job]
+            self.world.finish(job)
+
+    def begin(self) -> None:
+        """Decide who takes part in the next step, and start it."""
+        if not self.stalled:
+            self.make_room()
+        for job in self.computed:
+            if job not in self.preempted:
+                job.moments["decode_join_s"] = job.moments["decode_queue_enter_s"] = self.world.now
+            self.preempted.discard(job)
+            self.running.append(job)
+        self.computed = []
+        self.grant()
+        batching = self.pool.batching
+        while self.landed and len(self.running) < batching.max_num_seqs:
+            self.running.append(self.landed.pop(0))
+            self.running[-1].moments["decode_join_s"] = self.world.now
+        beside = len(self.running) if batching.piggyback else 0
+        budget = batching.max_num_batched_tokens - beside
+        chunks = self.chunks(budget, batching.max_num_seqs - len(self.running))
+        self.stalled = bool(chunks) and not batching.piggyback
+        riders = [] if self.stalled else list(self.running)
+        self.counts["prefill_tokens"] += sum(chunk.size for chunk in chunks)
+        if chunks or riders:
+            self.step = Step(self.world.now + self.seconds(chunks, riders), chunks, riders)
+
+    def make_room(self) -> None:
+        """Take the blocks of the next iteration; preempt the youngest as long as they lack."""
+        while True:
+            wanted = {job: job.blocks(self, job.prompt + len(job.tokens)) for job in self.running}
+            more = {job: max(self.held[job], wanted[job]) for job in self.running}
+            if self.fits(sum(more.values()) - sum(self.held[job] for job in more)):
+                self.held.update(more)
+                return
+            self.preempt()
+
+    def preempt(self) -> None:
+        """Drop a half-computed prompt, or else the youngest sequence."""
+        if self.begun:
+            job, lost = self.queue[0], self.begun
+            job.uncomputed += 0 if job.tokens else lost
+            self.begun = 0
+        else:
+            job = self.running.pop()
+            lost = job.prompt + len(job.tokens) - 1
+            self.preempted.add(job)
+            self.queue.insert(0, job)
+        del self.held[job]
+        job.preemptions += 1
+        job.recomputed += lost
+
+    def gauges(self) -> tuple[int, int]:
+        """Return who waits for anything, and who is served."""
+        waiting = len(self.queue) - (1 if self.begun else 0)
+        served = len(self.running) + (len(self.step.chunks) if self.step else 0)
+        return waiting + len(self.landed) + len(self.wanting), served
+
+
+@dataclass(eq=False)
+class Wire:
+    """One port in one direction."""
+
+    bandwidth: float
+    free_at: float = 0.0
+
+
+@dataclass(eq=False)
+class Flow:
+    """A request's KV under way over shared ports."""
+
+    job: Job
+    wires: tuple[Wire, Wire]
+    left: float
+    latency: float
+    due: float  # when its last layer is computed
+    tail: float  # bytes of that layer
+    rate: float = 0.0
+
+
+class World:
+    """The whole deployment; :meth:`run` it."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        jobs: list[Job],
+        *,
+        clients: int | None,
+        seed: int,
+        interval: float,
+        until: float,
+    ) -> None:
+        self.deployment, self.jobs, self.until = deployment, jobs, until
+        self.now = 0.0
+        self.layerwise = deployment.transfer.mode == "push_layerwise"
+        self.coming = list(jobs)
+        self.ended = 0
+        self.clients = clients
+        self.entries: list[Prefill | Batch] = []
+        self.decoders: list[Batch] = []
+        self.sites: list[Prefill | Batch] = []
+        streams = np.random.SeedSequence(seed, spawn_key=(2,)).spawn(2)
+        self.luck = [np.random.default_rng(stream) for stream in streams]
+        self.placed = [0, 0]
+        self.landing: list[tuple[float, int]] = []
+        self.flows: list[Flow] = []
+        self.settled_at = 0.0
+        self.interval, self.looks = interval, 0
+        self.samples: list[tuple[float, list[tuple[float, ...]]]] = []
+        self.block_seconds: list[float] = []
+        self.closest = inf
+        self.build()
+
+    def build(self) -> None:
+        """Set up the workers and their places."""
+        for role in ("prefill", "mixed", "decode"):
+            for pool in (pool for pool in self.deployment.pools if pool.role == role):
+                for _ in range(pool.workers):
+                    team: list[Any] = self.decoders if role == "decode" else self.entries
+                    kind = Prefill if role == "prefill" else Batch
+                    site = kind(self, len(self.sites), len(team), pool)
+                    team.append(site)
+                    self.sites.append(site)
+        self.block_seconds = [0.0] * len(self.sites)
+        self.wires = {site: wires(self.deployment, site) for site in self.sites}
+        self.turns: dict[tuple[Site, str, str], int] = {}
+        self.slots = places(self.deployment, self.sites)
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Let happen what comes next until every request has ended, or the time is over."""
+        while self.ended < len(self.jobs):
+            when, _, _, act = min(self.happenings(), key=lambda happening: happening[:3])
+            if when > self.until:
+                self.now = self.until
+                break
+            apart = when - self.now
+            if 0 < apart < 1e-9 * max(1.0, when):
+                self.closest = min(self.closest, apart)
+            self.now = when
+            act()
+        self.look(last=True)
+
+    def happenings(self) -> Iterator[Happening]:
+        """Yield everything that may happen next."""
+        last = len(self.sites)
+        if self.coming and self.clients is None:
+            yield self.coming[0].arrival, ARRIVE, 0, self.arrive
+        elif self.coming and self.clients:
+            yield self.now, ARRIVE, 0, self.dispatch
+        for site in self.sites:
+            yield from site.happenings()
+        if self.landing:
+            yield self.landing[0][0], WIRE, last + 1, self.deliver
+        if self.flows:
+            yield self.next_change(), WIRE, last + 2, self.change
+        yield self.looks * self.interval, LOOK, last + 3, self.look
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def arrive(self) -> None:
+        """Let in who is due."""
+        while self.coming and self.coming[0].arrival <= self.now:
+            self.enter(self.coming.pop(0))
+
+    def dispatch(self) -> None:
+        """Let every free client send its next request."""
+        while self.coming and self.clients:
+            self.clients -= 1
+            self.coming[0].arrival = self.now
+            self.enter(self.coming.pop(0))
+
+    def enter(self, job: Job) -> None:
+        """Place a request, or turn it away."""
+        job.moments["arrival_s"] = job.arrival
+        site = self.entries[self.choose(0, self.entries)]
+        job.reason = self.refusal(job, site)
+        if job.reason:
+            job.status = "rejected"
+            self.end(job)
+            return
+        job.moments["admitted_s"] = job.moments["prefill_queue_enter_s"] = self.now
+        job.prefill, job.uncomputed = site, job.prompt
+        if isinstance(site, Batch):
+            job.decode = site
+        site.take(job)
+
+    def refusal(self, job: Job, site: Site) -> str:
+        """Return why a request can never be served on ``site``, or nothing."""
+        tokens = job.prompt + job.answer
+        last = site if isinstance(site, Batch) else self.decoders[0]
+        if tokens > self.deployment.model.max_context:
+            return "exceeds_context"
+        if job.blocks(last, tokens - 1) > last.plan.kv_blocks:
+            return "exceeds_kv_capacity"
+        if job.blocks(site, job.prompt) > site.plan.kv_blocks:
+            return "exceeds_prefill_kv_capacity"
+        return ""
+
+    def finish(self, job: Job) -> None:
+        """Note a request's last token."""
+        job.moments["finish_s"] = self.now
+        job.status = "completed"
+        self.end(job)
+
+    def end(self, job: Job) -> None:  # noqa: ARG002 - reads as said
+        """Count a request that is over; its client is free."""
+        self.ended += 1
+        if self.clients is not None:
+            self.clients += 1
+
+    # --- routing -------------------------------------------------------------------------------
+
+    def choose(self, stage: int, team: "list[Any]") -> int:
+        """Return where the policy sends the next request of this stage."""
+        policy = (self.deployment.router, self.deployment.decode_router)[stage]
+        order, draw = self.placed[stage], float(self.luck[stage].random())
+        self.placed[stage] += 1
+        name, size = type(policy).__name__, len(team)
+        if name == "RoundRobin":
+            return order % size
+        if name == "Random":
+            return int(draw * size)
+        loads = [self.load(site, stage) for site in team]
+        key: dict[str, Callable[[int], Any]] = {
+            "LeastRequests": lambda at: (loads[at][0], at),
+            "LeastTokens": lambda at: (loads[at][1], loads[at][0], at),
+            "LeastKV": lambda at: (loads[at][2], at),
+        }
+        return min(range(size), key=key[name])
+
+    def load(self, site: Site, stage: int) -> tuple[int, int, int]:
+        """Return what a router sees: requests, prompt tokens to compute, prompt blocks."""
+        jobs = [job for job in self.jobs if (job.prefill, job.decode)[stage] is site]
+        unfinished = [job for job in jobs if job.status == "incomplete"]
+        if isinstance(site, Prefill):
+            here = [job for job in unfinished if not job.tokens]
+            keeping = [job for job in jobs if job in site.held or job in here]
+        else:
+            here = keeping = unfinished
+        blocks = sum(job.blocks(site, job.prompt) for job in keeping)
+        tokens = sum(job.uncomputed for job in jobs) if stage == 0 else 0
+        return len(here), tokens, blocks
+
+    # --- hand-over -----------------------------------------------------------------------------
+
+    def hand_over(self, job: Job, due: float | None) -> None:
+        """Choose a decode worker and ask it for blocks; ``due``: when the prompt will be done."""
+        site = self.decoders[self.choose(1, self.decoders)]
+        job.decode = site
+        job.moments["transfer_queue_enter_s"] = self.now
+        if due is not None:
+            job.moments["due"] = due
+        site.reserve(job)
+
+    def send(self, job: Job) -> None:
+        """Put a prompt's KV on the wire."""
+        source, target = job.prefill, job.decode
+        assert source is not None
+        assert target is not None
+        path = self.deployment.fabric.path(
+            self.slots[source], self.slots[target], gpu(self, source), gpu(self, target)
+        )
+        size = job.prompt * source.plan.kv_bytes_per_token
+        trips = 2 if self.deployment.transfer.mode == "pull" else 1
+        latency = path.latency_s * trips + self.deployment.transfer.setup_s
+        ends = (self.port(source, path.kind, "out"), self.port(target, path.kind, "in"))
+        due = job.moments.get("due", 0.0) if not job.tokens else 0.0
+        tail = size / self.deployment.model.layers if due else 0.0
+        if self.deployment.transfer.sharing == "fifo":
+            self.book(job, ends, size, latency, due, tail)
+        else:
+            job.moments["transfer_start_s"] = self.now
+            self.settle()
+            self.flows.append(Flow(job, ends, size, latency, due, tail))
+            self.share()
+
+    def port(self, site: Site, kind: str, way: str) -> Wire:
+        """Return the port that is next in turn."""
+        ports = self.wires[site][kind, way]
+        turn = self.turns[site, kind, way] = self.turns.get((site, kind, way), 0) + 1
+        return ports[turn % len(ports)]
+
+    def book(
+        self,
+        job: Job,
+        ends: tuple[Wire, Wire],
+        size: float,
+        latency: float,
+        due: float,
+        tail: float,
+    ) -> None:
+        """Send over ports that carry one transfer at a time."""
+        narrow = min(wire.bandwidth for wire in ends)
+        start = max(self.now, *(wire.free_at for wire in ends))
+        if due > start:  # in production: no sooner than the last layer can be through
+            start = max(start, due + tail / narrow - size / narrow)
+        for wire in ends:
+            wire.free_at = start + size / narrow
+        job.moments["transfer_start_s"] = start
+        insort(self.landing, (start + size / narrow + latency, job.number))
+
+    def deliver(self) -> None:
+        """Hand over what has arrived."""
+        while self.landing and self.landing[0][0] <= self.now:
+            job = self.jobs[self.landing.pop(0)[1]]
+            source, target = job.prefill, job.decode
+            assert source is not None
+            assert isinstance(target, Batch)
+            size = job.prompt * source.plan.kv_bytes_per_token
+            source.sent += size
+            target.received += size
+            job.moments["transfer_end_s"] = job.moments["decode_queue_enter_s"] = self.now
+            del source.held[job]
+            target.landed.append(job)
+
+    # --- shared ports --------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Let the bytes flow that have flown since the last change."""
+        for flow in self.flows:
+            flow.left = max(0.0, flow.left - flow.rate * (self.now - self.settled_at))
+        self.settled_at = self.now
+
+    def share(self) -> None:
+        """Give every flow its rate."""
+        limits = {
+            flow: max(0.0, flow.left - flow.tail) / (flow.due - self.now)
+            for flow in self.flows
+            if flow.due > self.now
+        }
+        if self.deployment.transfer.sharing == "processor_sharing":
+            crowd = [wire for flow in self.flows for wire in flow.wires]
+            for flow in self.flows:
+                even = min(wire.bandwidth / crowd.count(wire) for wire in flow.wires)
+                flow.rate = min(even, limits.get(flow, inf))
+            return
+        self.fill(limits)
+
+    def fill(self, limits: dict[Flow, float]) -> None:
+        """Give max-min fair rates: freeze the tightest constraint's flows, one after the other."""
+        open_flows = list(self.flows)
+        frozen: list[Flow] = []
+        while open_flows:
+            found: list[tuple[float, list[Flow]]] = [
+                (limits[flow], [flow]) for flow in open_flows if flow in limits
+            ]
+            for wire in {wire for flow in open_flows for wire in flow.wires}:
+                members = [flow for flow in open_flows if wire in flow.wires]
+                gone = sum(flow.rate for flow in frozen if wire in flow.wires)
+                found.append((max(0.0, wire.bandwidth - gone) / len(members), members))
+            rate, members = min(found, key=lambda each: each[0])
+            for flow in members:
+                flow.rate = rate
+                open_flows.remove(flow)
+                frozen.append(flow)
+
+    def changes(self, flow: Flow) -> float:
+        """Return when this flow ends, or is no longer bound by production."""
+        end = self.settled_at + flow.left / flow.rate if flow.rate > 0 else inf
+        return min(end, flow.due) if flow.due > self.settled_at else end
+
+    def next_change(self) -> float:
+        """Return when the first flow changes."""
+        return max(self.now, min(self.changes(flow) for flow in self.flows))
+
+    def change(self) -> None:
+        """End who is through, one by one, and let those go whose last layer is there."""
+        flow = min(self.flows, key=lambda flow: (self.changes(flow), flow.job.number))
+        produced = flow.due >= self.now and flow.tail > 0
+        self.settle()
+        if produced:
+            flow.due = 0.0
+        else:
+            self.flows.remove(flow)
+            insort(self.landing, (self.now + flow.latency, flow.job.number))
+        self.share()
+
+    # --- gauges --------------------------------------------------------------------------------
+
+    def look(self, *, last: bool = False) -> None:
+        """Read every gauge."""
+        row: list[tuple[float, ...]] = [
+            (*site.gauges(), site.used, site.busy_seconds(), site.sent, site.received)
+            for site in self.sites
+        ]
+        if self.samples:
+            before = self.samples[-1]
+            for at, site in enumerate(self.sites):
+                mean = (before[1][at][2] + site.used) / 2
+                self.block_seconds[at] += mean * (self.now - before[0])
+        if self.samples and self.samples[-1][0] == self.now:
+            self.samples.pop()
+        self.samples.append((self.now, row))
+        self.looks += 0 if last else 1
+
+    # --- what is left --------------------------------------------------------------------------
+
+    def arrived(self) -> list[Job]:
+        """Return the requests that have arrived."""
+        return [job for job in self.jobs if "arrival_s" in job.moments]
+
+    def columns(self) -> dict[str, list[float]]:
+        """Return the requests' columns, as the record has them."""
+        jobs = self.arrived()
+        found = {name: [self.moment(job, name) for job in jobs] for name in TIMES}
+        return found | {name: [self.count(job, name) for job in jobs] for name in COUNTS}
+
+    def moment(self, job: Job, name: str) -> float:
+        """Return one moment of a request; nothing after the end is known."""
+        if name == "first_token_s":
+            return self.emitted(job)[0] if self.emitted(job) else nan
+        when = job.moments.get(name, nan)
+        return when if when <= self.now else nan
+
+    def emitted(self, job: Job) -> list[float]:
+        """Return when the client saw each token."""
+        handed = job.prefill is not job.decode and job.answer > 1
+        if self.deployment.first_token == "prefill" or not handed:  # noqa: S105
+            return job.tokens
+        if "decode_join_s" not in job.moments:
+            return []
+        return [job.moments["decode_join_s"], *job.tokens[1:]]
+
+    def count(self, job: Job, name: str) -> int:
+        """Return one count of a request."""
+        plain = {
+            "input_tokens": job.prompt,
+            "output_tokens": job.answer,
+            "preemptions": job.preemptions,
+            "recomputed_tokens": job.recomputed,
+            "prefill_worker": job.prefill.number if job.prefill else -1,
+            "decode_worker": job.decode.number if job.decode else -1,
+            "status": ("incomplete", "completed", "rejected", "failed").index(job.status),
+            "reason": REASONS.index(job.reason),
+        }
+        return plain.get(name, 0)
+
+    def timeline(self) -> dict[str, np.ndarray]:
+        """Return the gauges, (T, workers) each, beside ``time_s``."""
+        time = np.array([when for when, _ in self.samples])
+        table = np.array([row for _, row in self.samples], dtype=np.float64)
+        return {"time_s": time, **{name: table[:, :, at] for at, name in enumerate(GAUGES)}}
+
+    def gaps(self) -> list[float]:
+        """Return every gap between two tokens that a client saw, sorted."""
+        seen = [self.emitted(job) for job in self.arrived()]
+        return sorted(b - a for times in seen for a, b in pairwise(times))
+
+
+# --- specifications ----------------------------------------------------------------------------
+
+
+def gpu(world: World, site: Site) -> Any:
+    """Return the GPU a worker runs on."""
+    return site.pool.gpu or world.deployment.gpu
+
+
+def memory(deployment: Deployment, pool: Pool) -> Any:
+    """Return how the model lies in a worker's memory."""
+    batching, ranks = pool.batching, pool.layout.attention_dp
+    budget = MemoryBudget(
+        block_size=batching.block_size,
+        memory_utilization=batching.memory_utilization,
+        max_num_batched_tokens=ceil(batching.max_num_batched_tokens / ranks),
+        max_num_seqs=ceil(batching.max_num_seqs / ranks),
+        role=pool.role,
+        kv_blocks=batching.kv_blocks,
+    )
+    chip = pool.gpu or deployment.gpu
+    return plan_memory(deployment.model, pool.layout, pool.precision, chip, budget)
+
+
+def spec(deployment: Deployment, pool: Pool) -> Any:
+    """Return what a latency model is bound to."""
+    return WorkerSpec(
+        model=deployment.model,
+        layout=pool.layout,
+        precision=pool.precision,
+        gpu=pool.gpu or deployment.gpu,
+        fabric=deployment.fabric,
+        memory=memory(deployment, pool),
+        role=pool.role,
+    )
+
+
+def places(deployment: Deployment, sites: "list[Prefill | Batch]") -> dict[Site, Any]:
+    """Return every worker's slot: placed in order, each kind of GPU apart."""
+    kinds: list[Any] = []
+    for site in sites:
+        chip = site.pool.gpu or deployment.gpu
+        if chip not in kinds:
+            kinds.append(chip)
+    found: dict[Site, Any] = {}
+    for chip in kinds:
+        alike = [site for site in sites if (site.pool.gpu or deployment.gpu) == chip]
+        sizes = [site.pool.layout.gpus for site in alike]
+        found.update(zip(alike, deployment.fabric.place(sizes, chip), strict=True))
+    return found
+
+
+def wires(deployment: Deployment, site: Site) -> dict[tuple[str, str], list[Wire]]:
+    """Return a worker's ports by kind of link and direction, one for each attention rank."""
+    fabric, chip = deployment.fabric, site.pool.gpu or deployment.gpu
+    inside = [chip.scale_up.bandwidth]
+    inside += [fabric.host_bridge.bandwidth] if fabric.host_bridge else []
+    outside = [chip.nic.bandwidth * fabric.nics_per_gpu, fabric.network.bandwidth]
+    shards, ranks = site.plan.kv_shards, site.pool.layout.attention_dp
+    return {
+        (kind, way): [Wire(min(bandwidths) * shards) for _ in range(ranks)]
+        for kind, bandwidths in (("scale_up", inside), ("scale_out", outside))
+        for way in ("out", "in")
+    }
+
+
+def histogram_fits(gaps: list[float], edges: np.ndarray, counts: np.ndarray) -> bool:
+    """Tell whether ``counts`` over ``edges`` are those of ``gaps``, give or take rounding."""
+    if counts.sum() != len(gaps):
+        return False
+    below = np.concatenate(([0], np.cumsum(counts)))
+    for at in np.flatnonzero(np.diff(below)) + 1:
+        slack = 1e-9 * edges[at] + 1e-12
+        low, high = bisect_right(gaps, edges[at] - slack), bisect_right(gaps, edges[at] + slack)
+        if not low <= below[at] <= high and at < len(edges) - 1:
+            return False
+    return True
+
+
+def port_bandwidth(world: World, site: Site) -> float:
+    """Return the most bytes/s that ``site`` can send or receive to or from anybody."""
+    pairs = [
+        (source, target)
+        for source in world.sites
+        for target in world.sites
+        if (source.pool.role, target.pool.role) == ("prefill", "decode")
+        and site in (source, target)
+    ]
+    kinds = {
+        world.deployment.fabric.path(
+            world.slots[a], world.slots[b], gpu(world, a), gpu(world, b)
+        ).kind
+        for a, b in pairs
+    }
+    way = "out" if site.pool.role == "prefill" else "in"
+    totals = [sum(wire.bandwidth for wire in world.wires[site][kind, way]) for kind in kinds]
+    return max(totals, default=0.0)
