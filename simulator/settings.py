@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hardware.gpu import GPU
 from simulator.configuration import TARGET, build, check_keys
@@ -13,12 +14,13 @@ from simulator.deployment import ROLES, Deployment, Pool
 from simulator.errors import ConfigError
 from simulator.experiment import Experiment
 from simulator.explore.advice import Limits
-from simulator.explore.exploration import Exploration, Options, power_of_two
+from simulator.explore.exploration import Exploration, Options
 from simulator.explore.space import Lengths, Platform
 from simulator.explore.start import Start, read_starts
 from simulator.latency.roofline import Roofline
 from simulator.model import Model
 from simulator.results import SLO
+from workloads.trace import Trace
 from workloads.workload import Workload
 
 
@@ -66,7 +68,7 @@ def build_exploration(settings: Mapping[str, Any]) -> Exploration:
     """Return the exploration that ``settings`` describe.
 
     The pools' GPUs and precisions, the SLO's TTFT and TPOT, and, where ``explore`` has no lengths
-    of its own, those of its starting points, or else the workload's medians.
+    of its own, those of its starting points, or else a sample of the workload's.
 
     Raises:
         ConfigError, SpecError, TraceError: as :func:`build_experiment`.
@@ -75,9 +77,11 @@ def build_exploration(settings: Mapping[str, Any]) -> Exploration:
     options: Options = build(settings.get("explore", {}), Options, "explore")
     deployment, slo = experiment.deployment, experiment.slo
     starts = [] if options.start is None else read_starts(Path(options.start), deployment.model)
+    lengths, traffic = _lengths(experiment, options, starts)
     return Exploration(
         platforms=(_platform(deployment, "prefill"), _platform(deployment, "decode")),
-        lengths=_lengths(experiment, options, starts),
+        lengths=lengths,
+        traffic=traffic,
         limits=Limits(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s),
         options=options,
         starts=tuple(starts),
@@ -110,16 +114,48 @@ def _platform(deployment: Deployment, role: str) -> Platform:
     )
 
 
-def _lengths(experiment: Experiment, options: Options, starts: Sequence[Start]) -> Lengths:
-    """Return the constant lengths to explore."""
+def _lengths(
+    experiment: Experiment, options: Options, starts: Sequence[Start]
+) -> tuple[Lengths, str]:
+    """Return the lengths to explore, and in words where they are from."""
     isl, osl = options.isl, options.osl
     if starts:
         isl, osl = isl or starts[0].isl, osl or starts[0].osl
-    if isl is None or osl is None:
-        trace = experiment.trace()
-        isl = isl or power_of_two(float(np.median(trace.column("input_tokens"))))
-        osl = osl or max(2, power_of_two(float(np.median(trace.column("output_tokens")))))
-    return Lengths.constant(isl, osl)
+    if isl is not None and osl is not None:
+        return Lengths.constant(isl, osl), ""
+    trace = experiment.trace()
+    prompts, answers = (
+        trace.column(name).astype(np.int64) if fixed is None else np.full(len(trace), fixed)
+        for name, fixed in (("input_tokens", isl), ("output_tokens", osl))
+    )
+    model = experiment.deployment.model
+    (short,) = np.nonzero(prompts + answers <= model.max_context)
+    if not len(short):
+        raise ConfigError(
+            f"explore: every request of workload {trace.meta.name!r} has more tokens than the "
+            f"max_context {model.max_context} of {model.name}"
+        )
+    drawn = _sample(short, options.sample, experiment.seed)
+    lengths = Lengths(isl=tuple(prompts[drawn].tolist()), osl=tuple(answers[drawn].tolist()))
+    return lengths, _traffic(trace, lengths, len(trace) - len(short))
+
+
+def _sample(rows: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
+    """Return at most ``size`` of the rows, drawn without replacement, in their order."""
+    if len(rows) <= size:
+        return rows
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)))
+    return np.sort(rng.choice(rows, size, replace=False))
+
+
+def _traffic(trace: Trace, lengths: Lengths, beyond: int) -> str:
+    """Return what was drawn from a workload, and what was not, in words."""
+    left = f", without {beyond:,} that exceed the model's context" if beyond else ""
+    return (
+        f"Lengths of {len(lengths.isl):,} of the {len(trace):,} requests of {trace.meta.name}"
+        f"{left}: {lengths.mean_isl:,.0f} prompt and {lengths.mean_osl:,.0f} output tokens on "
+        "average."
+    )
 
 
 def _deployment(settings: Mapping[str, Any]) -> Deployment:

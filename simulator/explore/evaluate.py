@@ -6,16 +6,19 @@ fit its GPUs is not there. A worker's columns:
 * ``tp, pp, ep, attention_dp, gpus``: its layout;
 * ``batch``: sequences (prompts, for prefill) in flight over all its ranks and stages;
 * ``chunk``: prompt tokens per step and attention rank, 0 where prompts are computed whole;
-* ``ttft_s``: seconds of a prompt that waits for none but those computed with it; ``tpot_s``: mean
-  seconds per output token;
+* ``ttft_s``: seconds of a prompt that waits for none but those computed with it; of a sample of
+  lengths, of the prompt longer than ``attainment`` of them; ``tpot_s``: mean seconds per output
+  token, and ``tpot_tail_s``: what ``attainment`` of the requests stay below;
 * ``draft_tokens``: tokens a decode step drafts per sequence (not for prefill, which drafts none);
 * ``prompts``: of a co-located worker, those a rank computes at a time while its decodes wait, 0
   where they ride on decode steps;
 * ``rate``: requests/s of the worker; ``kv_gpus``: its GPUs that hold distinct shards of KV.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -25,6 +28,9 @@ from simulator.explore.costs import Costs, Room, Step
 from simulator.explore.space import Floats, Lengths, Space
 from simulator.latency.passes import Load
 from simulator.layout import Layout, Memory
+
+SAFE = 2.0
+"""Standard deviations of what a batch's sequences hold that must fit above the mean."""
 
 OnProgress = Callable[[int, int, int], None]
 """Called after each layout with layouts done, layouts in all, and points so far."""
@@ -72,9 +78,11 @@ def prefill_points(
 
     ``rate`` counts the prompts a pipeline has in flight, so it is batch / TTFT where nothing is
     chunked. Chunks follow each other through the stages (arXiv 2506.05508, CPP): see
-    :func:`chunked_seconds`.
+    :func:`chunked_seconds`. Prompts of several lengths are packed into steps of ``chunk`` tokens.
     """
-    return _each_layout(space, costs, progress, (_whole_prompts, _chunked_prompts))
+    varied = space.lengths.varied
+    kinds = (_packed_prompts,) if varied else (_whole_prompts, _chunked_prompts)
+    return _each_layout(space, costs, progress, kinds)
 
 
 def decode_points(
@@ -182,15 +190,13 @@ def _prompt_seconds(
     lengths: Lengths, costs: Costs, worker: tuple[Layout, Memory], batch: Floats
 ) -> Floats:
     """Return mean seconds of a pass of ``batch`` prompts a rank, over the sampled lengths."""
-    isl, counts = np.unique(np.asarray(lengths.isl, np.float64), return_counts=True)
-    tokens = np.multiply.outer(batch, isl)
+    tokens, pairs, share = lengths.strata
     load = Load(
-        tokens=tokens.ravel(),
-        pairs=(tokens * (isl + 1) / 2).ravel(),
-        prompts=np.repeat(batch, len(isl)),
+        tokens=np.multiply.outer(batch, tokens).ravel(),
+        pairs=np.multiply.outer(batch, pairs).ravel(),
+        prompts=np.repeat(batch, len(tokens)),
     )
-    seconds = costs.seconds(*worker, load).reshape(tokens.shape)
-    mean: Floats = seconds @ (counts / counts.sum())
+    mean: Floats = costs.seconds(*worker, load).reshape(len(batch), len(tokens)) @ share
     return mean
 
 
@@ -205,7 +211,7 @@ def _chunked_prompts(space: Space, costs: Costs, layout: Layout) -> Frames:
         in_flight = 1 - (1 - layout.pp) // chunks  # one begins as another ends
         if memory is None or not _holds(memory, layout, in_flight * costs.blocks(longest)):
             continue
-        seconds, between = _chunked_prompt(space.lengths, costs, (layout, memory), chunk)
+        seconds, between = _chunked_prompt(longest, costs, (layout, memory), chunk)
         columns = {
             "batch": np.full(1, in_flight * layout.attention_dp),
             "chunk": np.full(1, chunk),
@@ -216,21 +222,59 @@ def _chunked_prompts(space: Space, costs: Costs, layout: Layout) -> Frames:
 
 
 def _chunked_prompt(
-    lengths: Lengths, costs: Costs, worker: tuple[Layout, Memory], chunk: int
+    isl: int, costs: Costs, worker: tuple[Layout, Memory], chunk: int
 ) -> tuple[float, float]:
-    """Return mean seconds of a chunked prompt, and between two, over the sampled lengths."""
-    layout = worker[0]
-    sizes = [chunk_sizes(tokens, chunk) for tokens in lengths.isl]
-    tokens = np.concatenate(sizes).astype(np.float64)
-    past = np.concatenate([np.cumsum(each) - each for each in sizes])
+    """Return seconds of a chunked prompt of ``isl`` tokens, and between two."""
+    sizes = chunk_sizes(isl, chunk)
+    tokens = sizes.astype(np.float64)
+    past = np.cumsum(tokens) - tokens
     load = Load(
         tokens=tokens, pairs=tokens * past + tokens * (tokens + 1) / 2, past=past, prompts=1
     )
-    seconds = costs.seconds(*worker, load)
-    ends = np.cumsum([len(each) for each in sizes])
-    through = [chunked_seconds(each, layout.pp) for each in np.split(seconds, ends[:-1])]
-    total, between = np.mean(through, axis=0)
-    return float(total), float(between)
+    return chunked_seconds(costs.seconds(*worker, load), worker[0].pp)
+
+
+def _packed_prompts(space: Space, costs: Costs, layout: Layout) -> Frames:
+    """Prompts of many lengths in steps of so many tokens a rank, cut wherever a step is full.
+
+    That is a token budget with chunked prefill and prompts waiting: every step is full, begins
+    anywhere within a prompt and ends so. A prompt is in as many steps as its tokens fill, and on
+    average in one more, for it seldom begins with a step.
+    """
+    lengths = space.lengths
+    chunks = np.array([c for c in space.chunks if _packs(lengths, costs, layout, c)], np.float64)
+    if not len(chunks):
+        return
+    memory = costs.plan(layout, "prefill", int(chunks[0]), 1)
+    assert memory is not None  # noqa: S101 - the chunk fits
+    seconds = costs.seconds(layout, memory, packed_load(lengths, chunks))
+    steps = lengths.prompt(space.attainment) / chunks + 1.0
+    stages = layout.pp
+    columns = {
+        "batch": np.ceil(1.0 + chunks / lengths.mean_isl) * stages * layout.attention_dp,
+        "chunk": chunks,
+        "ttft_s": seconds * (steps + stages - 1.0) / stages,
+        "rate": layout.attention_dp * stages * chunks / (lengths.mean_isl * seconds),
+    }
+    yield Points(layout, memory, columns).frame(np.ones(len(chunks), np.bool_))
+
+
+def packed_load(lengths: Lengths, chunks: Floats) -> Load:
+    """Return the mean load of full steps of ``chunks`` tokens, prompts cut wherever they end."""
+    return Load(
+        tokens=chunks,
+        pairs=chunks * lengths.pairs / lengths.mean_isl,
+        past=np.full(len(chunks), lengths.before),
+        prompts=1.0 + chunks / lengths.mean_isl,
+    )
+
+
+def _packs(lengths: Lengths, costs: Costs, layout: Layout, chunk: int) -> bool:
+    """Tell whether full steps of ``chunk`` tokens in every stage fit, and the longest prompt."""
+    memory = costs.plan(layout, "prefill", chunk, 1)
+    started = layout.pp * (1.0 + chunk / lengths.mean_isl)  # each may waste most of a block
+    need = costs.blocks(layout.pp * chunk + max(lengths.isl)) + started
+    return memory is not None and _holds(memory, layout, need)
 
 
 def _holds(memory: Memory, layout: Layout, need: float) -> bool:
@@ -242,26 +286,81 @@ def _holds(memory: Memory, layout: Layout, need: float) -> bool:
 
 def _decode(space: Space, costs: Costs, layout: Layout) -> Frames:
     """Batches of ``b`` sequences per rank and microbatch, ``pp`` microbatches in flight."""
-    need = layout.pp * costs.blocks(space.lengths.held)
-    step = Step(role="decode")
-    room = Room.find(costs, layout, step, need, space.max_batch)
+    seats = _Seats.of(space, layout)
+    room = Room.find(costs, layout, Step(role="decode"), seats.least, space.max_batch)
     if room is None:
         return
     batch = space.batches(room.last)
-    in_flight, fits = batch * layout.attention_dp * layout.pp, room.fits(batch, batch * need)
-    load = _decode_load(space.lengths, batch)
+    in_flight, fits = batch * layout.attention_dp * layout.pp, seats.fit(room, batch)
+    mean, tail = _decode_loads(space, layout, batch)
     for drafts in space.draft_tokens:
-        seconds = costs.seconds(layout, room.memory, load, drafts)
+        seconds = costs.seconds(layout, room.memory, mean, drafts)
+        slow = seconds if tail is None else costs.seconds(layout, room.memory, tail, drafts)
         columns = {
             "batch": in_flight,
             "tpot_s": seconds,
+            "tpot_tail_s": slow,
             "rate": in_flight / (seconds * space.lengths.steps),
         }
         yield Points(layout, room.memory, columns, {"draft_tokens": drafts}).frame(fits)
 
 
-def _decode_load(lengths: Lengths, batch: Floats) -> Load:
-    return Load(batch=batch, context=batch * lengths.context)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seats:
+    """KV blocks that the sequences of one attention rank set aside: all they will ever hold.
+
+    ``mean`` and ``spread`` are of one sequence, ``longest`` of the longest, ``stages`` the
+    microbatches in flight. As sequences come and go what a batch holds varies: :data:`SAFE`
+    standard deviations above the mean must fit, and the longest sequence.
+    """
+
+    mean: float
+    spread: float
+    longest: int
+    stages: int
+
+    @classmethod
+    def of(cls, space: Space, layout: Layout) -> "_Seats":
+        size, lengths = space.platform.block_size, space.lengths
+        longest = -(-lengths.longest // size)
+        return cls(
+            **dict(zip(("mean", "spread"), lengths.blocks(size), strict=True)),
+            longest=longest,
+            stages=layout.pp,
+        )
+
+    @property
+    def least(self) -> float:
+        """Blocks of one more sequence in each microbatch."""
+        return self.stages * self.mean
+
+    def need(self, batch: Floats) -> Floats:
+        """Return the blocks that batches of so many sequences a microbatch may come to need."""
+        count = self.stages * batch
+        need: Floats = np.maximum(
+            count * self.mean + SAFE * self.spread * np.sqrt(count), self.longest
+        )
+        return need
+
+    def fit(self, room: Room, batch: Floats, more: Floats | float = 0.0) -> NDArray[np.bool_]:
+        """Return where such batches fit, beside ``more`` sequences that do not decode."""
+        return room.fits(batch, self.need(batch + more))
+
+
+def _decode_loads(space: Space, layout: Layout, batch: Floats) -> tuple[Load, Load | None]:
+    """Return the mean load of decode steps, and that of an unlucky request's, if it is another.
+
+    A request decodes beside others with more or less context; over the worker's batch that
+    averages out with the root of its size. What ``attainment`` of the requests stay below is taken
+    as normal.
+    """
+    lengths = space.lengths
+    mean = Load(batch=batch, context=batch * lengths.context)
+    if not lengths.context_spread:
+        return mean, None
+    over = space.deviations * lengths.context_spread
+    groups = layout.attention_dp * layout.pp
+    return mean, mean._replace(context=mean.context + over * np.sqrt(batch / groups))
 
 
 # --- co-located -------------------------------------------------------------------------------
@@ -273,100 +372,186 @@ def _stalled(space: Space, costs: Costs, layout: Layout) -> Frames:
     Requests arrive one by one, so ``p`` prompts gather while ``p`` sequences end: the mean wait
     of half of that is part of TTFT.
     """
-    lengths, longest = space.lengths, max(space.lengths.isl)
-    need = layout.pp * costs.blocks(lengths.held)
+    lengths, seats = space.lengths, _Seats.of(space, layout)
     for prompts in space.prompt_batches:
-        step = Step(role="mixed", fixed=prompts * longest, each=1)
-        room = Room.find(costs, layout, step, need, space.max_batch)
+        largest = max(max(lengths.isl), round(prompts * lengths.mean_isl))
+        step = Step(role="mixed", fixed=largest, each=1)
+        room = Room.find(costs, layout, step, seats.least, space.max_batch)
         if room is None:
             break
         worker = layout, room.memory
         batch = space.batches(room.last)
-        stall = _prompt_seconds(lengths, costs, worker, np.array([float(prompts)]))
-        fits = room.fits(batch, batch * need) & (batch >= prompts)
+        stall, spread = _stall(lengths, costs, worker, prompts)
+        own = _unlucky_stall(space, costs, worker, prompts) if lengths.varied else stall
+        fits = seats.fit(room, batch) & (batch >= prompts)
+        mean, tail = _decode_loads(space, layout, batch)
         for drafts in space.draft_tokens:
-            decode = costs.seconds(*worker, _decode_load(lengths, batch), drafts)
+            decode = costs.seconds(*worker, mean, drafts)
+            over = 0.0 if tail is None else costs.seconds(*worker, tail, drafts) - decode
             # A generation holds batch / prompts stalls; a sequence's own is before its first token.
-            tpot = decode + stall * (batch / prompts - 1.0) / lengths.steps
+            stalls = np.maximum(batch / prompts - 1.0, 0.0) / lengths.steps
+            tpot = decode + stall * stalls
+            varies = space.deviations**2 * stalls * spread * lengths.brevity
             cycle = stall + tpot * lengths.steps
-            ttft = stall + (prompts - 1.0) / 2.0 * cycle / batch
-            columns = _colocated_columns(layout, batch, (np.zeros(1), ttft, tpot), cycle)
+            ttft = own + (prompts - 1.0) / 2.0 * cycle / batch
+            costed = np.zeros(1), ttft, tpot, tpot + np.sqrt(over**2 + varies)
+            columns = _colocated_columns(layout, batch, costed, cycle)
             alike = {"draft_tokens": drafts, "prompts": prompts}
             yield Points(*worker, columns, alike).frame(fits)
+
+
+def _stall(
+    lengths: Lengths, costs: Costs, worker: tuple[Layout, Memory], prompts: int
+) -> tuple[float, float]:
+    """Return mean and mean square of the seconds so many prompts at once take."""
+    tokens, pairs, share = lengths.strata
+    load = Load(tokens=prompts * tokens, pairs=prompts * pairs, prompts=float(prompts))
+    seconds = costs.seconds(*worker, load)
+    return float(seconds @ share), float(seconds**2 @ share)
+
+
+def _unlucky_stall(
+    space: Space, costs: Costs, worker: tuple[Layout, Memory], prompts: int
+) -> float:
+    """Return the seconds of a long prompt with others of the mean length."""
+    lengths, others = space.lengths, prompts - 1.0
+    isl = float(lengths.prompt(space.attainment))
+    load = Load(
+        tokens=isl + others * lengths.mean_isl,
+        pairs=isl * (isl + 1.0) / 2.0 + others * lengths.pairs,
+        prompts=float(prompts),
+    )
+    return float(costs.seconds(*worker, load)[0])
+
+
+class _Mix(NamedTuple):
+    """How prompts ride on decode steps, by their chunks of up to ``chunk`` tokens a rank.
+
+    ``pieces`` are the steps of a request that carry its prompt, below 1 where several share one,
+    and ``run`` the successive ones an arbitrary such step is among. ``load`` is a chunk's;
+    ``own_pieces`` and ``own`` are those of the prompt whose TTFT counts.
+    """
+
+    chunk: int
+    pieces: float
+    run: float
+    load: Load
+    own_pieces: float
+    own: Load
+
+    @property
+    def prompts(self) -> float:
+        """Prompts in one step."""
+        return float(self.load.prompts)
 
 
 def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
     """Let a share of the steps of ``b`` decodes carry a chunk of ``c`` prompt tokens a rank.
 
-    A batch that finishes ``b / steps`` requests an iteration needs ``b · isl / steps`` prompt
-    tokens an iteration; a chunk too small for that cannot keep the batch full and is left out.
-    A chunk of several prompts gathers them as :func:`_stalled` does.
+    A batch that finishes ``b / steps`` requests an iteration needs their prompts' chunks; a chunk
+    too small for that cannot keep the batch full and is left out. A chunk of several prompts
+    gathers them as :func:`_stalled` does.
     """
-    lengths = space.lengths
-    isl = lengths.mean_isl
-    for chunk in _mixes(space):
-        prompts = max(1.0, chunk / isl)  # in one step
-        held = layout.pp * costs.blocks(lengths.held)
-        step = Step(role="mixed", fixed=chunk, each=1)
-        most = min(space.max_batch, int(chunk * lengths.steps / isl))
+    lengths, seats = space.lengths, _Seats.of(space, layout)
+    for mix in _mixes(space):
+        step = Step(role="mixed", fixed=mix.chunk, each=1)
+        most = min(space.max_batch, int(lengths.steps / mix.pieces * (1.0 + 1e-12)))
         if most < 1:
             continue
-        room = Room.find(costs, layout, step, held, most)
+        room = Room.find(costs, layout, step, seats.least, most)
         if room is None:
             break
         worker = layout, room.memory
         batch = space.batches(room.last)
-        share = batch * isl / (lengths.steps * chunk)
-        gathers = batch >= prompts
-        fits = room.fits(batch, (batch + prompts) * held) & (share <= 1.0) & gathers
+        share = batch * mix.pieces / lengths.steps
+        fits = seats.fit(room, batch, mix.prompts) & (share <= 1.0) & (batch >= mix.prompts)
+        mean, tail = _decode_loads(space, layout, batch)
         for drafts in space.draft_tokens:
-            mixed = costs.seconds(*worker, _mixed_load(lengths, batch, chunk), drafts)
-            alone = costs.seconds(*worker, _decode_load(lengths, batch), drafts)
+            mixed = costs.seconds(*worker, _beside(mix.load, mean), drafts)
+            alone = costs.seconds(*worker, mean, drafts)
+            over = 0.0 if tail is None else costs.seconds(*worker, tail, drafts) - alone
+            own = mixed
+            if lengths.varied:
+                own = costs.seconds(*worker, _beside(mix.own, mean), drafts)
             tpot = share * mixed + (1.0 - share) * alone
+            varies = share * (1.0 - share) * mix.run * lengths.brevity * (mixed - alone) ** 2
+            slow = tpot + np.sqrt(over**2 + space.deviations**2 * np.maximum(varies, 0.0))
             cycle = tpot * lengths.steps
-            ttft = max(1.0, isl / chunk) * mixed + (prompts - 1.0) / 2.0 * cycle / batch
-            costed = np.full(1, chunk), ttft, tpot
+            ttft = mix.own_pieces * own + (mix.prompts - 1.0) / 2.0 * cycle / batch
+            costed = np.full(1, mix.chunk), ttft, tpot, np.minimum(slow, mixed + over)
             columns = _colocated_columns(layout, batch, costed, cycle)
             alike = {"draft_tokens": drafts, "prompts": 0}
             yield Points(*worker, columns, alike).frame(fits)
 
 
-def _mixes(space: Space) -> list[int]:
+def _mixes(space: Space) -> list[_Mix]:
     """Return the prompt tokens per mixed step to try: chunks, and whole prompts."""
-    isl = round(space.lengths.mean_isl)
-    smaller = (64, 128, 256, *space.chunks)
+    lengths, smaller = space.lengths, (64, 128, 256, *space.chunks)
+    if lengths.varied:
+        longest = max(lengths.isl)
+        cut = sorted({*(chunk for chunk in smaller if chunk < longest), longest})
+        return [_varied_mix(space, chunk) for chunk in cut]
+    isl = lengths.isl[0]
     whole = [isl * prompts for prompts in space.prompt_batches if isl * prompts <= max(smaller)]
-    return sorted({*(chunk for chunk in smaller if chunk < isl), *whole, isl})
+    chunks = sorted({*(chunk for chunk in smaller if chunk < isl), *whole, isl})
+    return [_constant_mix(isl, chunk) for chunk in chunks]
 
 
-def _mixed_load(lengths: Lengths, batch: Floats, chunk: int) -> Load:
-    """Return the mean load of a step with a chunk: the means over a prompt's chunks."""
-    isl = np.asarray(lengths.isl, np.float64)
-    pairs_per_token = float((isl * (isl + 1) / 2).sum() / isl.sum())
-    past_per_token = float((isl * np.maximum(isl - chunk, 0.0) / 2).sum() / isl.sum())
-    return Load(
+def _constant_mix(isl: int, chunk: int) -> _Mix:
+    """Return equal prompts in chunks: the means over a prompt's, or several prompts in each."""
+    load = Load(
         tokens=float(chunk),
-        pairs=chunk * pairs_per_token,
-        past=past_per_token,
-        prompts=max(1.0, chunk / lengths.mean_isl),
-        batch=batch,
-        context=batch * lengths.context,
+        pairs=chunk * (isl + 1.0) / 2.0,
+        past=max(isl - chunk, 0.0) / 2.0,
+        prompts=max(1.0, chunk / isl),
+    )
+    most = max(1.0, isl / chunk)
+    return _Mix(chunk, isl / chunk, most, load, most, load)
+
+
+def _varied_mix(space: Space, chunk: int) -> _Mix:
+    """Return prompts of many lengths, each cut by itself: the means over all their chunks."""
+    lengths, isl = space.lengths, float(space.lengths.prompt(space.attainment))
+    pieces, own = lengths.pieces(chunk), math.ceil(isl / chunk)
+    return _Mix(
+        chunk=chunk,
+        pieces=pieces.mean,
+        run=pieces.square / pieces.mean,
+        load=Load(
+            tokens=lengths.mean_isl / pieces.mean,
+            pairs=lengths.pairs / pieces.mean,
+            past=pieces.earlier / pieces.mean,
+            prompts=1.0,
+        ),
+        own_pieces=float(own),
+        own=Load(
+            tokens=isl / own,
+            pairs=isl * (isl + 1.0) / 2.0 / own,
+            past=chunk * (own - 1.0) / 2.0,
+            prompts=1.0,
+        ),
     )
 
 
+def _beside(chunk: Load, decodes: Load) -> Load:
+    """Return a step of a chunk beside decodes."""
+    return chunk._replace(batch=decodes.batch, context=decodes.context)
+
+
 def _colocated_columns(
-    layout: Layout, batch: Floats, costed: tuple[Floats, Floats, Floats], cycle: Floats
+    layout: Layout, batch: Floats, costed: tuple[Floats, Floats, Floats, Floats], cycle: Floats
 ) -> dict[str, Floats]:
-    """Return the columns of points that took these chunks, TTFTs and TPOTs.
+    """Return the columns of points with these chunks, TTFTs, TPOTs and TPOT tails.
 
     ``cycle`` is how long a sequence keeps its seat in the batch.
     """
-    chunk, ttft, tpot = costed
+    chunk, ttft, tpot, tail = costed
     in_flight = batch * layout.attention_dp * layout.pp
     return {
         "batch": in_flight,
         "chunk": chunk,
         "ttft_s": ttft,
         "tpot_s": tpot,
+        "tpot_tail_s": tail,
         "rate": in_flight / cycle,
     }

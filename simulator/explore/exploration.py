@@ -9,7 +9,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from simulator.errors import ConfigError
@@ -37,10 +36,11 @@ MAP_ISL, MAP_OSL = (512, 2048, 8192, 32768), (128, 512, 2048, 8192)
 class Options:
     """How far to explore, and by what to judge.
 
-    ``isl`` and ``osl`` are tokens (``None``: the workload's medians, each to the nearest power of
-    two, as arXiv 2506.05508 takes them). ``worker_gpus`` bounds the GPUs of one worker,
-    ``total_gpus`` those of the whole deployment (``None``: as many as the pools' rates ask);
-    ``gpus``, the former name of ``worker_gpus``, is moved there with a warning.
+    ``isl`` and ``osl`` are tokens of every request (``None``: the workload's own, of which at most
+    ``sample`` requests are drawn). ``attainment`` is the share of requests that are to hold the
+    limits: TTFT and TPOT are judged at that quantile. ``worker_gpus`` bounds the GPUs of one
+    worker, ``total_gpus`` those of the whole deployment (``None``: as many as the pools' rates
+    ask); ``gpus``, the former name of ``worker_gpus``, is moved there with a warning.
     ``ttft_cutoff_s`` drops slower points; a TTFT target below it takes its place. ``aim`` ranks
     deployments, of which the best ``confirm`` are simulated under random arrivals. ``start`` is the
     path of an AIConfigurator
@@ -52,6 +52,8 @@ class Options:
 
     isl: int | None = None
     osl: int | None = None
+    sample: int = 4096
+    attainment: float = 0.9
     worker_gpus: int = WORKER_GPUS
     total_gpus: int | None = None
     gpus: int | None = None
@@ -83,6 +85,8 @@ class Options:
                 raise ConfigError(
                     f"explore: {name} must be at least {least} tokens or null but got {value!r}"
                 )
+        if self.sample < 1:
+            raise ConfigError(f"explore: sample must be at least 1 request but got {self.sample!r}")
         self._check_lists()
         if self.gpus is not None:
             self._move_gpus()
@@ -114,7 +118,8 @@ class Options:
 class Exploration:
     """What to explore: prefill's and decode's platforms, the lengths, the limits.
 
-    ``starts`` are somebody else's choices, to be costed beside what is found.
+    ``starts`` are somebody else's choices, to be costed beside what is found. ``traffic`` says in
+    words whose lengths they are, where they were drawn from a workload.
     """
 
     platforms: tuple[Platform, Platform]
@@ -122,6 +127,7 @@ class Exploration:
     limits: Limits = field(default_factory=Limits)
     options: Options = field(default_factory=Options)
     starts: tuple[Start, ...] = ()
+    traffic: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -143,6 +149,7 @@ class Explored:
             "answer": self.advice.sentence,
             "gain": None if math.isnan(self.advice.gain) else self.advice.gain,
             "points": self.study.points + len(self.deployments),
+            "traffic": self.exploration.traffic or None,
             "ttft_s": {"p50": best.get("ttft_s"), "p99": best.get("ttft_s")},
             "tpot_s": {"p50": best.get("tpot_s"), "p99": best.get("tpot_s")},
             "goodput_rps": best.get("rate"),
@@ -153,7 +160,7 @@ class Explored:
     @property
     def text(self) -> str:
         """The answer, and the best deployments in a line each."""
-        lines = [self.advice.sentence, ""]
+        lines = [self.advice.sentence, *filter(None, [self.exploration.traffic]), ""]
         for row in self.advice.ranked.head(5).iter_rows(named=True):
             pools = ("prefill", "decode") if row["kind"] == "disaggregated" else ("mixed",)
             workers = " + ".join(
@@ -266,11 +273,6 @@ def _check_list(name: str, values: tuple[int, ...], unit: str, least: int) -> No
         raise ConfigError(f"explore: {name} must list each number once but got {list(values)}")
 
 
-def power_of_two(tokens: float) -> int:
-    """Return the power of two nearest to ``tokens`` on a logarithmic scale."""
-    return int(2 ** round(np.log2(max(tokens, 1.0))))
-
-
 def _space(exploration: Exploration, platform: Platform) -> Space:
     options = exploration.options
     return Space(
@@ -281,4 +283,5 @@ def _space(exploration: Exploration, platform: Platform) -> Space:
         max_batch=options.max_batch,
         across_domains=options.across_domains,
         draft_tokens=options.draft_tokens or (),
+        attainment=options.attainment,
     )

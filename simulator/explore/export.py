@@ -15,6 +15,8 @@ Settings = Mapping[str, Any]
 Platforms = tuple[Platform, Platform]
 """Prefill's and decode's."""
 
+SHORT = 8
+"""So many times the mean number of prompts may be in a step: short ones come together."""
 LOAD = 0.9
 """Share of the promised rate that an exported simulation offers: queues need some room."""
 
@@ -146,7 +148,7 @@ def _pools(row: Row, platforms: Platforms, lengths: Lengths) -> dict[str, Any]:
     batchings = {
         "prefill": {
             "max_num_batched_tokens": _prefill_tokens(row, lengths),
-            "max_num_seqs": row["prefill_batch"],
+            "max_num_seqs": row["prefill_batch"] * (SHORT if lengths.varied else 1),
         },
         "decode": {
             "max_num_batched_tokens": row["decode_batch"],

@@ -3,6 +3,9 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +22,30 @@ Floats = NDArray[np.float64]
 
 CHUNKS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 """Tokens of a prompt chunk, per attention rank."""
+STRATA = 64
+"""Groups of like prompts whose seconds stand for those of a whole sample."""
 STEP = 1.02
 """The factor between batches that are not listed one by one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Pieces(NamedTuple):
+    """Chunks of a sample's prompts: means of their number, of its square, and of earlier tokens.
+
+    The earlier tokens are those before each chunk, summed over a prompt's.
+    """
+
+    mean: float
+    square: float
+    earlier: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Prompt and output tokens of the traffic: one request, or a sample of equally likely ones."""
+    """Prompt and output tokens of the traffic: one request, or a sample of equally likely ones.
+
+    What design points need of a sample are a few sums over it, taken once: a large sample costs
+    no more points than a small one.
+    """
 
     isl: tuple[int, ...]
     osl: tuple[int, ...]
@@ -36,11 +56,12 @@ class Lengths:
                 "lengths: isl and osl must be as many, at least one, but got "
                 f"{len(self.isl)} and {len(self.osl)}"
             )
-        if min(self.isl) < 1:
-            raise ConfigError(f"lengths: isl must be at least 1 token but got {min(self.isl)}")
-        if min(self.osl) < 2:
+        for name, values in (("isl", self.isl), ("osl", self.osl)):
+            if min(values) < 1:
+                raise ConfigError(f"lengths: {name} must be at least 1 token but got {min(values)}")
+        if max(self.osl) < 2:
             raise ConfigError(
-                f"lengths: osl must be at least 2 tokens (one decoded) but got {min(self.osl)}"
+                f"lengths: osl must be at least 2 tokens (one decoded) but got {max(self.osl)}"
             )
 
     @staticmethod
@@ -48,12 +69,26 @@ class Lengths:
         """Return the lengths of traffic whose requests are all alike."""
         return Lengths(isl=(isl,), osl=(osl,))
 
-    @property
+    @cached_property
+    def _prompts(self) -> Floats:
+        return np.sort(np.asarray(self.isl, np.float64))
+
+    @cached_property
+    def _stays(self) -> tuple[Floats, Floats]:
+        """Prompt tokens and decode iterations of each request, in the sample's order."""
+        return np.asarray(self.isl, np.float64), np.asarray(self.osl, np.float64) - 1.0
+
+    @cached_property
+    def varied(self) -> bool:
+        """Whether prompts differ in length."""
+        return min(self.isl) < max(self.isl)
+
+    @cached_property
     def mean_isl(self) -> float:
         """Mean prompt tokens of a request."""
         return float(np.mean(self.isl))
 
-    @property
+    @cached_property
     def mean_osl(self) -> float:
         """Mean output tokens of a request."""
         return float(np.mean(self.osl))
@@ -63,22 +98,90 @@ class Lengths:
         """Mean decode iterations of a request: the first token comes from prefill."""
         return self.mean_osl - 1.0
 
-    @property
+    @cached_property
+    def pairs(self) -> float:
+        """Mean pairs of tokens a prompt's attention looks at, however it is cut."""
+        return float(np.mean(self._prompts * (self._prompts + 1.0) / 2.0))
+
+    @cached_property
     def context(self) -> float:
         """Mean KV tokens of a sequence in a decode batch, the one being written included.
 
         A request stays ``osl − 1`` iterations at ``isl + 1 … isl + osl − 1`` tokens, so longer
         answers weigh more.
         """
-        isl, osl = np.asarray(self.isl, np.float64), np.asarray(self.osl, np.float64)
-        return float(((osl - 1) * (isl + osl / 2)).sum() / (osl - 1).sum())
+        isl, stay = self._stays
+        return _weighted(isl + (stay + 1.0) / 2.0, stay)[0]
 
-    @property
+    @cached_property
+    def context_spread(self) -> float:
+        """Standard deviation, over the sequences of a decode batch, of their mean KV tokens."""
+        isl, stay = self._stays
+        return _weighted(isl + (stay + 1.0) / 2.0, stay)[1]
+
+    @cached_property
     def held(self) -> int:
         """KV tokens to set aside for a sequence in a decode batch: all it will ever hold."""
-        isl, osl = np.asarray(self.isl, np.float64), np.asarray(self.osl, np.float64)
-        whole = (osl - 1) * (isl + osl - 1)
-        return math.ceil(float(whole.sum() / (osl - 1).sum()))
+        isl, stay = self._stays
+        return math.ceil(_weighted(isl + stay, stay)[0])
+
+    @cached_property
+    def longest(self) -> int:
+        """KV tokens of the request that holds the most."""
+        return max(isl + osl - 1 for isl, osl in zip(self.isl, self.osl, strict=True))
+
+    @cached_property
+    def brevity(self) -> float:
+        """Mean of one over the decode iterations, of the requests that decode: 1 / steps if alike.
+
+        What befalls a few steps weighs the more in a request's TPOT the fewer it has.
+        """
+        stay = self._stays[1]
+        return float(np.mean(1.0 / stay[stay > 0]))
+
+    def blocks(self, size: int) -> tuple[float, float]:
+        """Return mean and standard deviation of a batched sequence's KV blocks of ``size`` tokens.
+
+        Those of all tokens it will ever hold; sequences that stay longer weigh more.
+        """
+        isl, stay = self._stays
+        return _weighted(np.ceil((isl + stay) / size), stay)
+
+    def prompt(self, share: float) -> int:
+        """Return the prompt tokens that this share of the requests do not exceed."""
+        return int(np.quantile(self._prompts, share, method="inverted_cdf"))
+
+    def pieces(self, chunk: int) -> "Pieces":
+        """Return what comes of prompts that are cut in chunks of ``chunk`` tokens each."""
+        count = np.ceil(self._prompts / chunk)
+        earlier = chunk * count * (count - 1.0) / 2.0
+        return Pieces(float(count.mean()), float((count**2).mean()), float(earlier.mean()))
+
+    @property
+    def before(self) -> float:
+        """Mean tokens of a prompt that lie before a cut, where a stream of prompts is cut anywhere.
+
+        Long prompts are cut more often: ``E[isl²] / (2 · E[isl])``.
+        """
+        return float((self._prompts**2).mean() / (2.0 * self._prompts.mean()))
+
+    @cached_property
+    def strata(self) -> tuple[Floats, Floats, Floats]:
+        """Prompts by length in at most :data:`STRATA` groups: mean tokens, mean pairs, and share.
+
+        Means of the groups keep those of the sample, so what is affine in them is exact.
+        """
+        groups = np.array_split(self._prompts, min(STRATA, len(self._prompts)))
+        tokens = np.array([each.mean() for each in groups])
+        pairs = np.array([(each * (each + 1.0) / 2.0).mean() for each in groups])
+        return tokens, pairs, np.array([len(each) for each in groups]) / len(self._prompts)
+
+
+def _weighted(values: Floats, weights: Floats) -> tuple[float, float]:
+    """Return the weighted mean and standard deviation."""
+    total = weights.sum()
+    mean = float((weights * values).sum() / total)
+    return mean, math.sqrt(max(0.0, float((weights * (values - mean) ** 2).sum() / total)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +221,8 @@ class Space:
     from there on; ``prompt_batches`` are the prompts of a prefill step per attention rank.
     ``draft_tokens`` are the numbers of tokens to draft per sequence and decode step (none listed:
     what the platform's latency model drafts). ``across_domains`` also looks at stages that leave
-    the scale-up domain. ``layouts`` overrides what :func:`layouts` lists.
+    the scale-up domain. ``layouts`` overrides what :func:`layouts` lists. ``attainment`` is the
+    share of requests whose TTFT and TPOT are judged: those of the slower rest may be any.
     """
 
     platform: Platform
@@ -132,6 +236,7 @@ class Space:
     draft_tokens: tuple[int, ...] = ()
     across_domains: bool = False
     layouts: tuple[Layout, ...] = ()
+    attainment: float = 0.9
 
     def __post_init__(self) -> None:
         for name in ("worker_gpus", "max_batch", "fine"):
@@ -145,7 +250,7 @@ class Space:
                 raise ConfigError(f"explore: {name} must be whole numbers ≥ 1 but got {values!r}")
         if not self.prompt_batches:
             raise ConfigError("explore: prompt_batches must list at least one batch but got none")
-        self._check_context()
+        self._check_traffic()
         for drafts in self.draft_tokens:
             self.platform.drafting(drafts)
         if not self.draft_tokens:
@@ -158,7 +263,11 @@ class Space:
                 f"{self.largest_worker} GPUs"
             )
 
-    def _check_context(self) -> None:
+    def _check_traffic(self) -> None:
+        if not 0 < self.attainment < 1:
+            raise ConfigError(
+                f"explore: attainment must lie between 0 and 1 but got {self.attainment!r}"
+            )
         model = self.platform.model
         longest = max(map(sum, zip(self.lengths.isl, self.lengths.osl, strict=True)))
         if longest > model.max_context:
@@ -177,6 +286,11 @@ class Space:
         domain = platform.fabric.domain_size(platform.gpu)
         group = gpus if self.across_domains else min(gpus, domain)
         return layouts(platform.model, gpus, group)
+
+    @property
+    def deviations(self) -> float:
+        """Standard deviations above the mean that ``attainment`` of a normal variable lie below."""
+        return NormalDist().inv_cdf(self.attainment)
 
     def batches(self, most: int) -> Floats:
         """Return the decode batches per attention rank to look at, up to ``most``."""

@@ -128,6 +128,8 @@ def test_sweeps_work(disaggsim: Command) -> None:
         ("task=dream", "task must be one of simulate, explore"),
         ("explore.aim=fame", "aim must be one of"),
         ("explore.isl=200000", "max_context"),
+        ("explore.sample=0", "sample must be at least 1 request but got 0"),
+        ("explore.attainment=1.0", "attainment must lie between 0 and 1 but got 1.0"),
         ("slo.ttft_s=1e-6", "no prefill point has a TTFT below 1e-06 s"),
         ("explore.typo=1", "explore.typo"),
         ("explore.gpus=32", "give worker_gpus alone, not gpus 32 beside it"),
@@ -185,3 +187,41 @@ def test_a_bar_is_only_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     with points_bar("layouts") as progress:
         assert progress is not None
         progress(1, 2, 345)
+
+
+def test_a_workload_is_sampled_and_said(disaggsim: Command, tmp_path: Path) -> None:
+    """Without lengths of one's own, so many of the workload's requests are explored."""
+    few = ("explore.sample=50", "workload.requests=200")
+    for seed in (1, 1, 2):
+        assert disaggsim("task=explore", *SMALL, *few, f"seed={seed}").code == 0
+    said = sorted(
+        json.loads(each.read_text("utf-8"))["traffic"] for each in tmp_path.rglob("summary.json")
+    )
+    assert all(each.startswith("Lengths of 50 of the 200 requests of bursty") for each in said)
+    assert len(set(said)) == 2
+
+
+def test_requests_beyond_the_context_are_left_out_and_counted(
+    disaggsim: Command, tmp_path: Path
+) -> None:
+    """A prompt longer than the model's context is not explored; where all are, it is refused."""
+    rows = [
+        f'{{"timestamp": {t}, "input_length": {n}, "output_length": 9}}'
+        for t, n in ((0, 200), (5, 140_000), (9, 300))
+    ]
+    path = tmp_path / "long.jsonl"
+    path.write_text("\n".join(rows), encoding="utf-8")
+    done = disaggsim("task=explore", *SMALL, "workload=trace", f"workload.path={path}")
+    assert done.code == 0, done.err
+    assert "Lengths of 2 of the 3 requests of long.jsonl, without 1 that exceed" in done.out
+    path.write_text(rows[1], encoding="utf-8")
+    done = disaggsim("task=explore", *SMALL, "workload=trace", f"workload.path={path}")
+    assert done.code == 2
+    assert "has more tokens than the max_context 131072" in done.err
+
+
+def test_one_length_may_be_given(disaggsim: Command, tmp_path: Path) -> None:
+    """explore.isl is every prompt's length; answers are then the workload's."""
+    assert disaggsim("task=explore", *SMALL, "explore.isl=100", "workload.requests=200").code == 0
+    summary = json.loads((the_run(tmp_path) / "summary.json").read_text("utf-8"))
+    assert ": 100 prompt and " in summary["traffic"]

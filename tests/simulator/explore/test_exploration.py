@@ -10,7 +10,7 @@ import pytest
 from simulator.errors import ConfigError
 from simulator.explore.advice import Limits
 from simulator.explore.bandwidth import carried
-from simulator.explore.exploration import Exploration, Options, explore, power_of_two
+from simulator.explore.exploration import Exploration, Options, explore
 from simulator.explore.export import Surroundings
 from simulator.explore.match import disaggregated
 from simulator.explore.pareto import best_at, pareto
@@ -128,14 +128,6 @@ def test_drafting_is_one_more_choice(exploration: Exploration) -> None:
     assert best is not None
     assert best["decode_draft_tokens"] == 2
     assert f"batch {best['decode_batch']}, 2 drafts)" in drafted.text
-
-
-@pytest.mark.parametrize(
-    ("tokens", "power"), [(1, 1), (3, 4), (1020, 1024), (1500, 2048), (700, 512)]
-)
-def test_medians_go_to_the_nearest_power_of_two(tokens: int, power: int) -> None:
-    """Nearest by ratio, not by difference."""
-    assert power_of_two(tokens) == power
 
 
 def test_every_number_is_varied_both_ways(exploration: Exploration) -> None:

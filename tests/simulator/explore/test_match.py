@@ -47,7 +47,7 @@ DECODES = st.lists(st.tuples(st.sampled_from([1, 2, 4, 8]), RATES), min_size=1, 
 def frame(rows: list[tuple[float, ...]], *columns: str) -> pl.DataFrame:
     """Return workers of these columns; what does not matter for matching is 1."""
     other = dict.fromkeys(("tp", "pp", "ep", "attention_dp", "batch", "kv_gpus"), 1)
-    more = {"chunk": 0, "draft_tokens": 0, "tpot_s": 0.01}
+    more = {"chunk": 0, "draft_tokens": 0, "tpot_s": 0.01, "tpot_tail_s": 0.01}
     plain = pl.DataFrame(rows, schema=list(columns), orient="row")
     return plain.with_columns(pl.lit(value).alias(name) for name, value in (other | more).items())
 
