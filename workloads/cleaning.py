@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from workloads import checks
-from workloads.trace import STATUS, Trace, TraceMeta, Transform, canonical_frame
+from workloads.trace import STATUS, Trace, TraceMeta, Transform, canonical_frame, token_sum
 from workloads.where import Where
 
 
@@ -41,11 +41,12 @@ class Policy:
 class Raw:
     """What a reader hands over: every data row of the file, in file order.
 
-    ``frame`` has ``time_ns`` (Int64, any origin), ``input_tokens`` and ``output_tokens`` (Int32,
+    ``frame`` has ``time_ns`` (Int64, any origin) or, where a run's clock is kept as it was,
+    ``arrival_s`` (Float64, at least 0), ``input_tokens`` and ``output_tokens`` (Int32,
     at least 0) and any other canonical column the format fills. ``first_row`` is the 1-based line
     of the first data row. ``utc_offset`` is ``None`` where ``time_ns`` does not count from 1970,
     empty where it is wall-clock time of an unnamed zone, else an offset such as ``+00:00``.
-    ``about`` holds further fields of :class:`TraceMeta`.
+    ``transforms`` are what the reader did, ``about`` holds further fields of :class:`TraceMeta`.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Raw:
     frame: pl.DataFrame
     first_row: int
     utc_offset: str | None = None
+    transforms: tuple[Transform, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -66,21 +68,21 @@ def clean(raw: Raw, policy: Policy) -> Trace:
         pl.int_range(pl.len(), dtype=pl.UInt32).alias("source_row"),
         pl.lit("ok", dtype=STATUS).alias("status"),
     )
-    total = rows.height
-    inversions = int((rows["time_ns"].diff() < 0).sum())
-    rows, drops, transforms = _without_empty(rows, policy)
+    time = "arrival_s" if "arrival_s" in rows.columns else "time_ns"
+    inversions = int((rows[time].diff() < 0).sum())
     meta = TraceMeta(
         name=Path(raw.path).name,
         format=raw.format,
-        rows_read=total,
+        rows_read=rows.height,
         rows_kept=rows.height,
-        drops=drops,
-        transforms=tuple(transforms),
+        tokens_read=token_sum(rows),
+        transforms=raw.transforms,
         **raw.about,
     )
+    rows, meta = _without_empty(rows, meta, policy)
     if inversions:
         meta = meta.after(Transform(name="sort", counts={"inversions": inversions}))
-    rows = rows.sort("time_ns", maintain_order=True) if inversions else rows
+    rows = rows.sort(time, maintain_order=True) if inversions else rows
     rows, meta = _within_context(rows, meta, policy, Where(raw.path, raw.first_row))
     return _finish(rows, meta, raw.utc_offset)
 
@@ -92,28 +94,37 @@ def limit_context(trace: Trace, policy: Policy, where: Where) -> Trace:
 
 
 def _without_empty(
-    rows: pl.DataFrame, policy: Policy
-) -> tuple[pl.DataFrame, dict[str, int], list[Transform]]:
+    rows: pl.DataFrame, meta: TraceMeta, policy: Policy
+) -> tuple[pl.DataFrame, TraceMeta]:
     """Drop rows without input; drop or clamp those without output."""
-    drops: dict[str, int] = {}
-    no_input = int((rows["input_tokens"] == 0).sum())
-    if no_input:
-        rows = rows.filter(pl.col("input_tokens") > 0)
-        drops["zero_input"] = no_input
-    no_output = int((rows["output_tokens"] == 0).sum())
-    if not no_output:
-        return rows, drops, []
-    if policy.zero_output == "drop":
-        drops["zero_output"] = no_output
-        return rows.filter(pl.col("output_tokens") > 0), drops, []
-    status = "failed" if policy.zero_output == "keep_prefill_only" else "ok"
+    rows, meta = _without(rows, meta, "zero_input", pl.col("input_tokens") == 0)
     empty = pl.col("output_tokens") == 0
+    if policy.zero_output == "drop":
+        return _without(rows, meta, "zero_output", empty)
+    count = int((rows["output_tokens"] == 0).sum())
+    if not count:
+        return rows, meta
+    status = "failed" if policy.zero_output == "keep_prefill_only" else "ok"
     rows = rows.with_columns(
         pl.when(empty).then(pl.lit(status, dtype=STATUS)).otherwise("status").alias("status"),
         pl.col("output_tokens").clip(lower_bound=1),
     )
-    counts: dict[str, int | float | str] = {"policy": policy.zero_output, "rows": no_output}
-    return rows, drops, [Transform(name="zero_output", counts=counts)]
+    kept = Transform(name="zero_output", counts={"policy": policy.zero_output, "rows": count})
+    return rows, meta.after(kept, added=(0, count))
+
+
+def _without(
+    rows: pl.DataFrame, meta: TraceMeta, reason: str, unwanted: pl.Expr
+) -> tuple[pl.DataFrame, TraceMeta]:
+    """Drop the ``unwanted`` rows and count them and their tokens as ``reason``."""
+    left_out = rows.filter(unwanted)
+    if not left_out.height:
+        return rows, meta
+    transform = Transform(name=reason, counts={"policy": "drop", "rows": left_out.height})
+    meta = meta.after(
+        transform, drops={reason: left_out.height}, tokens={reason: token_sum(left_out)}
+    )
+    return rows.filter(~unwanted), meta
 
 
 def _within_context(
@@ -141,8 +152,14 @@ def _within_context(
     }
     transform = Transform(name="over_context", counts=counts)
     if policy.over_context == "drop":
-        return rows.filter(~over), meta.after(transform, drops={"over_context": count})
-    return _truncated(rows, limit), meta.after(transform)
+        lost = int(tokens.filter(over).sum())
+        account = meta.after(
+            transform, drops={"over_context": count}, tokens={"over_context": lost}
+        )
+        return rows.filter(~over), account
+    shorter = _truncated(rows, limit)
+    cut = token_sum(rows) - token_sum(shorter)
+    return shorter, meta.after(transform, tokens={"truncated": cut})
 
 
 def _truncated(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
@@ -157,11 +174,12 @@ def _truncated(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
 
 def _finish(rows: pl.DataFrame, meta: TraceMeta, utc_offset: str | None) -> Trace:
     """Count ties, set the clock to 0 at the first kept arrival and take the canonical form."""
-    time_ns = rows["time_ns"].to_numpy()
-    if time_ns.size:
-        ties = int(np.count_nonzero(np.diff(time_ns) == 0))
-        if ties:
-            meta = meta.after(Transform(name="ties_kept", counts={"rows": ties}))
+    times = rows["arrival_s" if "arrival_s" in rows.columns else "time_ns"]
+    ties = int((times.diff() == 0).sum())
+    if ties:
+        meta = meta.after(Transform(name="ties_kept", counts={"rows": ties}))
+    if times.name == "time_ns" and times.len():
+        time_ns = times.to_numpy()
         arrivals = (time_ns - time_ns[0]) / 1e9
         if utc_offset is not None:
             meta = replace(meta, t0=f"{np.datetime64(int(time_ns[0]), 'ns')}{utc_offset}")

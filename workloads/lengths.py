@@ -207,13 +207,14 @@ class TracePairs:
 
     path: str
     format: str = "auto"
+    time_unit: str = "auto"
     zero_output: str = "drop"
     max_context: int | None = None
 
     def sample(self, n: int, rng: np.random.Generator) -> tuple[Tokens, Tokens]:
         """Return input and output tokens of ``n`` rows of the trace."""
         policy = Policy(zero_output=self.zero_output, max_context=self.max_context)
-        trace = read_trace(self.path, format=self.format, policy=policy)
+        trace = read_trace(self.path, format=self.format, policy=policy, time_unit=self.time_unit)
         rows = rng.integers(len(trace), size=n)
         return trace.column("input_tokens")[rows], trace.column("output_tokens")[rows]
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from workloads import checks
 from workloads.errors import TraceError
-from workloads.trace import RUN, Trace, Transform, canonical_frame
+from workloads.trace import RUN, Trace, Transform, canonical_frame, token_sum
 
 MAX_COPIES = 1000
 
@@ -133,7 +133,9 @@ def _kept(trace: Trace, keep: pl.Expr, reason: str, counts: Mapping[str, float])
     frame = trace.frame.filter(keep)
     dropped = len(trace) - frame.height
     transform = Transform(name=reason, counts={**counts, "dropped": dropped})
-    return Trace(canonical_frame(frame), trace.meta.after(transform, drops={reason: dropped}))
+    lost = token_sum(trace.frame) - token_sum(frame)
+    meta = trace.meta.after(transform, drops={reason: dropped}, tokens={reason: lost})
+    return Trace(canonical_frame(frame), meta)
 
 
 def _debatched(trace: Trace, step_s: float, rng: np.random.Generator) -> Trace:
@@ -172,8 +174,8 @@ def _replicated(trace: Trace, scale: float, rng: np.random.Generator) -> Trace:
         keep = rng.random(len(trace)) < scale - copy
         frames.append(copied.filter(pl.Series(keep)))
     frame = pl.concat(frames)
-    added = frame.height - len(trace)
-    transform = Transform(name="replicated", counts={"scale": scale, "added": added})
+    added = (frame.height - len(trace), token_sum(frame) - token_sum(trace.frame))
+    transform = Transform(name="replicated", counts={"scale": scale, "added": added[0]})
     return Trace(_sorted(frame), trace.meta.after(transform, added=added))
 
 

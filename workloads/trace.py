@@ -20,6 +20,9 @@ MAX_TOKENS = 100_000_000
 MAX_ROWS = 2**32 - 1
 """Row numbers are 32-bit."""
 
+SYNTHETIC = "synthetic"
+"""The format of a workload that no file holds."""
+
 METADATA_KEY = "disaggsim.trace"
 """Key-value entry of a canonical parquet file that holds :class:`TraceMeta` as JSON."""
 
@@ -33,6 +36,7 @@ SCHEMA = pl.Schema(
     (
         ("request_id", pl.UInt32()),
         ("source_row", pl.UInt32()),
+        ("source_id", pl.String()),
         ("arrival_s", pl.Float64()),
         ("input_tokens", pl.Int32()),
         ("output_tokens", pl.Int32()),
@@ -51,7 +55,8 @@ SCHEMA = pl.Schema(
 )
 """The canonical columns in order.
 
-``request_id`` is dense, 0..n-1. ``source_row`` is the 0-based data row of the source file.
+``request_id`` is dense, 0..n-1. ``source_row`` is the 0-based data row of the source file,
+``source_id`` the request's name there. ``session_id`` numbers sessions in order of appearance.
 ``arrival_s`` is seconds since the first kept arrival of a file, or since the start of a synthetic
 workload. ``parent_id`` and ``delay_s`` belong to closed-loop sessions: start = completion of the
 parent + delay. ``block_runs`` are the prompt's leading KV blocks as runs of consecutive cumulative
@@ -60,6 +65,12 @@ ids. ``cached_tokens_hint`` and ``src_*`` are what the source reported, never si
 
 REQUIRED = ("request_id", "source_row", "input_tokens", "output_tokens", "status")
 """Columns without nulls; ``arrival_s`` joins them in an open loop."""
+
+IDENTITY = (
+    *("request_id", "source_row", "source_id", "session_id", "turn", "model", "tenant"),
+    *("src_ttft_s", "src_e2e_s"),
+)
+"""Columns that say which request of the source this is and how it fared there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +86,16 @@ class TraceMeta:
     """Where a trace came from and what became of its rows.
 
     ``rows_read + rows_added == rows_kept + sum(drops)`` always holds; ``rows_added`` counts copies
-    made by a rate increase and is 0 otherwise. ``t0`` is the wall-clock time of the first arrival
-    kept from the file (ISO 8601, with an offset only if the file states one), ``time_unit`` the
-    resolution of the source's clock. ``block_size`` is tokens per block id, ``tail_block`` whether
-    a prompt's last partial block has an id, ``context`` whether a row's input is the whole prompt
-    or the new tokens of a turn.
+    made by a rate increase and is 0 otherwise. Tokens are a request's input + output:
+    ``tokens_read + tokens_added`` are those of the rows kept plus the sum of ``dropped_tokens``,
+    which beside the reasons of ``drops`` names those ``truncated``; ``tokens_read`` of ``None``
+    means that nobody counted. ``warnings`` are sentences a user has to see.
+
+    ``t0`` is the wall-clock time of the first arrival kept from the file (ISO 8601, with an offset
+    only if the file states one), ``time_unit`` the unit or resolution of the source's clock.
+    ``licence`` is told where the file says it, never from its shape. ``block_size`` is tokens per
+    block id, ``tail_block`` whether a prompt's last partial block has an id, ``context`` whether a
+    row's input is the whole prompt or the new tokens of a turn.
     """
 
     name: str
@@ -97,6 +113,10 @@ class TraceMeta:
     rows_kept: int
     rows_added: int = 0
     drops: Mapping[str, int] = field(default_factory=dict)
+    tokens_read: int | None = None
+    tokens_added: int = 0
+    dropped_tokens: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     transforms: tuple[Transform, ...] = ()
 
     def __post_init__(self) -> None:
@@ -111,8 +131,12 @@ class TraceMeta:
             checks.one_of(owner, "tail_block", self.tail_block, ("partial", "omitted"))
         for name in ("rows_read", "rows_kept", "rows_added"):
             checks.whole(owner, name, getattr(self, name), 0)
-        for reason, count in self.drops.items():
-            checks.whole(owner, f"drops[{reason}]", count, 0)
+        checks.whole(owner, "tokens_added", self.tokens_added, 0)
+        if self.tokens_read is not None:
+            checks.whole(owner, "tokens_read", self.tokens_read, 0)
+        for name, counts in (("drops", self.drops), ("dropped_tokens", self.dropped_tokens)):
+            for reason, count in counts.items():
+                checks.whole(owner, f"{name}[{reason}]", count, 0)
         self._check_account(owner)
 
     def _check_account(self, owner: str) -> None:
@@ -123,20 +147,34 @@ class TraceMeta:
                 f"{self.rows_kept} kept + {dropped} dropped"
             )
 
+    @property
+    def tokens_kept(self) -> int | None:
+        """Input and output tokens of the rows kept; ``None`` where nobody counted."""
+        if self.tokens_read is None:
+            return None
+        return self.tokens_read + self.tokens_added - sum(self.dropped_tokens.values())
+
     def after(
-        self, transform: Transform, *, drops: Mapping[str, int] | None = None, added: int = 0
+        self,
+        transform: Transform,
+        *,
+        drops: Mapping[str, int] | None = None,
+        tokens: Mapping[str, int] | None = None,
+        added: tuple[int, int] = (0, 0),
     ) -> "TraceMeta":
-        """Return the account after ``transform``, which dropped and added that many rows."""
-        merged = dict(self.drops)
-        for reason, count in (drops or {}).items():
-            if count:
-                merged[reason] = merged.get(reason, 0) + count
-        rows_added = self.rows_added + added
+        """Return the account after ``transform``.
+
+        It dropped so many rows and ``tokens``, by reason, and ``added`` so many rows and tokens.
+        """
+        merged = _merged(self.drops, drops)
+        rows_added = self.rows_added + added[0]
         return replace(
             self,
             drops=merged,
             rows_added=rows_added,
             rows_kept=self.rows_read + rows_added - sum(merged.values()),
+            tokens_added=self.tokens_added + added[1],
+            dropped_tokens=_merged(self.dropped_tokens, tokens),
             transforms=(*self.transforms, transform),
         )
 
@@ -150,11 +188,21 @@ class TraceMeta:
         try:
             fields: dict[str, Any] = json.loads(text)
             fields["transforms"] = tuple(Transform(**entry) for entry in fields["transforms"])
+            fields["warnings"] = tuple(str(each) for each in fields.get("warnings", ()))
             return cls(**fields)
         except TraceError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise TraceError(f"trace metadata is not what this program writes ({error})") from error
+
+
+def _merged(counts: Mapping[str, int], more: Mapping[str, int] | None) -> dict[str, int]:
+    """Return the sums by reason; a reason that counts nothing is not added."""
+    merged = dict(counts)
+    for reason, count in (more or {}).items():
+        if count:
+            merged[reason] = merged.get(reason, 0) + count
+    return merged
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,6 +222,7 @@ class Trace:
         _check_nulls(self.frame, self.meta)
         _check_ids(self.frame, self.meta)
         _check_tokens(self.frame, self.meta)
+        _check_token_account(self.frame, self.meta)
         if self.meta.loop == "open":
             _check_order(self.frame, self.meta)
 
@@ -199,6 +248,16 @@ class Trace:
     def column(self, name: str) -> NDArray[Any]:
         """Return one column as a numpy array of shape (n,)."""
         return self.frame[name].to_numpy()
+
+    def identity(self) -> pl.DataFrame:
+        """Return the columns of :data:`IDENTITY` that say anything, rows in order.
+
+        A synthetic request has its number alone.
+        """
+        said = [name for name in IDENTITY[2:] if self.frame[name].null_count() < len(self)]
+        from_file = () if self.meta.format == SYNTHETIC else ("source_row",)
+        named = self.frame.select("request_id", *from_file, *said)
+        return named.with_columns(pl.col(pl.Categorical).cast(pl.String))
 
     def rebased(self) -> "Trace":
         """Return the trace with its clock at 0 at the first arrival; the account has the shift."""
@@ -293,6 +352,19 @@ def _check_tokens(frame: pl.DataFrame, meta: TraceMeta) -> None:
                 f"trace {meta.name!r}: row {wrong[0]}, {name} {tokens[wrong[0]]} must lie in "
                 f"1..{MAX_TOKENS} tokens"
             )
+
+
+def _check_token_account(frame: pl.DataFrame, meta: TraceMeta) -> None:
+    kept, counted = meta.tokens_kept, token_sum(frame)
+    if kept is not None and kept != counted:
+        raise TraceError(
+            f"trace {meta.name!r}: the rows have {counted} tokens, but the account says {kept} kept"
+        )
+
+
+def token_sum(frame: pl.DataFrame) -> int:
+    """Return the input and output tokens of all rows together."""
+    return sum(int(frame[name].cast(pl.Int64).sum()) for name in ("input_tokens", "output_tokens"))
 
 
 def _check_order(frame: pl.DataFrame, meta: TraceMeta) -> None:

@@ -12,8 +12,16 @@ from workloads.cleaning import Policy
 from workloads.errors import TraceError
 from workloads.lengths import IndependentPairs, LengthPairs, Lengths
 from workloads.readers import read_trace
+from workloads.readers.times import AUTO, UNITS
 from workloads.replay import Replay
-from workloads.trace import Trace, TraceMeta, Transform, canonical_frame
+from workloads.trace import (
+    SYNTHETIC,
+    Trace,
+    TraceMeta,
+    Transform,
+    canonical_frame,
+    token_sum,
+)
 
 
 class Workload(Protocol):
@@ -34,10 +42,16 @@ class Workload(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceWorkload:
-    """The requests of a trace file as ``replay`` alters them; ``Policy`` explains the rest."""
+    """The requests of a trace file as ``replay`` alters them.
+
+    ``format`` and ``time_unit`` are those of :func:`workloads.readers.read_trace`;
+    ``zero_output``, ``over_context`` and ``max_context`` those of
+    :class:`workloads.cleaning.Policy`.
+    """
 
     path: str
     format: str = "auto"
+    time_unit: str = "auto"
     zero_output: str = "drop"
     over_context: str = "drop"
     max_context: int | None = None
@@ -47,6 +61,7 @@ class TraceWorkload:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
             raise TraceError(f"trace workload: path must name a file but got {self.path!r}")
+        checks.one_of("trace workload", "time_unit", self.time_unit, (AUTO, *UNITS))
         self._policy()
         _check_concurrency(self.concurrency)
 
@@ -63,7 +78,9 @@ class TraceWorkload:
         rng_lengths: np.random.Generator,  # noqa: ARG002 - lengths are in the file
     ) -> Trace:
         """Return the replayed trace; raise ``TraceError`` for a file that cannot be used."""
-        trace = read_trace(self.path, format=self.format, policy=self._policy())
+        trace = read_trace(
+            self.path, format=self.format, policy=self._policy(), time_unit=self.time_unit
+        )
         return self.replay.apply(trace, rng_arrivals)
 
 
@@ -128,15 +145,17 @@ class SyntheticWorkload:
             raise TraceError(f"synthetic workload: no request arrives within {self.duration_s!r} s")
         inputs, outputs = self._length_pairs().sample(times.size, rng_lengths)
         columns = {"arrival_s": times, "input_tokens": inputs, "output_tokens": outputs}
+        frame = canonical_frame(pl.DataFrame(columns))
         drawn = Transform(name="drawn", counts={"requests": times.size})
         meta = TraceMeta(
             name=self.name,
-            format="synthetic",
+            format=SYNTHETIC,
             rows_read=times.size,
             rows_kept=times.size,
+            tokens_read=token_sum(frame),
             transforms=(drawn,),
         )
-        return Trace(canonical_frame(pl.DataFrame(columns)), meta)
+        return Trace(frame, meta)
 
     def _times(self, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         if self.concurrency is not None or self.arrivals is None:

@@ -366,10 +366,19 @@ BAD: dict[str, tuple[str | bytes, list[str]]] = {
     "JSON blank inside": (M + "\n" + M, ["row 2", "blank"]),
     "session rows": (M + M.replace("{", '{"session_id": "a", '), ["row 2", "session_id"]),
     "hash_ids no list": (M + M.replace("}", ', "hash_ids": 5}'), ["row 2", "hash_ids", "5"]),
-    "hash_ids of text": (M + M.replace("}", ', "hash_ids": ["a"]}'), ["row 2", "hash_ids"]),
+    "hash_ids of lists": (M + M.replace("}", ', "hash_ids": [[1]]}'), ["row 2", "hash_ids"]),
+    "hash_ids true": (M + M.replace("}", ', "hash_ids": [true]}'), ["row 2", "hash_ids", "True"]),
+    "hash_ids null": (M + M.replace("}", ', "hash_ids": [null]}'), ["row 2", "hash_ids", "None"]),
     "hash_ids negative": (M + M.replace("}", ', "hash_ids": [-1]}'), ["row 2", "hash_ids", "-1"]),
     "hash_ids fraction": (M + M.replace("}", ', "hash_ids": [1.5]}'), ["row 2", "hash_ids", "1.5"]),
-    "hash_ids too big": (M + M.replace("}", ', "hash_ids": [4294967296]}'), ["row 2", "hash_ids"]),
+    "hashes and a fraction": (
+        M.replace("}", ', "hash_ids": [4294967296]}') + M.replace("}", ', "hash_ids": [1.5]}'),
+        ["row 2", "hash_ids", "1.5"],
+    ),
+    "hashes and a negative": (
+        M.replace("}", ', "hash_ids": ["a"]}') + M.replace("}", ', "hash_ids": [-1]}'),
+        ["row 2", "hash_ids", "-1"],
+    ),
     "more hash_ids than blocks": (
         M + M.replace("}", ', "hash_ids": [1, 2]}'),
         ["row 2", "hash_ids"],

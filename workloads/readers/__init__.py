@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Protocol
 
+from workloads import checks
 from workloads.cleaning import Policy
 from workloads.errors import TraceError
 from workloads.readers.azure import Azure
 from workloads.readers.canonical import Canonical
 from workloads.readers.mooncake import Mooncake
 from workloads.readers.source import read_head, require_file
+from workloads.readers.times import AUTO, UNITS
 from workloads.trace import Trace
 from workloads.where import shown
 
@@ -25,7 +27,7 @@ class Reader(Protocol):
         """Tell from the file's decompressed beginning whether it is this format."""
         ...
 
-    def read(self, path: Path, policy: Policy) -> Trace:
+    def read(self, path: Path, policy: Policy, time_unit: str = "auto") -> Trace:
         """Return the trace, or raise ``TraceError`` in one sentence."""
         ...
 
@@ -34,18 +36,28 @@ READERS: tuple[Reader, ...] = (Azure(), Mooncake(), Canonical())
 """Every known format. A new one is one module and one entry here."""
 
 
-def read_trace(path: str, *, format: str = "auto", policy: Policy | None = None) -> Trace:  # noqa: A002
+def read_trace(
+    path: str,
+    *,
+    format: str = "auto",  # noqa: A002 - the word of the settings
+    policy: Policy | None = None,
+    time_unit: str = "auto",
+) -> Trace:
     """Return the trace in ``path``, plain or compressed with gzip or zstd.
 
     ``format`` is a reader's name or ``auto``: then exactly one reader must recognise the file.
+    ``time_unit`` says what numeric times count, ``s``, ``ms``, ``us`` or ``ns``; with ``auto`` that
+    is the format's unit, unless the numbers can only be clock times in another, which is said, or
+    do not look like it, which is refused or said.
     Raises ``TraceError`` naming the file, and where it applies the row, field and value.
     """
     known = [reader.name for reader in READERS]
     if format not in ("auto", *known):
         raise TraceError(f"trace: format must be auto or one of {_list(known)} but got {format!r}")
+    checks.one_of("trace", "time_unit", time_unit, (AUTO, *UNITS))
     file = require_file(path)
     reader = _detect(file) if format == "auto" else READERS[known.index(format)]
-    return reader.read(file, policy or Policy())
+    return reader.read(file, policy or Policy(), time_unit)
 
 
 def _detect(path: Path) -> Reader:

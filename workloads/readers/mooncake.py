@@ -1,44 +1,50 @@
-"""Mooncake traces: one JSON object per line, with the ids of the prompt's KV blocks.
+"""Mooncake traces: one JSON object per request, with the ids of the prompt's KV blocks.
 
 ``{"timestamp": ms, "input_length": n, "output_length": n, "hash_ids": [int]}``: cumulative ids of
-512-token blocks, the last one partial. Source: github.com/kvcache-ai/Mooncake, FAST25-release,
-Apache-2.0. ``hash_ids`` may be absent.
+512-token blocks, the last one partial. Source: github.com/kvcache-ai/Mooncake, FAST25-release.
+``hash_ids`` may be absent, or hold hashes (64-bit numbers or text), which are then numbered in
+order of appearance. Anybody's file may have this shape, so nothing is said of its licence.
 """
 
-import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from workloads.cleaning import Policy, Raw, clean
 from workloads.errors import TraceError
+from workloads.readers.blocks import Counters, Hashes, HashesError, block_runs
+from workloads.readers.columns import NAMES, coded, identity, ignored, kept
 from workloads.readers.fields import tokens
-from workloads.readers.source import Lines, read_lines, sha256
-from workloads.trace import RUN, Trace
-from workloads.where import Where, shown
+from workloads.readers.objects import (
+    first_object,
+    further_fields,
+    json_row,
+    plain_text,
+    read_objects,
+    without_surrogates,
+)
+from workloads.readers.source import Lines, read_head, sha256
+from workloads.readers.times import OFFSET, Clock, Times, resolution
+from workloads.trace import Trace
+from workloads.where import Where
 
 BLOCK_SIZE = 512
-LICENCE = "Apache-2.0 (Mooncake FAST25-release)"
-MAX_TIMESTAMP_MS = 9_000_000_000_000
-"""The latest instant in ms (year 2255) that nanoseconds in 64 bits can hold."""
-
-MAX_BLOCK_ID = 2**32 - 1
 NEEDED = ("timestamp", "input_length", "output_length")
 SESSION_FIELDS = ("session_id", "delay", "chat_id")
-ROW = pl.Struct(
-    {
-        "timestamp": pl.Float64,
-        "input_length": pl.Float64,
-        "output_length": pl.Float64,
-        "hash_ids": pl.List(pl.Float64),
-    }
-)
-"""Numbers are decoded as floats, exact below 2^53, so that a fraction is seen, not cut."""
+IDENTITY = tuple(name for name in NAMES if name not in SESSION_FIELDS)
+FLOAT = pl.Float64()
+EXACT = 2.0**53
+"""Numbers are decoded as floats, exact below this, so that a fraction is seen, not cut."""
 
-SUSPECT = r'true|false|"(?:session_id|delay|chat_id)"|"hash_ids"\s*:\s*[^\[\s]|^[^{]|[^}\s]\s*$'
-"""Text the fast decoder would take too kindly; such a batch is looked at row by row."""
+SUSPECT = (
+    r'true|false|"(?:session_id|delay|chat_id)"|"hash_ids"\s*:\s*[^\[\s]|^[^{]|[^}\s]\s*$|.[{]'
+)
+"""Text the fast decoder would take too kindly, or nested objects; such a batch is looked at row by
+row."""
 
 
 class Mooncake:
@@ -47,145 +53,187 @@ class Mooncake:
     name = "mooncake"
 
     def sniff(self, head: bytes, path: Path) -> bool:  # noqa: ARG002 - the content decides
-        """Tell whether the first line is a JSON object with Mooncake's fields and no session."""
-        try:
-            row = json.loads(head.split(b"\n", 1)[0])
-        except (ValueError, RecursionError):
-            return False
+        """Tell whether the file begins with an object of Mooncake's fields and no session."""
+        row = first_object(head)
         return (
-            isinstance(row, dict)
+            row is not None
             and all(name in row for name in NEEDED)
             and not any(name in row for name in SESSION_FIELDS)
-            and isinstance(row.get("hash_ids", []), list)
+            and isinstance(row.get("hash_ids") or [], list)
         )
 
-    def read(self, path: Path, policy: Policy) -> Trace:
+    def read(self, path: Path, policy: Policy, time_unit: str = "auto") -> Trace:
         """Return the trace; raise ``TraceError`` naming the row that cannot be read."""
-        frames = [_parse(lines, str(path)) for lines in read_lines(path)]
+        clock = Clock(native="ms", stated=time_unit, whole=True)
+        try:
+            return _File(path, clock, Counters()).read(policy)
+        except HashesError:
+            return _File(path, clock, Hashes()).read(policy)
+
+
+@dataclass(slots=True)
+class _File:
+    """One file while it is read: how its times and block ids are written, and what is left over."""
+
+    path: Path
+    clock: Clock
+    numbering: Counters | Hashes
+    dates: bool = False
+    offset: bool = False
+    further: Counter[str] = field(default_factory=Counter)
+
+    def read(self, policy: Policy) -> Trace:
+        """Return the trace of the whole file."""
+        head = read_head(self.path)
+        self._look_at_times(first_object(head))
+        frames = [self._parsed(lines) for lines in read_objects(self.path, head)]
         if not frames:
-            raise TraceError(f"{path}: the file holds only blank lines")
-        frame = pl.concat(frames)
+            raise TraceError(f"{self.path}: the file holds only blank lines")
+        frame = coded(pl.concat(frames, how="diagonal_relaxed"))
+        times = self._times(frame["time"].alias("timestamp"))
         has_blocks = frame["block_runs"].null_count() < frame.height
         blocks = {"block_size": BLOCK_SIZE, "block_scope": "global", "tail_block": "partial"}
-        about = {"sha256": sha256(path), "licence": LICENCE, "time_unit": "ms"}
+        about = {"sha256": sha256(self.path), "time_unit": times.unit, "warnings": times.warnings}
         raw = Raw(
-            path=str(path),
-            format=self.name,
-            frame=frame,
+            path=str(self.path),
+            format="mooncake",
+            frame=frame.drop("time").with_columns(times.ns.alias("time_ns")),
             first_row=1,
+            utc_offset=times.utc_offset,
+            transforms=tuple(ignored(self.further)),
             about=about | (blocks if has_blocks else {}),
         )
         return clean(raw, policy)
 
+    def _look_at_times(self, row: dict[str, Any] | None) -> None:
+        stamp = (row or {}).get("timestamp")
+        if isinstance(stamp, str):
+            self.dates = True
+            self.offset = OFFSET.search(stamp) is not None
 
-def _parse(lines: Lines, path: str) -> pl.DataFrame:
-    where = Where(path, lines.first_row)
-    rows = _decode(lines, path)
-    times = rows["timestamp"]
-    good = times.is_finite() & times.is_between(0, MAX_TIMESTAMP_MS)
-    where.require(good, times, f"milliseconds in 0..{MAX_TIMESTAMP_MS}")
-    input_tokens = tokens(rows["input_length"], where)
-    return pl.DataFrame(
-        {
-            "time_ns": (times * 1e6).round().cast(pl.Int64),
-            "input_tokens": input_tokens,
-            "output_tokens": tokens(rows["output_length"], where),
-            "block_runs": block_runs(rows["hash_ids"], input_tokens, where),
+    def _times(self, times: pl.Series) -> Times:
+        if self.dates:
+            offset = "+00:00" if self.offset else ""
+            return Times(ns=times, unit=resolution(times), utc_offset=offset)
+        return self.clock.numbers(times, Where(str(self.path), 1))
+
+    def _parsed(self, lines: Lines) -> pl.DataFrame:
+        """Return a batch's times, tokens, blocks and identity; times are ns only where dates."""
+        where = Where(str(self.path), lines.first_row)
+        has = [
+            name for name in IDENTITY if lines.text.str.contains(f'"{name}"', literal=True).any()
+        ]
+        names = kept(has)
+        rows = self._decoded(lines, list(names))
+        input_tokens = tokens(rows["input_length"], where)
+        limit = -(-input_tokens.cast(pl.Int64) // BLOCK_SIZE)
+        limit = limit.alias(f"one per {BLOCK_SIZE} input tokens")
+        return pl.DataFrame(
+            {
+                "time": self._stamps(rows["timestamp"], lines, where),
+                "input_tokens": input_tokens,
+                "output_tokens": tokens(rows["output_length"], where),
+                "block_runs": block_runs(rows["hash_ids"], limit, self.numbering, where),
+                **identity(rows, names, where).to_dict(),
+            }
+        )
+
+    def _stamps(self, stamps: pl.Series, lines: Lines, where: Where) -> pl.Series:
+        if self.dates:
+            return self.clock.dates(stamps, where, utc_offset=self.offset)
+        where.require(stamps.is_finite() & (stamps >= 0), stamps, "a number of at least 0")
+        if stamps.max() < EXACT:  # type: ignore[operator]
+            return stamps
+        exact = lines.text.str.json_decode(pl.Struct({"timestamp": pl.Int64()}))
+        whole = exact.struct.field("timestamp")
+        return stamps if whole.null_count() else whole
+
+    def _decoded(self, lines: Lines, names: Sequence[str]) -> pl.DataFrame:
+        """Decode a batch at once, or row by row where that fails or may be too lenient."""
+        schema = self._schema(names)
+        if not lines.text.str.contains(SUSPECT).any():
+            try:
+                rows = lines.text.str.json_decode(pl.Struct(schema))
+            except pl.exceptions.PolarsError:
+                return self._decoded_slowly(lines, schema)
+            columns = rows.struct.unnest()
+            if rows.len() == lines.text.len() and not any(
+                columns[name].null_count() for name in NEEDED
+            ):
+                further_fields(lines, schema, self.further)
+                return columns
+        return self._decoded_slowly(lines, schema)
+
+    def _schema(self, names: Sequence[str]) -> dict[str, pl.DataType]:
+        stamp = pl.String() if self.dates else pl.Float64()
+        numbers: dict[str, pl.DataType] = {"timestamp": stamp, **dict.fromkeys(NEEDED[1:], FLOAT)}
+        return numbers | {"hash_ids": self.numbering.dtype} | dict.fromkeys(names, pl.String())
+
+    def _decoded_slowly(self, lines: Lines, schema: dict[str, pl.DataType]) -> pl.DataFrame:
+        rows = []
+        for index, text in enumerate(lines.text):
+            fields = json_row(text, lines.first_row + index, str(self.path))
+            self.further.update(name for name in fields if name not in schema)
+            rows.append(self._row(fields, schema, Where(str(self.path), lines.first_row + index)))
+        return pl.DataFrame(rows, schema=schema)
+
+    def _row(
+        self, fields: dict[str, Any], schema: dict[str, pl.DataType], where: Where
+    ) -> dict[str, Any]:
+        """Return one row's values as ``schema`` wants them."""
+        for name in SESSION_FIELDS:
+            if name in fields:
+                raise TraceError(
+                    f"{where.path}: row {where.first_row} has the field {name}; sessions in "
+                    "Mooncake rows are not supported, expected rows without it"
+                )
+        stamp = {"timestamp": _date(fields, where)} if self.dates else {}
+        texts = [name for name, dtype in schema.items() if dtype == pl.String and name not in stamp]
+        return {
+            **{name: _number(fields, name, where) for name in NEEDED if name not in stamp},
+            **stamp,
+            "hash_ids": self._ids(fields.get("hash_ids"), where),
+            **{name: plain_text(fields.get(name), name, where) for name in texts},
         }
-    )
 
-
-def _decode(lines: Lines, path: str) -> pl.DataFrame:
-    """Decode a batch at once, or row by row where that fails or may be too lenient."""
-    if not lines.text.str.contains(SUSPECT).any():
-        try:
-            rows = lines.text.str.json_decode(ROW)
-        except pl.exceptions.PolarsError:
-            return _decode_slowly(lines, path)
-        columns = rows.struct.unnest()
-        if rows.len() == lines.text.len() and not any(
-            columns[name].null_count() for name in NEEDED
+    def _ids(self, ids: object, where: Where) -> list[float] | list[str] | None:
+        if ids is None:
+            return None
+        numbers = isinstance(ids, list) and all(_is_number(each) for each in ids)
+        if numbers and isinstance(self.numbering, Counters):
+            return [float(each) for each in ids]  # type: ignore[attr-defined]
+        kinds = (int, float, str)
+        if not isinstance(ids, list) or any(
+            isinstance(each, bool) or not isinstance(each, kinds) for each in ids
         ):
-            return columns
-    return _decode_slowly(lines, path)
+            where.fail(0, "hash_ids", ids, "a list of block ids")
+        if isinstance(self.numbering, Counters):
+            raise HashesError
+        return [without_surrogates(str(each)) for each in ids]
 
 
-def _decode_slowly(lines: Lines, path: str) -> pl.DataFrame:
-    rows = [_row(text, lines.first_row + index, path) for index, text in enumerate(lines.text)]
-    return pl.DataFrame(rows, schema=dict(ROW))
+def _date(fields: dict[str, Any], where: Where) -> str:
+    stamp = _present(fields, "timestamp", where)
+    if not isinstance(stamp, str):
+        where.fail(0, "timestamp", stamp, "a date, as in the rows above")
+    return without_surrogates(stamp)
 
 
-def _row(text: str, row: int, path: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TraceError(
-            f"{path}: row {row} is not one complete JSON object ({error}): {shown(text)}"
-        ) from error
-    if not isinstance(fields, dict):
-        raise TraceError(f"{path}: row {row} is {shown(fields)}, expected a JSON object")
-    for name in SESSION_FIELDS:
-        if name in fields:
-            raise TraceError(
-                f"{path}: row {row} has the field {name}; sessions in Mooncake rows are not "
-                "supported, expected rows without it"
-            )
-    ids = fields.get("hash_ids")
-    if ids is not None and not (isinstance(ids, list) and all(_is_number(i) for i in ids)):
-        Where(path, row).fail(0, "hash_ids", ids, "a list of block ids")
-    return {name: _number(fields, name, row, path) for name in NEEDED} | {"hash_ids": ids}
-
-
-def _number(fields: dict[str, Any], name: str, row: int, path: str) -> float:
-    if name not in fields:
-        raise TraceError(f"{path}: row {row} has no field {name}, expected {', '.join(NEEDED)}")
-    value = fields[name]
+def _number(fields: dict[str, Any], name: str, where: Where) -> float:
+    value = _present(fields, name, where)
     if not _is_number(value):
-        Where(path, row).fail(0, name, value, "a number")
-    return float(value)
+        where.fail(0, name, value, "a number")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _present(fields: dict[str, Any], name: str, where: Where) -> object:
+    if name not in fields:
+        raise TraceError(
+            f"{where.path}: row {where.first_row} has no field {name}, expected {', '.join(NEEDED)}"
+        )
+    return fields[name]
 
 
 def _is_number(value: object) -> bool:
     """Tell numbers a float can hold from the rest; JSON's true and false are none."""
     return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) < 1e300
-
-
-def block_runs(ids: pl.Series, input_tokens: pl.Series, where: Where) -> pl.Series:
-    """Return lists of block ids as lists of runs of consecutive ids; null stays null."""
-    counts = ids.list.len()
-    limit = -(-input_tokens.cast(pl.Int64) // BLOCK_SIZE)
-    fits = (counts.cast(pl.Int64) <= limit).fill_null(value=True)
-    expected = f"at most one per {BLOCK_SIZE} input tokens"
-    where.require(fits, counts.alias("number of hash_ids"), expected)
-    lengths = counts.fill_null(0).to_numpy()
-    flat = ids.drop_nulls().explode(empty_as_null=False).to_numpy()
-    owner = np.repeat(np.arange(lengths.size), lengths)
-    wrong = np.flatnonzero(~((flat >= 0) & (flat <= MAX_BLOCK_ID) & (flat == np.floor(flat))))
-    if wrong.size:
-        at = int(wrong[0])
-        where.fail(int(owner[at]), "hash_ids", float(flat[at]), f"whole ids in 0..{MAX_BLOCK_ID}")
-    return _as_runs(flat, owner, ids.is_null())
-
-
-def _as_runs(
-    flat: np.ndarray[Any, Any], owner: np.ndarray[Any, Any], absent: pl.Series
-) -> pl.Series:
-    """Cut ``flat`` wherever the row changes or an id does not follow the one before."""
-    new = np.ones(flat.size, dtype=bool)
-    new[1:] = (np.diff(flat) != 1) | (np.diff(owner) != 0)
-    starts = np.flatnonzero(new)
-    runs = pl.DataFrame(
-        {
-            "row": owner[starts].astype(np.uint32),
-            "first": flat[starts].astype(np.uint32),
-            "n": np.diff(np.append(starts, flat.size)).astype(np.uint32),
-        }
-    )
-    lists = runs.group_by("row", maintain_order=True).agg(pl.struct("first", "n").alias("runs"))
-    rows = pl.DataFrame({"row": pl.int_range(absent.len(), dtype=pl.UInt32, eager=True)})
-    joined = rows.join(lists, on="row", how="left", maintain_order="left")["runs"]
-    empty = pl.Series([[]], dtype=pl.List(RUN))
-    filled = pl.select(
-        pl.when(pl.lit(joined).is_null() & ~pl.lit(absent)).then(pl.lit(empty)).otherwise(joined)
-    )
-    return filled.to_series().cast(pl.List(RUN)).alias("block_runs")

@@ -17,13 +17,15 @@ from workloads.readers.zstd import decompressed_bound
 BLOCK_BYTES = 1 << 23
 """Bytes of text parsed at a time, and the longest line accepted."""
 
-HEAD_BYTES = 1 << 16
+HEAD_BYTES = 1 << 20
 """Bytes a reader may look at to recognise its format."""
 
 FREE_EXPANSION_BYTES = 1 << 28
 MAX_EXPANSION = 100
 """A compressed file may grow to 256 MiB freely, beyond that to 100 times its size: traces, whose
 times differ from row to row, compress 4 to 20 times."""
+
+HEAD_LINES = 1000
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -67,8 +69,8 @@ def read_head(path: Path) -> bytes:
     """Return up to :data:`HEAD_BYTES` of the file's decompressed beginning."""
     with _open(path) as (stream, codec):
         if codec == "zstd":
-            lines = pl.scan_lines(path, glob=False).head(1).collect_batches()
-            first = "".join(text[0] for text in _zstd_batches(path, lines) if text.len())
+            lines = pl.scan_lines(path, glob=False).head(HEAD_LINES).collect_batches()
+            first = "\n".join("\n".join(text) for text in _zstd_batches(path, lines))
             return first.encode()[:HEAD_BYTES].removeprefix(BYTE_ORDER_MARK)
         return stream.read(HEAD_BYTES).removeprefix(BYTE_ORDER_MARK)
 
@@ -81,6 +83,34 @@ def read_lines(path: Path) -> Iterator[Lines]:
     damaged or expand beyond all measure.
     """
     return _without_trailing_blanks(path, _numbered(_texts(path)))
+
+
+def read_text(path: Path) -> Iterator[str]:
+    """Yield the file's text in blocks, whatever its lines; errors as in :func:`read_lines`."""
+    with _open(path) as (stream, codec):
+        if codec == "zstd":
+            batches = pl.scan_lines(path, glob=False).collect_batches()
+            for text in _zstd_batches(path, batches):
+                yield "".join(f"{line}\n" for line in _without_mark(text))
+            return
+        row, held = 1, b""
+        for block in _blocks(path, stream):
+            cut = _character_end(held + block)
+            whole, held = (held + block)[:cut], (held + block)[cut:]
+            yield _decode(path, whole, row)
+            row += whole.count(b"\n")
+        if held:
+            yield _decode(path, held, row)
+
+
+def _character_end(block: bytes) -> int:
+    """Return where the last character that is complete ends, at most 3 bytes before the end."""
+    for back in range(1, min(4, len(block)) + 1):
+        byte = block[-back]
+        if byte & 0xC0 != 0x80:  # it begins a character
+            size = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(block) if size <= back else len(block) - back
+    return len(block)
 
 
 def _numbered(texts: Iterator[pl.Series]) -> Iterator[Lines]:
@@ -126,12 +156,8 @@ def _open(path: Path) -> Iterator[tuple[IO[bytes] | gzip.GzipFile, str]]:
 
 def _whole_lines(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
     """Yield blocks that end with a line end, except perhaps the last."""
-    rest, total = b"", 0
-    while chunk := stream.read(BLOCK_BYTES):
-        if total == 0:
-            chunk = chunk.removeprefix(BYTE_ORDER_MARK)
-        total += len(chunk)
-        _check_expansion(path, total, plain=not isinstance(stream, gzip.GzipFile))
+    rest = b""
+    for chunk in _blocks(path, stream):
         cut = chunk.rfind(b"\n") + 1
         if cut:
             yield rest + chunk[:cut]
@@ -142,6 +168,17 @@ def _whole_lines(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Iterator[byte
             raise TraceError(f"{path}: a line is longer than {BLOCK_BYTES >> 20} MiB")
     if rest:
         yield rest
+
+
+def _blocks(path: Path, stream: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    """Yield the decompressed bytes in blocks, without a byte order mark."""
+    total = 0
+    while chunk := stream.read(BLOCK_BYTES):
+        if total == 0:
+            chunk = chunk.removeprefix(BYTE_ORDER_MARK)
+        total += len(chunk)
+        _check_expansion(path, total, plain=not isinstance(stream, gzip.GzipFile))
+        yield chunk
 
 
 def _check_expansion(path: Path, size: int, *, plain: bool = False) -> None:

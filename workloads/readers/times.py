@@ -1,0 +1,226 @@
+"""When requests arrived: dates in ISO 8601, or numbers whose unit is stated, recognised or asked.
+
+A unit is never guessed in silence: what the file's own magnitude decides (seconds, ms, µs or ns
+since 1970) is said in a warning, what it leaves open is refused or warned of with the setting that
+answers it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NoReturn
+
+import polars as pl
+
+from workloads import checks
+from workloads.errors import TraceError
+from workloads.where import Where, shown
+
+UNITS: Mapping[str, int] = MappingProxyType({"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1})
+"""Nanoseconds of each unit ``time_unit`` may name."""
+
+AUTO = "auto"
+WORDS = MappingProxyType(
+    {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+)
+LAST_NS = 9_000_000_000_000_000_000
+"""The latest instant (year 2255) that nanoseconds in 64 bits can hold."""
+
+EPOCH_S = (1_000_000_000, 4_000_000_000)
+"""Seconds since 1970 of the years 2001 to 2096: numbers in this range, or in it times 10^3, 10^6
+or 10^9, are taken for clock times of that unit."""
+
+LONGEST_EPOCH_S = 400 * 86_400
+"""A trace of more than 400 days is more likely one of another unit."""
+
+BUSY_GAP_S = 0.01
+"""Over 100 requests/s on average: more than any published trace, and what seconds read as
+milliseconds look like."""
+
+SPARSE_GAP_S = 3600.0
+FRACTIONS_GAP_S = 0.1
+"""Fractions of a unit that is counted in whole numbers, at over 10 requests/s on average: as
+likely seconds, at one request in up to 100 s."""
+
+OFFSET = re.compile(r"\d\s*(?:[Zz]|UTC|[+-]\d\d(?::?\d\d)?)\s*$")
+"""What ends a time of day that bears an offset from UTC."""
+
+LAST_YEAR = "2261"
+"""The last whole year 64 bits of nanoseconds since 1970 can count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Arrival times as nanoseconds: ``ns`` (Int64, any origin) and what is known of the clock.
+
+    ``utc_offset`` is as in :class:`workloads.cleaning.Raw`, ``unit`` the numbers' unit or the
+    dates' resolution.
+    """
+
+    ns: pl.Series
+    unit: str
+    utc_offset: str | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """How a format writes its times: in the unit ``native`` (``None``: as dates) or the ``stated``.
+
+    ``whole`` says that the format counts in whole units, so that a fraction is suspicious.
+    """
+
+    native: str | None
+    stated: str = AUTO
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        checks.one_of("trace", "time_unit", self.stated, (AUTO, *UNITS))
+
+    def numbers(self, times: pl.Series, where: Where) -> Times:
+        """Return numeric ``times`` (Int64 or Float64, without nulls) of a whole file in ns."""
+        where.require(times.is_finite() & (times >= 0), times, "a number of at least 0")
+        span = _Span(times, where)
+        epoch = span.epoch_unit()
+        stated = (self.stated, ())
+        unit, warnings = self._recognised(span, epoch) if self.stated == AUTO else stated
+        most = LAST_NS // UNITS[unit]
+        where.require(times <= most, times, f"{WORDS[unit]} in 0..{most}")
+        whole = times.cast(pl.Int64)
+        ns = whole * UNITS[unit] + ((times - whole) * UNITS[unit]).round().cast(pl.Int64)
+        utc_offset = "+00:00" if unit == epoch else None
+        return Times(ns=ns, unit=unit, utc_offset=utc_offset, warnings=warnings)
+
+    def _recognised(self, span: "_Span", epoch: str | None) -> tuple[str, tuple[str, ...]]:
+        """Return the unit the numbers are taken to be in, and what to say about it."""
+        if epoch is not None:
+            return epoch, (() if epoch == self.native else (span.told_epoch(epoch, self.native),))
+        if self.native is None:
+            span.refuse_unknown()
+        gap_s = span.mean_gap * UNITS[self.native] / 1e9
+        if self.whole and 0 < gap_s < FRACTIONS_GAP_S and (found := span.fraction()) is not None:
+            span.refuse_fraction(found, self.native)
+        doubtful = (self.whole and 0 < gap_s < BUSY_GAP_S) or gap_s > SPARSE_GAP_S
+        return self.native, (span.told_rate(self.native),) if doubtful else ()
+
+    def dates(self, text: pl.Series, where: Where, *, utc_offset: bool) -> pl.Series:
+        """Return ISO 8601 ``text`` of one batch as Int64 ns since 1970.
+
+        Times that bear an offset from UTC are taken to UTC, others are left as they stand.
+        """
+        if self.stated != AUTO:
+            raise TraceError(
+                f"{where.path}: {text.name} holds dates such as {shown(text[0])}, so time_unit "
+                f"must be {AUTO} but is {self.stated}"
+            )
+        return dates_ns(text, where, utc_offset=utc_offset)
+
+
+def dates_ns(text: pl.Series, where: Where, *, utc_offset: bool) -> pl.Series:
+    """Return dates with a time of day as Int64 ns since 1970: ISO 8601, up to 9 digits of seconds.
+
+    Between date and time stands a ``T`` or a space, the fraction may be missing, and the offset,
+    which all rows have (``utc_offset``) or none, may be ``Z``.
+    """
+    plain = text.str.strip_chars()
+    if plain.str.contains("[Tt,]").any():
+        plain = plain.str.replace(r"^(\S{8,10})[Tt]", "$1 ").str.replace(r"(:\d\d),", "$1.")
+    if utc_offset and plain.str.contains("[ZzC]$").any():
+        plain = plain.str.replace(r"\s*(?:[Zz]|UTC)$", "+00:00")
+    pattern = "%Y-%m-%d %H:%M:%S%.f" + ("%#z" if utc_offset else "")
+    times = plain.str.to_datetime(pattern, time_unit="ns", strict=False)
+    year = plain.str.slice(0, 4)
+    in_range = (year >= "1970") & (year <= LAST_YEAR)
+    example = "2024-05-10 00:00:00.009930" + ("+00:00" if utc_offset else "")
+    where.require(times.is_not_null() & in_range, text, f"a time like {example}")
+    return times.to_physical()
+
+
+def resolution(ns: pl.Series) -> str:
+    """Return the coarsest of s, ms, us, 100ns and ns that all times are whole multiples of."""
+    steps = {"s": 10**9, "ms": 10**6, "us": 10**3, "100ns": 100}
+    return next((name for name, step in steps.items() if (ns % step == 0).all()), "ns")
+
+
+class _Span:
+    """A file's numeric times as a whole, for messages."""
+
+    def __init__(self, times: pl.Series, where: Where) -> None:
+        self._times, self._where = times, where
+        self._low, self._high = (float(each) for each in (times.min(), times.max()))  # type: ignore[arg-type]
+        self._count = times.len()
+
+    @property
+    def mean_gap(self) -> float:
+        """The mean gap between arrivals in the numbers' unit; 0 for a single instant."""
+        return (self._high - self._low) / max(1, self._count - 1)
+
+    def epoch_unit(self) -> str | None:
+        """Return the unit in which all times are clock times of this century, if there is one."""
+        for name, ns in UNITS.items():
+            scale = 10**9 // ns
+            within = EPOCH_S[0] * scale <= self._low and self._high < EPOCH_S[1] * scale
+            if within and self._high - self._low <= LONGEST_EPOCH_S * scale:
+                return name
+        return None
+
+    def fraction(self) -> int | None:
+        """Return the first row with a time that is not a whole number."""
+        if self._times.dtype.is_integer():
+            return None
+        odd = (self._times != self._times.floor()).arg_true()
+        return int(odd[0]) if odd.len() else None
+
+    def told_epoch(self, unit: str, native: str | None) -> str:
+        """Return that the numbers were taken for clock times, and how to say otherwise."""
+        other = (
+            f"; workload.time_unit={native} takes them as the format's {WORDS[native]}"
+            if native
+            else ""
+        )
+        return (
+            f"{self._name}: {self._times.name} {self._times[0]} looks like {WORDS[unit]} since "
+            f"1970 and is read as such{other}"
+        )
+
+    def told_rate(self, native: str) -> str:
+        """Return that the rate is unusual, and how to name another unit."""
+        return (
+            f"{self._name}: read as {WORDS[native]}, the format's unit, {self._rate(native)}; if "
+            f"{self._times.name} counts something else, say so with {_setting(native)}"
+        )
+
+    def refuse_fraction(self, index: int, native: str) -> NoReturn:
+        """Raise ``TraceError`` for a fraction where the format counts whole numbers."""
+        raise TraceError(
+            f"{self._where.path}: row {self._where.first_row + index}, {self._times.name} is "
+            f"{self._times[index]}, but the format counts whole {WORDS[native]}, and read so "
+            f"{self._rate(native)}: say what it counts with {_setting(native)}, {native} if it does"
+        )
+
+    def refuse_unknown(self) -> NoReturn:
+        """Raise ``TraceError`` where nothing tells the unit."""
+        self._where.fail(
+            0,
+            self._times.name,
+            self._times[0],
+            f"a date like 2024-05-10 00:00:00.5, or numbers whose unit is given: {_setting()}",
+        )
+
+    @property
+    def _name(self) -> str:
+        return self._where.path
+
+    def _rate(self, unit: str) -> str:
+        gap_s = self.mean_gap * UNITS[unit] / 1e9
+        count = f"{self._count:,} requests come"
+        if gap_s > 1:
+            return f"{count} one in {gap_s:,.0f} s on average"
+        return f"{count} at {1 / gap_s:,.0f}/s on average"
+
+
+def _setting(native: str | None = None) -> str:
+    """Return the setting that names a unit, without the one that is in doubt."""
+    others = [name for name in UNITS if name != native]
+    return f"workload.time_unit={', '.join(others[:-1])} or {others[-1]}"
