@@ -29,7 +29,9 @@ class Batching:
 
     ``max_num_batched_tokens`` is the token budget of a step (decodes first, then prompt chunks),
     ``max_num_seqs`` bounds the sequences in it, ``block_size`` is tokens per KV block. Limits and
-    ``kv_blocks`` are the worker's, over all its attention-DP ranks.
+    ``kv_blocks`` are the worker's, over all its attention-DP ranks: each rank has an even share of
+    the tokens, rounded up, to fill with prompts of its own. (vLLM and TensorRT-LLM are told one
+    rank's: multiply by the ranks. SGLang is told the worker's.)
     ``piggyback`` lets prompts ride on decode steps (vLLM V1, TensorRT-LLM); without it a step
     computes prompts alone as long as any can be admitted, and the decodes wait (vLLM V0, SGLang).
     ``reserve`` says what admission sets aside: ``prompt`` (the prompt's blocks; growth may preempt
@@ -64,6 +66,14 @@ class Batching:
             )
         if self.kv_blocks is not None:
             _at_least("batching", "kv_blocks", self.kv_blocks, 1)
+
+    def rank_tokens(self, ranks: int) -> int:
+        """Return the token budget of each of ``ranks`` attention-DP ranks."""
+        return -(-self.max_num_batched_tokens // ranks)
+
+    def rank_seqs(self, ranks: int) -> int:
+        """Return the sequences each of ``ranks`` attention-DP ranks makes room for."""
+        return -(-self.max_num_seqs // ranks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -209,12 +209,11 @@ class Layout:
                 model,
             )
             return
-        for name, value in (("ep", self.ep), ("attention_dp", self.attention_dp)):
-            if value > 1:
-                raise LayoutError(
-                    f"layout: {name} {value} needs a mixture of experts, but {model.name} is "
-                    "dense; use tp, pp or more workers"
-                )
+        if self.ep > 1:
+            raise LayoutError(
+                f"layout: ep {self.ep} needs a mixture of experts, but {model.name} is dense; use "
+                "tp, pp, attention_dp or more workers"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -118,9 +118,10 @@ class BatchWorker(Worker):
     def observe(self) -> tuple[int, int]:
         """Return how many requests wait and how many are in the batch, now."""
         self._advance()
-        computing = self._prompt_step.prompts if self._prompt_step else 0
-        waiting = len(self.prompts) - (1 if self.head_done else 0)
-        return waiting + len(self._arrived) + len(self._pending), len(self._running) + computing
+        closing = len(self._prompt_step.finishing) if self._prompt_step else 0
+        computing = closing + len(self.partial)
+        waiting = len(self.prompts) + len(self._arrived) + len(self._pending)
+        return waiting, len(self._running) + computing
 
     # --- the step ----------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class BatchWorker(Worker):
             self._grant()
         if self._arrived:
             self._join_arrived(now)
-        if self.prompts:
+        if self.prompts or self.partial:
             self._prompt_step = self._form(now, len(self._running))
         if self._prompt_step is not None:
             self._prompt_chunks(self._prompt_step, now)
@@ -217,7 +218,7 @@ class BatchWorker(Worker):
         """Compute prompt chunks, beside one iteration or in its place."""
         batch, context = (len(self._running), self._context) if self._piggyback else (0, 0)
         seconds = self.settings.steps.step_seconds(
-            step.tokens, step.pairs, step.past, step.prompts, batch, context
+            step.tokens, step.pairs, step.past, step.prompts, batch, context, step.busiest
         )
         step.ends = now + seconds
         self._marks = None
@@ -390,7 +391,7 @@ class BatchWorker(Worker):
         self.used += growth[phase]
 
     def _preempt(self, now: float) -> None:
-        if self.head_done:
+        if self.partial:
             self._drop_partial_prompt()
             return
         request, end = self._running.popitem()
@@ -407,13 +408,13 @@ class BatchWorker(Worker):
         self.prompts.appendleft(request)
 
     def _drop_partial_prompt(self) -> None:
-        request = self.prompts[0]
+        request, partial = self.partial.popitem()
         self.used -= self._held(request, self._target(request) + 1)
         self._ledger.preemptions[request] += 1
-        self._ledger.recomputed_tokens[request] += self.head_done
+        self._ledger.recomputed_tokens[request] += partial.done
         if self._ledger.generated[request] == 0:
-            self.load.tokens[self.index] += self.head_done
-        self.head_done = 0
+            self.load.tokens[self.index] += partial.done
+        self.prompts.appendleft(request)
 
     def _remove(self, length: int) -> None:
         """Take a sequence with ``length`` KV tokens in this iteration out of the sums."""

@@ -49,7 +49,7 @@ class PrefillWorker(Worker):
         flight = self._flight
         while flight and flight[0].ends <= now:
             self._close(flight.popleft(), now)
-        if self.prompts and self._stage_free <= now:
+        if (self.prompts or self.partial) and self._stage_free <= now:
             step = self._form(now, decoding=0)
             if step is not None:
                 self._start(step, now)
@@ -61,7 +61,7 @@ class PrefillWorker(Worker):
             self._rest(now)
             return
         when = flight[0].ends
-        if self.prompts and now < self._stage_free < when:
+        if (self.prompts or self.partial) and now < self._stage_free < when:
             when = self._stage_free
         self.alarm.set(when, STEP_END)
 
@@ -75,7 +75,9 @@ class PrefillWorker(Worker):
         return True
 
     def _start(self, step: Step, now: float) -> None:
-        seconds = self._seconds(step.tokens, step.pairs, step.past, step.prompts, 0, 0)
+        seconds = self._seconds(
+            step.tokens, step.pairs, step.past, step.prompts, 0, 0, step.busiest
+        )
         pace = seconds / self._stages
         before = self._flight[-1].ends if self._flight else 0.0
         step.ends = max(now + seconds, before + pace)
@@ -100,5 +102,5 @@ class PrefillWorker(Worker):
 
     def observe(self) -> tuple[int, int]:
         """Return how many requests wait and how many are being computed, now."""
-        waiting = len(self.prompts) - (1 if self.head_done else 0)
-        return waiting, sum(step.prompts for step in self._flight)
+        closing = sum(len(step.finishing) for step in self._flight)
+        return len(self.prompts), closing + len(self.partial)

@@ -26,8 +26,8 @@ def worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
     budget = MemoryBudget(
         block_size=batching.block_size,
         memory_utilization=batching.memory_utilization,
-        max_num_batched_tokens=-(-batching.max_num_batched_tokens // ranks),
-        max_num_seqs=-(-batching.max_num_seqs // ranks),
+        max_num_batched_tokens=batching.rank_tokens(ranks),
+        max_num_seqs=batching.rank_seqs(ranks),
         role=pool.role,
         kv_blocks=batching.kv_blocks,
     )

@@ -2,14 +2,14 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from simulator.cluster.clock import ADMISSION, Alarm, Clock
 from simulator.cluster.gaps import GapLog
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.timing import DecodeTimes
 from simulator.deployment import Batching
-from simulator.latency.base import StepModel, WorkerSpec
+from simulator.latency.base import Busiest, StepModel, WorkerSpec
 
 
 @dataclass(slots=True, eq=False)
@@ -58,30 +58,58 @@ class Listener:
     finished: Callable[[int], None]
 
 
-@dataclass(slots=True)
 class Step:
     """One step's prompt chunks, as :meth:`StepModel.step_seconds` wants them.
 
+    ``room`` is what is left of each attention rank's ``budget``, ``chunks`` counts each rank's.
     ``placed`` of its ``tokens`` are a router's (the others recompute preempted sequences). Its
     ``seconds`` are a gap for ``riders`` decoding sequences.
     """
 
-    tokens: int = 0
-    pairs: int = 0
-    past: int = 0
-    prompts: int = 0
-    placed: int = 0
-    finishing: list[int] = field(default_factory=list)
-    ends: float = 0.0
-    seconds: float = 0.0
-    riders: int = 0
+    __slots__ = (
+        "budget",
+        "chunks",
+        "ends",
+        "finishing",
+        "pairs",
+        "past",
+        "placed",
+        "prompts",
+        "riders",
+        "room",
+        "seconds",
+        "tokens",
+    )
 
-    def add(self, chunk: int, done: int) -> None:
-        """Add a chunk of ``chunk`` tokens after ``done`` earlier ones."""
+    def __init__(self, budget: int, ranks: int) -> None:
+        self.budget = budget
+        self.room = [budget] * ranks
+        self.chunks = [0] * ranks
+        self.tokens = self.pairs = self.past = self.prompts = self.placed = self.riders = 0
+        self.finishing: list[int] = []
+        self.ends = self.seconds = 0.0
+
+    def add(self, rank: int, chunk: int, done: int) -> None:
+        """Add a chunk of ``chunk`` tokens after ``done`` earlier ones on ``rank``."""
+        self.room[rank] -= chunk
+        self.chunks[rank] += 1
         self.tokens += chunk
         self.pairs += chunk * done + chunk * (chunk + 1) // 2
         self.past += done
         self.prompts += 1
+
+    @property
+    def busiest(self) -> Busiest:
+        """What the fullest ranks have."""
+        return Busiest(self.budget - min(self.room), max(self.chunks))
+
+
+@dataclass(slots=True)
+class Partial:
+    """A prompt of which ``done`` tokens are computed, on attention rank ``rank``."""
+
+    rank: int
+    done: int
 
 
 class Worker:
@@ -97,13 +125,15 @@ class Worker:
         "busy_so_far",
         "capacity",
         "decode_tokens",
-        "head_done",
         "index",
         "load",
         "number",
+        "partial",
         "prefill_tokens",
         "prompts",
         "prompts_closed",
+        "rank_tokens",
+        "ranks",
         "received",
         "role",
         "sent",
@@ -127,8 +157,10 @@ class Worker:
         self.capacity = settings.spec.memory.kv_blocks
         self.block_size = settings.batching.block_size
         self.used = 0
+        self.ranks = settings.spec.layout.attention_dp
+        self.rank_tokens = settings.batching.rank_tokens(self.ranks)
         self.prompts: deque[int] = deque()
-        self.head_done = 0
+        self.partial: dict[int, Partial] = {}  # by request, in the order of admission
         self.busy_since: float | None = None
         self.busy_so_far = 0.0
         self.prefill_tokens = 0
@@ -161,31 +193,43 @@ class Worker:
     def _form(self, now: float, decoding: int) -> Step | None:
         """Fill what ``decoding`` sequences leave of a step with prompt chunks, first come first.
 
+        They are spread evenly over the attention ranks, which have a budget each. A prompt begun
+        earlier goes on on its rank; the next in the queue begins on the rank with most room.
         Where prompts do not piggyback on decodes, these only keep their seats.
         """
-        batching, prompts, step = self.settings.batching, self.prompts, Step()
-        ledger, chunked = self._ledger, batching.chunked_prefill
-        budget = batching.max_num_batched_tokens - (decoding if batching.piggyback else 0)
+        batching, prompts, ranks = self.settings.batching, self.prompts, self.ranks
+        budget = self.rank_tokens - (-(-decoding // ranks) if batching.piggyback else 0)
         seats = batching.max_num_seqs - decoding
-        while prompts and budget > 0 and step.prompts < seats:
-            request, done = prompts[0], self.head_done
-            generated = ledger.generated[request]
-            left = ledger.input_tokens[request] + generated - done
-            if left > budget and not chunked and step.tokens:
+        if budget <= 0 or seats <= 0:
+            return None
+        step = Step(budget, ranks)
+        for request in list(self.partial)[:seats]:
+            self._compute(request, self.partial[request].rank, step)
+        room, chunked = step.room, batching.chunked_prefill
+        while prompts and step.prompts < seats and (most := max(room)) > 0:
+            request, rank = prompts[0], room.index(most)
+            if not chunked and step.chunks[rank] and self._target(request) > most:
                 break
-            if not done and not self._admit(request, now):
+            if not self._admit(request, now):
                 break
-            chunk = left if left <= budget or not chunked else budget
-            step.add(chunk, done)
-            if not generated:
-                step.placed += chunk
-            budget -= chunk
-            if chunk < left:
-                self.head_done = done + chunk
-                break
-            self.head_done = 0
-            step.finishing.append(prompts.popleft())
-        return step if step.tokens else None
+            self._compute(prompts.popleft(), rank, step)
+        return step if step.prompts else None
+
+    def _compute(self, request: int, rank: int, step: Step) -> None:
+        """Put the next chunk of an admitted prompt into the step: what there is room for."""
+        partial = self.partial.get(request)
+        done = partial.done if partial else 0
+        chunk = left = self._target(request) - done
+        if chunk > step.room[rank] and self.settings.batching.chunked_prefill:
+            chunk = step.room[rank]
+        step.add(rank, chunk, done)
+        if not self._ledger.generated[request]:
+            step.placed += chunk
+        if chunk < left:
+            self.partial[request] = Partial(rank, done + chunk)
+            return
+        self.partial.pop(request, None)
+        step.finishing.append(request)
 
     def busy_seconds(self, now: float) -> float:
         """Return the seconds this worker has spent in steps until ``now``."""

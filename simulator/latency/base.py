@@ -23,6 +23,17 @@ class Piece(NamedTuple):
     c2: float
 
 
+class Busiest(NamedTuple):
+    """A step's prompt chunks on the attention-DP ranks that have most.
+
+    ``tokens`` new prompt tokens are on the rank with most of them, ``prompts`` chunks on the rank
+    with most of those.
+    """
+
+    tokens: int
+    prompts: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
     """All a latency model needs to know about a worker; ``role`` is prefill, decode or mixed."""
@@ -54,13 +65,22 @@ class StepModel(Protocol):
         ...
 
     def step_seconds(
-        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+        self,
+        tokens: int,
+        pairs: int,
+        past: int,
+        prompts: int,
+        batch: int,
+        context: int,
+        busiest: Busiest | None = None,
     ) -> float:
         """Return seconds of a step of ``tokens`` new prompt tokens beside ``batch`` decodes.
 
         Over the step's chunks, each of q new tokens after p earlier ones: ``tokens`` = Σq,
         ``pairs`` = Σ(q·p + q(q+1)/2) attended pairs, ``past`` = Σp, ``prompts`` = the number of
-        chunks. ``batch`` sequences decode one token each over ``context`` total KV tokens.
+        chunks, over all attention-DP ranks. ``busiest`` says what of it the fullest ranks have
+        (``None``: the chunks are alike and dealt out evenly). ``batch`` sequences decode one token
+        each over ``context`` total KV tokens.
         With ``tokens`` = 0 it equals :meth:`decode_pieces` exactly.
         """
         ...

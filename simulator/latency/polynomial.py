@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simulator.errors import ConfigError
-from simulator.latency.base import Piece, WorkerSpec
+from simulator.latency.base import Busiest, Piece, WorkerSpec
 from simulator.latency.pieces import at
 
 PREFILL_MS = (16.50142, 1.518344e-2, 4.209989e-7)
@@ -61,10 +61,17 @@ class PolynomialSteps:
         return self.pieces
 
     def step_seconds(
-        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+        self,
+        tokens: int,
+        pairs: int,
+        past: int,
+        prompts: int,
+        batch: int,
+        context: int,
+        busiest: Busiest | None = None,
     ) -> float:
         """Return seconds of a step; only ``tokens``, ``context`` and whether it decodes matter."""
-        del pairs, past, prompts
+        del pairs, past, prompts, busiest
         if not tokens:
             return at(self.pieces, context)
         c0, c1, c2 = self.prefill

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.errors import ConfigError
-from simulator.latency.base import Piece, WorkerSpec
+from simulator.latency.base import Busiest, Piece, WorkerSpec
 from simulator.latency.pieces import at
 from simulator.latency.table import Cache, Grid, keep, lines
 
@@ -138,11 +138,13 @@ class Silicon:
             grids = _asked(lambda: _tabulate(handle), query)
             _write(path, grids)
         layout = worker.layout
+        depth = 1 if worker.role == "prefill" else layout.pp
         return SiliconSteps(
             prefill=Grid(first=_nodes(TOKENS), second=_nodes(KEYS), seconds=grids["prefill"]),
             decode=Grid(first=_nodes(BATCHES), second=_nodes(CONTEXTS), seconds=grids["decode"]),
             host_s=self.host_overhead_s,
-            groups=layout.attention_dp * (1 if worker.role == "prefill" else layout.pp),
+            groups=layout.attention_dp * depth,
+            depth=depth,
             stages=layout.pp if worker.role == "prefill" else 1,
         )
 
@@ -182,13 +184,15 @@ class SiliconSteps:
     ``prefill`` seconds are by a rank's prompt tokens and the keys each of them attends on
     average, ``decode`` seconds by a rank's sequences and the KV tokens of each. A step of both
     takes its tokens' seconds with the decodes among them, and what the decodes' context adds;
-    never less than the decodes alone.
+    never less than the decodes alone. Sequences spread over ``groups``: the attention ranks, and
+    ``depth`` microbatches of each.
     """
 
     prefill: Grid
     decode: Grid
     host_s: float = 0.0
     groups: int = 1
+    depth: int = 1
     stages: int = 1
     _decode: Cache = field(default_factory=dict, init=False, compare=False, repr=False)
     _prefill: Cache = field(default_factory=dict, init=False, compare=False, repr=False)
@@ -203,13 +207,21 @@ class SiliconSteps:
         return pieces
 
     def step_seconds(
-        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+        self,
+        tokens: int,
+        pairs: int,
+        past: int,
+        prompts: int,
+        batch: int,
+        context: int,
+        busiest: Busiest | None = None,
     ) -> float:
         """Return seconds of a step; ``past`` and ``prompts`` are in the keys a token attends."""
         del past, prompts
         if not tokens:
             return at(self.decode_pieces(batch), context)
-        rows = -(-tokens // self.groups) + -(-batch // self.groups)
+        chunks, shared = (tokens, self.groups) if busiest is None else (busiest.tokens, self.depth)
+        rows = -(-chunks // shared) + -(-batch // self.groups)
         pieces = self._prefill.get(rows)
         if pieces is None:
             pieces = lines(self.prefill.second, self.prefill.row(float(rows)) + self.host_s)

@@ -8,14 +8,13 @@ sequences, so a decode step is piecewise affine in its total context, and exactl
 
 import math
 from collections.abc import Callable, Sequence
-from math import ceil
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.latency.attention import Term, attention_terms
-from simulator.latency.base import Piece
+from simulator.latency.base import Busiest, Piece
 from simulator.latency.machine import Machine, Rates
 from simulator.latency.operators import head_operators, token_operators
 from simulator.latency.passes import Number
@@ -97,7 +96,7 @@ class RowTable:
             self._blocks.clear()
         first = index << BLOCK_BITS
         rows = np.arange(first, first + (1 << BLOCK_BITS), dtype=np.float64)
-        block: list[float] = np.asarray(self._seconds(rows)).tolist()
+        block: list[float] = np.broadcast_to(self._seconds(rows), rows.shape).tolist()
         self._blocks[index] = block
         return block
 
@@ -107,8 +106,9 @@ class RooflineSteps:
 
     Sequences are spread evenly over the attention-DP ranks and, in a decode or mixed worker, over
     the ``pp`` microbatches that keep its pipeline full, so that an iteration takes the pass of one
-    microbatch through all stages. Prompts are spread likewise, but each lies on one rank: with
-    fewer prompts than ranks some ranks only lend their experts. The fullest rank sets the pace.
+    microbatch through all stages. Prompt chunks are spread over microbatches too, but each lies on
+    one rank. The rank with most new tokens sets the pace, and its share of the attended pairs is
+    that of its tokens; ranks with fewer only lend it their experts, which see the mean of all.
     A prefill worker passes whole steps, of which one may start every ``seconds / stages``.
 
     With speculative decoding a decode step is the share of one that one token per sequence
@@ -119,6 +119,7 @@ class RooflineSteps:
     __slots__ = (
         "_attention",
         "_decode",
+        "_depth",
         "_draft",
         "_exchange",
         "_experts",
@@ -144,6 +145,7 @@ class RooflineSteps:
         ranks = layout.attention_dp * (1 if role == "prefill" else layout.pp)
         self._groups = ranks * step.halves
         self._ranks = layout.attention_dp
+        self._depth = self._groups // self._ranks
         self._waiting = step.waiting
         self._simple = step.halves == 1 and not step.engine.graph_sizes
         self._rows = RowTable(lambda rows: sum_seconds(step.compute_operators(rows)))
@@ -171,37 +173,50 @@ class RooflineSteps:
         return pieces
 
     def step_seconds(
-        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+        self,
+        tokens: int,
+        pairs: int,
+        past: int,
+        prompts: int,
+        batch: int,
+        context: int,
+        busiest: Busiest | None = None,
     ) -> float:
         """Return seconds of a step; see :class:`~simulator.latency.base.StepModel`."""
         if not tokens:
             return at(self.decode_pieces(batch), context)
-        seconds = self._whole(tokens, pairs, past, prompts, batch, context)
+        busiest = busiest or self._even(tokens, prompts)
+        seconds = self._whole(tokens, pairs, past, busiest, batch, context)
         if batch and self._step.speculative.drafts:
-            chunks = self._whole(tokens, pairs, past, prompts, 0, 0)
+            chunks = self._whole(tokens, pairs, past, busiest, 0, 0)
             return chunks + (seconds - chunks) / self._step.speculative.tokens_per_step
         return seconds
 
+    def _even(self, tokens: int, prompts: int) -> Busiest:
+        """Return what the fullest ranks have of ``prompts`` equal chunks."""
+        most = -(-prompts // self._ranks)
+        return Busiest(-(-tokens * most // prompts), most)
+
     def _whole(
-        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+        self, tokens: int, pairs: float, past: float, busiest: Busiest, batch: int, context: int
     ) -> float:
         """Return seconds of a whole step with prompt chunks, whatever its decodes yield."""
         groups, width = self._groups, self._width
-        share: float = prompts
-        local, sequences, sampled, idle = tokens, batch, prompts, 1.0
+        local, prompts = busiest
+        sequences, sampled, share = batch, prompts, float(prompts)
         if groups > 1:
-            idle = -(-prompts // self._ranks) * self._ranks / prompts
-            local = ceil(tokens * idle / groups)
-            sequences, sampled = -(-batch // groups), -(-prompts // groups)
-            share, pairs, past = (  # type: ignore[assignment]
-                each * idle / groups for each in (prompts, pairs, past)
+            part = local / (tokens * self._depth)
+            local, sequences, sampled = (
+                -(-each // over)
+                for each, over in ((local, self._depth), (batch, groups), (prompts, self._depth))
             )
+            share, pairs, past = share / self._depth, pairs * part, past * part
         rows = local + sequences * width
         padded = rows if self._simple else self._step.engine.computed(rows, sequences * width)
         seconds = self._rows[padded] + self._heads[sampled + sequences * width]
-        if idle > 1.0:  # the experts see the mean of all ranks, not what the busiest one brings
-            mean = -(-tokens // groups) + sequences * width
-            seconds += self._experts[max(mean, self._step.engine.padded(sequences * width))]
+        mean = -(-tokens // groups) + sequences * width
+        if mean < rows:  # experts see the mean of all ranks, not what the busiest one brings
+            seconds += self._experts[self._step.engine.computed(mean, sequences * width)]
             seconds -= self._experts[padded]
         for form in self._prefill:
             seconds += form.prefill_seconds(local, pairs, past, share)
@@ -214,12 +229,12 @@ class RooflineSteps:
         return self._with_host(seconds * self._waiting, prompts, batch)
 
     def _with_host(self, seconds: float, prompts: int, batch: int) -> float:
-        """Return the step's seconds with the host's; those of the engine per attention rank."""
+        """Return the step's seconds with the host's, for a rank's ``prompts`` and all decodes."""
         step, ranks = self._step, self._groups // self._halves
         if step.host_s is not None:
             return seconds + step.host_s
         engine = step.engine
-        chunks = -(-prompts // ranks)
+        chunks = -(-prompts * self._ranks // ranks)
         host = engine.step_s + engine.sequence_s * (chunks + -(-batch // ranks))
         host += engine.prompt_s * chunks
         if engine.overlap_scheduling:

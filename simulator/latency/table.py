@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from simulator.errors import ConfigError
-from simulator.latency.base import Piece, WorkerSpec
+from simulator.latency.base import Busiest, Piece, WorkerSpec
 from simulator.latency.pieces import at
 
 MAX_ROWS = 1_000_000
@@ -88,10 +88,17 @@ class TableSteps:
         return pieces
 
     def step_seconds(
-        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+        self,
+        tokens: int,
+        pairs: int,
+        past: int,
+        prompts: int,
+        batch: int,
+        context: int,
+        busiest: Busiest | None = None,
     ) -> float:
         """Return seconds of a step; ``pairs`` and ``prompts`` are in the tables, or not at all."""
-        del pairs, prompts
+        del pairs, prompts, busiest
         if not tokens:
             return at(self.decode_pieces(batch), context)
         pieces = self._prefill.get(tokens)

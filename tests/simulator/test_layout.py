@@ -290,7 +290,6 @@ def test_impossible_layout_is_refused(changes: dict[str, Any], words: str) -> No
         ("llama_4_scout", Layout(tp=5), "tp 5 must divide the 8 kv_heads of Llama-4-Scout"),
         ("llama_3_1_8b", Layout(pp=33), "pp 33 must be at most the 32 layers of Llama-3.1-8B"),
         ("llama_3_1_8b", Layout(tp=2, ep=2), "ep 2 needs a mixture of experts"),
-        ("llama_3_1_8b", Layout(attention_dp=2), "attention_dp 2 needs a mixture of experts"),
         ("mixtral_8x7b", Layout(tp=16, ep=16), "ep 16 must divide the 8 experts"),
         (
             "qwen3_30b_a3b",

@@ -11,7 +11,8 @@ from hardware.gpu import GPU
 from hardware.link import Link
 from simulator.cluster.simulation import Traffic
 from simulator.deployment import Batching, Deployment, Pool, Transfer
-from simulator.latency.base import Piece, WorkerSpec
+from simulator.latency.base import Busiest, Piece, WorkerSpec
+from simulator.layout import Layout
 from simulator.model import Model
 
 NVLINK = Link(name="test scale-up", bandwidth=450e9, latency_s=0.0)
@@ -92,8 +93,10 @@ class LinearLatency:
         prompts: int,  # noqa: ARG002 - a protocol's
         batch: int,
         context: int,
+        busiest: Busiest | None = None,
     ) -> float:
-        """Return the sum of all terms."""
+        """Return the sum of all terms; of tokens, the busiest rank's count."""
+        tokens = busiest.tokens if busiest else tokens
         _, c0, c1, c2 = next(p for p in self.decode_pieces(batch) if context <= p.upto)
         decode = c0 + context * (c1 + context * c2)
         return decode + self.per_token * tokens + self.per_pair * pairs
@@ -122,6 +125,12 @@ def colocated(workers: int = 1, *, batching: Batching | None = None, **changes: 
     """Return a deployment of mixed one-GPU workers with the linear latency model."""
     pools = (Pool(role="mixed", workers=workers, batching=batching or Batching()),)
     return disaggregated(pools=pools, **changes)
+
+
+def spread(deployment: Deployment, ranks: int) -> Deployment:
+    """Return the deployment with workers of so many attention-DP ranks."""
+    layout = Layout(attention_dp=ranks)
+    return replace(deployment, pools=tuple(replace(p, layout=layout) for p in deployment.pools))
 
 
 def traffic(

@@ -12,7 +12,7 @@ from hardware.gpu import GPU
 from hardware.link import Link
 from simulator.cluster.simulation import RunOptions, Traffic
 from simulator.deployment import Batching, Deployment, Pool, Transfer
-from simulator.latency.base import Piece, WorkerSpec
+from simulator.latency.base import Busiest, Piece, WorkerSpec
 from simulator.layout import Layout
 from simulator.model import Model
 from simulator.policies.routing import LeastKV, LeastRequests, LeastTokens, RoundRobin
@@ -54,6 +54,7 @@ class Terms:
     per_pair: float = 1e-6
     per_past: float = 1e-5
     per_prompt: float = 1e-3
+    per_fullest: float = 1e-4
     knee: float = 150.0
     stages: int = 1
     even: bool = False
@@ -75,13 +76,22 @@ class Terms:
         ]
 
     def step_seconds(
-        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+        self,
+        tokens: int,
+        pairs: int,
+        past: int,
+        prompts: int,
+        batch: int,
+        context: int,
+        busiest: Busiest | None = None,
     ) -> float:
         """Return the sum of all terms."""
         _, c0, c1, c2 = next(p for p in self.decode_pieces(batch) if context <= p.upto)
         seconds = c0 + context * (c1 + context * c2)
         seconds += self.per_token * tokens + self.per_pair * pairs
-        return seconds + self.per_past * past + self.per_prompt * prompts
+        seconds += self.per_past * past + self.per_prompt * prompts
+        fullest = busiest or Busiest(tokens, prompts)
+        return seconds + self.per_fullest * (3 * fullest.tokens + 50 * fullest.prompts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +143,7 @@ def _deployment(rng: Random, *, grid: bool) -> Deployment:
         gpu=gpu,
         fabric=fabric,
         latency=_latency(rng, grid=grid),
-        pools=tuple(_pool(rng, role, model, rng.choice([None, None, other])) for role in roles),
+        pools=tuple(_pool(rng, role, rng.choice([None, None, other])) for role in roles),
         router=rng.choice(ROUTERS)(),
         decode_router=rng.choice(ROUTERS)(),
         transfer=Transfer(
@@ -149,7 +159,7 @@ def _latency(rng: Random, *, grid: bool) -> Terms:
     stages = rng.choice([1, 1, 2, 3])
     if grid:
         flat = dict.fromkeys(["per_seq", "per_context", "per_square", "per_token", "per_pair"], 0.0)
-        flat |= dict.fromkeys(["per_past", "per_prompt"], 0.0)
+        flat |= dict.fromkeys(["per_past", "per_prompt", "per_fullest"], 0.0)
         return Terms(base=GRID_S, stages=stages, even=True, **flat)
     return Terms(
         base=rng.uniform(0.005, 0.05), knee=float(rng.choice([40, 150, 10_000])), stages=stages
@@ -180,9 +190,9 @@ def _hardware(rng: Random, *, grid: bool) -> tuple[GPU, Fabric]:
     return replace(A_GPU, scale_up=inside, nic=nic, scale_up_domain=domain), fabric
 
 
-def _pool(rng: Random, role: str, model: Model, gpu: GPU | None) -> Pool:
+def _pool(rng: Random, role: str, gpu: GPU | None) -> Pool:
     tp, pp = rng.choice([1, 1, 2, 8]), rng.choice([1, 1, 2])
-    ranks = rng.choice([1, 1, 2, 3]) if model.is_moe else 1
+    ranks = rng.choice([1, 1, 2, 3])
     seats = rng.choice([1, 2, 4, 8, 12])
     size = rng.choice([1, 2, 3, 16])
     tokens = rng.choice([90, 150, 310, 1000])

@@ -29,6 +29,15 @@ class Sequence:
     stalled: bool = False
 
 
+@dataclass
+class Begun:
+    """A prompt computed in part: ``done`` tokens of it, on attention rank ``at``."""
+
+    request: int
+    at: int
+    done: int
+
+
 class SteppingWorker(BatchWorker):
     """Behaves as :class:`BatchWorker` says, without leaping."""
 
@@ -39,7 +48,7 @@ class SteppingWorker(BatchWorker):
         self.landed: deque[int] = deque()
         self.wanting: deque[int] = deque()
         self.interrupted: dict[int, float] = {}
-        self.partial = 0
+        self.begun: list[Begun] = []
         self.computing: Step | None = None
         self.stepping = False
         self.decoding: list[Sequence] = []
@@ -94,8 +103,8 @@ class SteppingWorker(BatchWorker):
 
     def observe(self) -> tuple[int, int]:
         """Count who waits and who is served."""
-        computing = self.computing.prompts if self.computing else 0
-        waiting = len(self.prompts) - (1 if self.partial else 0)
+        computing = len(self.begun) + (len(self.computing.finishing) if self.computing else 0)
+        waiting = len(self.prompts)
         return waiting + len(self.landed) + len(self.wanting), len(self.batch) + computing
 
     def wake(self, now: float) -> None:
@@ -147,7 +156,7 @@ class SteppingWorker(BatchWorker):
 
     def begin_step(self, now: float) -> None:
         """Grow, preempt, admit, and start a step if there is anything to do."""
-        preempted = self.make_room(now)
+        self.make_room(now)
         for sequence in self.coming:
             if self.interrupted.pop(sequence.request, None) is None:
                 self._ledger.decode_join[sequence.request] = now
@@ -157,8 +166,7 @@ class SteppingWorker(BatchWorker):
         self.grant()
         while self.landed and len(self.batch) < self.settings.batching.max_num_seqs:
             self.take(self.landed.popleft(), now)
-        if not (preempted and self.batch):
-            self.computing = self.chunks(now)
+        self.computing = self.chunks(now)
         if self.computing is None and not self.batch:
             self._rest(now)
             return
@@ -171,33 +179,30 @@ class SteppingWorker(BatchWorker):
         left, length = ledger.output_tokens[request] - 1, ledger.input_tokens[request] + 1
         self.batch.append(Sequence(request, length, left, self.held[request], None))
 
-    def make_room(self, now: float) -> bool:
+    def make_room(self, now: float) -> None:
         """Take the blocks this iteration needs, preempting the youngest while they do not fit."""
-        preempted = False
         if self.settings.batching.reserve == "full":
-            return False
+            return
         while True:
             missing = sum(max(0, self.ceil(s.length) - s.held) for s in self.batch)
             if self.used + missing <= self.capacity:
                 break
-            preempted = True
             self.evict(now)
         for sequence in self.batch:
             self.used += max(0, self.ceil(sequence.length) - sequence.held)
             sequence.held = max(sequence.held, self.ceil(sequence.length))
-        return preempted
 
     def evict(self, now: float) -> None:
         """Preempt the prompt in progress, else the youngest sequence."""
         ledger = self._ledger
-        if self.partial:
-            request = self.prompts[0]
-            self.used -= self.held[request]
-            ledger.preemptions[request] += 1
-            ledger.recomputed_tokens[request] += self.partial
-            if ledger.generated[request] == 0:
-                self.settings.load.tokens[self.settings.index] += self.partial
-            self.partial = 0
+        if self.begun:
+            last = self.begun.pop()
+            self.used -= self.held[last.request]
+            ledger.preemptions[last.request] += 1
+            ledger.recomputed_tokens[last.request] += last.done
+            if ledger.generated[last.request] == 0:
+                self.settings.load.tokens[self.settings.index] += last.done
+            self.prompts.appendleft(last.request)
             return
         sequence = self.batch.pop()
         self.used -= sequence.held
@@ -208,46 +213,72 @@ class SteppingWorker(BatchWorker):
         self.prompts.appendleft(sequence.request)
 
     def chunks(self, now: float) -> Step | None:
-        """Fill the rest of the token budget with prompt chunks."""
-        ledger, batching, step = self._ledger, self.settings.batching, Step()
-        budget = batching.max_num_batched_tokens
+        """Go on with the prompts begun, then begin others, within each rank's budget."""
+        batching, ranks = self.settings.batching, self.settings.spec.layout.attention_dp
+        shared = self.ceil_of(batching.max_num_batched_tokens, ranks)
         if batching.piggyback:
-            budget -= len(self.batch)
-        while (
-            self.prompts and budget > 0 and step.prompts + len(self.batch) < batching.max_num_seqs
-        ):
+            shared -= self.ceil_of(len(self.batch), ranks)
+        if shared <= 0:
+            return None
+        step, free = Step(shared, ranks), [shared for _ in range(ranks)]
+        for prompt in list(self.begun):
+            if step.prompts + len(self.batch) < batching.max_num_seqs:
+                free[prompt.at] -= self.compute(step, prompt, free[prompt.at])
+        while self.prompts and step.prompts + len(self.batch) < batching.max_num_seqs:
             request = self.prompts[0]
-            target = ledger.input_tokens[request] + ledger.generated[request]
-            left = target - self.partial
-            if not batching.chunked_prefill and left > budget and step.tokens:
+            at = sorted(range(ranks), key=lambda rank: (-free[rank], rank))[0]
+            whole = self._ledger.input_tokens[request] + self._ledger.generated[request]
+            crowded = whole > free[at] and not batching.chunked_prefill and free[at] < shared
+            if free[at] <= 0 or crowded or not self.admit(request, whole, now):
                 break
-            if self.partial == 0:
-                need = self.need(request, target + 1)
-                if self.used + need > self.capacity:
-                    break
-                self.used += need
-                self.held[request] = need
-                if request not in self.interrupted:
-                    ledger.prefill_start[request] = now
-            chunk = min(left, budget) if batching.chunked_prefill else left
-            step.add(chunk, self.partial)
-            step.placed += chunk if ledger.generated[request] == 0 else 0
-            budget -= chunk
-            if chunk < left:
-                self.partial += chunk
-                break
-            self.partial = 0
-            step.finishing.append(self.prompts.popleft())
+            prompt = Begun(self.prompts.popleft(), at, 0)
+            self.begun.append(prompt)
+            free[at] -= self.compute(step, prompt, free[at])
         return step if step.tokens else None
+
+    @staticmethod
+    def ceil_of(amount: int, parts: int) -> int:
+        """Return an even share of ``amount``, rounded up."""
+        return amount // parts + (1 if amount % parts else 0)
+
+    def admit(self, request: int, whole: int, now: float) -> bool:
+        """Set the blocks of a prompt aside, if there are as many."""
+        need = self.need(request, whole + 1)
+        if self.used + need > self.capacity:
+            return False
+        self.used += need
+        self.held[request] = need
+        if request not in self.interrupted:
+            self._ledger.prefill_start[request] = now
+        return True
+
+    def compute(self, step: Step, prompt: Begun, free: int) -> int:
+        """Add the next chunk of a prompt to the step; return its tokens."""
+        ledger, request = self._ledger, prompt.request
+        left = ledger.input_tokens[request] + ledger.generated[request] - prompt.done
+        chunk = min(left, free) if self.settings.batching.chunked_prefill else left
+        step.add(prompt.at, chunk, prompt.done)
+        step.placed += chunk if ledger.generated[request] == 0 else 0
+        prompt.done += chunk
+        if chunk == left:
+            self.begun.remove(prompt)
+            step.finishing.append(request)
+        return chunk
 
     def run_step(self, now: float) -> None:
         """Start one step: it ends when the step model says."""
-        step = self.computing or Step()
+        step = self.computing or Step(0, 1)
         alone = step.tokens > 0 and not self.settings.batching.piggyback
         self.decoding = [] if alone else list(self.batch)
         context = sum(sequence.length for sequence in self.decoding)
         seconds = self.settings.steps.step_seconds(
-            step.tokens, step.pairs, step.past, step.prompts, len(self.decoding), context
+            step.tokens,
+            step.pairs,
+            step.past,
+            step.prompts,
+            len(self.decoding),
+            context,
+            step.busiest,
         )
         for sequence in self.decoding:
             if sequence.last_token is not None:

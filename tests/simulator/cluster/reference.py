@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from simulator.deployment import Deployment, Pool
-from simulator.latency.base import WorkerSpec
+from simulator.latency.base import Busiest, WorkerSpec
 from simulator.layout import MemoryBudget, plan_memory
 from simulator.record import COUNTS, GAUGES, REASONS, TIMES
 
@@ -55,10 +55,20 @@ class Chunk:
     """Some of a request's prompt in one step: ``size`` tokens after ``before`` earlier ones."""
 
     job: Job
+    rank: int
     size: int
     before: int
     last: bool
     again: bool  # a recomputation, which no router counts
+
+
+@dataclass(eq=False)
+class Begun:
+    """A prompt that has a rank and blocks, and ``tokens`` computed or being computed."""
+
+    job: Job
+    rank: int
+    tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -78,7 +88,7 @@ class Site:
         self.plan = memory(world.deployment, pool)
         self.steps = world.deployment.latency.bind(spec(world.deployment, pool))
         self.queue: list[Job] = []
-        self.begun = 0  # tokens of the first in the queue that are computed or being computed
+        self.begun: list[Begun] = []  # but not computed to the end, the latest last
         self.held: dict[Job, int] = {}
         self.busy: list[list[float]] = []  # [from, to] of each spell of work
         self.sent = self.received = 0.0
@@ -97,38 +107,65 @@ class Site:
         """Tell whether ``blocks`` more can be held."""
         return self.used + blocks <= self.plan.kv_blocks
 
-    def chunks(self, budget: int, seats: int) -> list[Chunk]:
-        """Take prompt chunks off the queue, within a budget of tokens."""
+    def chunks(self, riders: int) -> list[Chunk]:
+        """Go on with prompts that were begun, then begin others, beside ``riders`` decodes."""
+        batching, now = self.pool.batching, self.world.now
+        seats = batching.max_num_seqs - len(getattr(self, "running", ()))
+        budget = ceil(batching.max_num_batched_tokens / self.ranks) - ceil(riders / self.ranks)
+        free = dict.fromkeys(range(self.ranks), budget)
         taken: list[Chunk] = []
-        while self.queue and budget > 0 and len(taken) < seats:
-            job = self.queue[0]
-            left = job.prompt + len(job.tokens) - self.begun
-            whole = not self.pool.batching.chunked_prefill
-            if whole and taken and left > budget:
+        for prompt in list(self.begun):
+            if budget > 0 and len(taken) < seats:
+                taken.append(self.chunk(prompt, free))
+        while self.queue and len(taken) < seats and max(free.values()) > 0:
+            job, rank = self.queue[0], max(free, key=lambda rank: (free[rank], -rank))
+            crowded = any(chunk.rank == rank for chunk in taken)
+            whole = not batching.chunked_prefill
+            if whole and crowded and job.prompt + len(job.tokens) > free[rank]:
                 break
-            if self.begun == 0:
-                if not self.fits(self.need(job)):
-                    break
-                self.held[job] = self.need(job)
-                if not job.tokens:
-                    job.moments["prefill_start_s"] = self.world.now
-            size = left if whole else min(left, budget)
-            chunk = Chunk(job, size, self.begun, size == left, bool(job.tokens))
-            taken.append(chunk)
-            budget -= size
-            self.begun += size
-            if not chunk.last:
+            if not self.fits(self.need(job)):
                 break
-            self.queue.pop(0)
-            self.begun = 0
+            self.held[self.queue.pop(0)] = self.need(job)
+            if not job.tokens:
+                job.moments["prefill_start_s"] = now
+            self.begun.append(Begun(job, rank))
+            taken.append(self.chunk(self.begun[-1], free))
         return taken
+
+    def chunk(self, prompt: Begun, free: dict[int, int]) -> Chunk:
+        """Take as much of a prompt as its rank is free to compute, or all of it."""
+        job, rank = prompt.job, prompt.rank
+        left = job.prompt + len(job.tokens) - prompt.tokens
+        size = min(left, free[rank]) if self.pool.batching.chunked_prefill else left
+        found = Chunk(job, rank, size, prompt.tokens, size == left, bool(job.tokens))
+        free[rank] -= size
+        prompt.tokens += size
+        if found.last:
+            self.begun.remove(prompt)
+        return found
+
+    def in_progress(self, steps: "list[Step]") -> int:
+        """Return the prompts begun, and those that these steps end."""
+        return len(self.begun) + sum(chunk.last for step in steps for chunk in step.chunks)
 
     def seconds(self, chunks: list[Chunk], riders: list[Job]) -> float:
         """Ask the latency model."""
         pairs = sum(c.before + at for c in chunks for at in range(1, c.size + 1))
         context = sum(job.prompt + len(job.tokens) for job in riders)
         tokens, past = sum(c.size for c in chunks), sum(c.before for c in chunks)
-        return self.steps.step_seconds(tokens, pairs, past, len(chunks), len(riders), context)
+        ranks = range(self.ranks)
+        fullest = Busiest(
+            tokens=max(sum(c.size for c in chunks if c.rank == rank) for rank in ranks),
+            prompts=max(sum(1 for c in chunks if c.rank == rank) for rank in ranks),
+        )
+        return self.steps.step_seconds(
+            tokens, pairs, past, len(chunks), len(riders), context, fullest
+        )
+
+    @property
+    def ranks(self) -> int:
+        """Attention-DP ranks, each with a step of its own."""
+        return self.pool.layout.attention_dp
 
     def working(self, busy: bool) -> None:
         """Note whether this worker works from now on."""
@@ -171,9 +208,9 @@ class Prefill(Site):
         """Yield the end of the oldest step, and the start of the next."""
         if self.flight:
             yield self.flight[0].ends, STEP, self.number, self.act
-        if self.queue and self.world.now < self.free_at:
+        if (self.queue or self.begun) and self.world.now < self.free_at:
             yield self.free_at, STEP, self.number, self.act
-        elif self.queue and (self.begun or self.fits(self.need(self.queue[0]))):
+        elif self.begun or (self.queue and self.fits(self.need(self.queue[0]))):
             yield self.world.now, START, self.number, self.act
 
     def act(self) -> None:
@@ -186,8 +223,7 @@ class Prefill(Site):
 
     def start(self) -> None:
         """Start a step if there is a prompt for it."""
-        now, batching = self.world.now, self.pool.batching
-        chunks = self.chunks(batching.max_num_batched_tokens, batching.max_num_seqs)
+        now, chunks = self.world.now, self.chunks(0)
         if not chunks:
             return
         seconds = self.seconds(chunks, [])
@@ -215,9 +251,8 @@ class Prefill(Site):
                 self.world.hand_over(job, None)
 
     def gauges(self) -> tuple[int, int]:
-        """Return prompts not begun, and chunks in flight."""
-        waiting = len(self.queue) - (1 if self.begun else 0)
-        return waiting, sum(len(step.chunks) for step in self.flight)
+        """Return prompts not begun, and those that are but not computed."""
+        return len(self.queue), self.in_progress(self.flight)
 
 
 class Batch(Site):
@@ -266,7 +301,7 @@ class Batch(Site):
         """Yield the end of the step under way, or the start of one."""
         if self.step is not None:
             yield self.step.ends, STEP, self.number, self.act
-        elif self.landed or (self.queue and (self.begun or self.fits(self.need(self.queue[0])))):
+        elif self.landed or self.begun or (self.queue and self.fits(self.need(self.queue[0]))):
             yield self.world.now, START, self.number, self.act
 
     def act(self) -> None:
@@ -313,9 +348,7 @@ class Batch(Site):
         while self.landed and len(self.running) < batching.max_num_seqs:
             self.running.append(self.landed.pop(0))
             self.running[-1].moments["decode_join_s"] = self.world.now
-        beside = len(self.running) if batching.piggyback else 0
-        budget = batching.max_num_batched_tokens - beside
-        chunks = self.chunks(budget, batching.max_num_seqs - len(self.running))
+        chunks = self.chunks(len(self.running) if batching.piggyback else 0)
         self.stalled = bool(chunks) and not batching.piggyback
         riders = [] if self.stalled else list(self.running)
         self.counts["prefill_tokens"] += sum(chunk.size for chunk in chunks)
@@ -333,25 +366,24 @@ class Batch(Site):
             self.preempt()
 
     def preempt(self) -> None:
-        """Drop a half-computed prompt, or else the youngest sequence."""
+        """Drop the latest half-computed prompt, or else the youngest sequence."""
         if self.begun:
-            job, lost = self.queue[0], self.begun
+            latest = self.begun.pop()
+            job, lost = latest.job, latest.tokens
             job.uncomputed += 0 if job.tokens else lost
-            self.begun = 0
         else:
             job = self.running.pop()
             lost = job.prompt + len(job.tokens) - 1
             self.preempted.add(job)
-            self.queue.insert(0, job)
+        self.queue.insert(0, job)
         del self.held[job]
         job.preemptions += 1
         job.recomputed += lost
 
     def gauges(self) -> tuple[int, int]:
         """Return who waits for anything, and who is served."""
-        waiting = len(self.queue) - (1 if self.begun else 0)
-        served = len(self.running) + (len(self.step.chunks) if self.step else 0)
-        return waiting + len(self.landed) + len(self.wanting), served
+        waiting = len(self.queue) + len(self.landed) + len(self.wanting)
+        return waiting, len(self.running) + self.in_progress([self.step] if self.step else [])
 
 
 @dataclass(eq=False)

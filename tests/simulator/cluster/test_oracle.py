@@ -11,6 +11,7 @@ from builders import (
     colocated,
     disaggregated,
     poisson_traffic,
+    spread,
     traffic,
 )
 from hypothesis import given, settings
@@ -111,6 +112,17 @@ def test_long_leaps_equal_oracle() -> None:
     both(disaggregated(1, 1, latency=LinearLatency(knee=2222.0)), load, interval_s=7.0)
 
 
+@pytest.mark.parametrize("batching", BATCHINGS.values(), ids=BATCHINGS.keys())
+@pytest.mark.parametrize("build", [disaggregated, colocated])
+def test_attention_ranks_equal_oracle(build: object, batching: Batching) -> None:
+    """With a budget per attention rank, and prompts side by side on them, the columns agree."""
+    deployment = build(2, batching=batching, latency=LinearLatency(knee=3000.0))  # type: ignore[operator]
+    for ranks in (2, 3):
+        record = both(spread(deployment, ranks), poisson_traffic(300, 40, 120, 60))
+        if batching.reserve == "prompt":
+            assert record.requests["preemptions"].sum() > 0, "the case must exercise preemption"
+
+
 def test_closed_loop_equals_oracle() -> None:
     """With clients that wait for their answers the columns agree."""
     base = poisson_traffic(200, 1, 100, 50)
@@ -146,6 +158,7 @@ rules = st.fixed_dictionaries(
     seqs=st.integers(1, 12),
     layerwise=st.booleans(),
     mixed=st.booleans(),
+    ranks=st.sampled_from([1, 1, 2, 5]),
     rule=rules,
 )
 def test_any_traffic_equals_oracle(
@@ -154,6 +167,7 @@ def test_any_traffic_equals_oracle(
     seqs: int,
     layerwise: bool,
     mixed: bool,
+    ranks: int,
     rule: dict[str, Any],
 ) -> None:
     """Whatever arrives, ties included, leaping equals stepping and every law holds."""
@@ -161,7 +175,7 @@ def test_any_traffic_equals_oracle(
     batching = Batching(kv_blocks=blocks, max_num_seqs=seqs, max_num_batched_tokens=64, **rule)
     mode = "push_layerwise" if layerwise else "pull"
     build = colocated if mixed else disaggregated
-    deployment = build(2, batching=batching, transfer=Transfer(mode=mode))
+    deployment = spread(build(2, batching=batching, transfer=Transfer(mode=mode)), ranks)
     both(deployment, traffic(*zip(*[(0.1 * t, i, o) for t, i, o in rows], strict=True)))
 
 
@@ -174,10 +188,11 @@ def test_any_traffic_equals_oracle(
     ),
     blocks=st.integers(94, 130),
     mixed=st.booleans(),
+    ranks=st.sampled_from([1, 1, 3]),
     rule=rules,
 )
 def test_ties_under_pressure_equal_oracle(
-    rows: list[tuple[int, int, int]], blocks: int, mixed: bool, rule: dict[str, Any]
+    rows: list[tuple[int, int, int]], blocks: int, mixed: bool, ranks: int, rule: dict[str, Any]
 ) -> None:
     """With every event on one grid and blocks of one token, each tie is decided alike."""
     rows.sort()
@@ -188,14 +203,16 @@ def test_ties_under_pressure_equal_oracle(
     change = {"batching": batching, "latency": latency, **INSTANT_LINKS}
     deployment = colocated(1, **change) if mixed else disaggregated(2, 1, **change)
     load = traffic(*zip(*[(0.25 * t, i, o) for t, i, o in rows], strict=True))
-    both(deployment, load, interval_s=0.25)
+    both(spread(deployment, ranks), load, interval_s=0.25)
 
 
 def test_laws_hold_at_every_event() -> None:
     """Conservation, causality and accounting hold after each single event."""
     for deployment in (
         disaggregated(2, 2, batching=TIGHT),
+        spread(disaggregated(2, 2, batching=TIGHT), 2),
         colocated(2, batching=TIGHT),
+        spread(colocated(2, batching=TIGHT), 3),
         disaggregated(2, 2, batching=FIRST),
         colocated(2, batching=FIRST),
     ):
