@@ -99,18 +99,19 @@ class Transfer:
     ``mode``: ``pull`` (the decode worker reads after prefill, when it has reserved the blocks; one
     control round trip is paid before the first byte), ``push`` (the prefill worker writes after
     prefill) or ``push_layerwise`` (each layer leaves as soon as it is computed).
-    ``sharing`` of a port among simultaneous transfers: ``fifo``, ``processor_sharing`` (each port
-    splits evenly) or ``max_min`` (exact max-min fairness over both ends).
+    ``sharing`` of a port among simultaneous transfers: ``max_min`` (exact max-min fairness over
+    both ends, as queue pairs share a NIC), ``processor_sharing`` (each port splits evenly, and what
+    a transfer cannot use is lost) or ``fifo`` (one after the other: convoys form).
     ``setup_s`` is the fixed time of a transfer beside the path's latency.
     """
 
     mode: str = "pull"
-    sharing: str = "fifo"
+    sharing: str = "max_min"
     setup_s: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of("transfer", "mode", self.mode, ("pull", "push", "push_layerwise"))
-        _one_of("transfer", "sharing", self.sharing, ("fifo", "processor_sharing", "max_min"))
+        _one_of("transfer", "sharing", self.sharing, ("max_min", "processor_sharing", "fifo"))
         _at_least("transfer", "setup_s", self.setup_s, 0)
 
 

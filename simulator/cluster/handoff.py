@@ -101,16 +101,19 @@ class Handoff:
         flow = self._flow(request)
         self._flying[request] = flow.size
         self.started_bytes += flow.size
-        self._ledger.transfer_start[request] = self._links.submit(flow)
+        self._links.submit(flow)
+
+    def started(self, request: int, now: float) -> None:
+        """Hear that the first byte of ``request`` leaves."""
+        self._ledger.transfer_start[request] = now
 
     def _flow(self, request: int) -> Flow:
         ledger = self._ledger
         route = self._routes[ledger.prefill_worker[request], ledger.decode_worker[request]]
         size = ledger.input_tokens[request] * route.bytes_per_token
-        flow = Flow(request, route.egress.next(), route.ingress.next(), size, route.latency_s)
-        if request in self._due:
-            flow.produced_at, flow.tail = self._due[request], size / route.layers
-        return flow
+        ends = route.egress.next(), route.ingress.next()
+        due = self._due.get(request, 0.0)
+        return Flow(request, *ends, size, route.latency_s, due, size / route.layers)
 
     def deliver(self, request: int, now: float) -> None:
         """Give a transferred prompt to its decode worker and free it at its prefill worker."""

@@ -15,16 +15,10 @@ from simulator.cluster.gaps import pooled
 from simulator.cluster.gateway import Gateway
 from simulator.cluster.handoff import Handoff
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.links import (
-    Arrivals,
-    FifoLinks,
-    Links,
-    SharedLinks,
-    equal_shares,
-    max_min_shares,
-)
+from simulator.cluster.links import Arrivals, FifoLinks
 from simulator.cluster.prefill import PrefillWorker
 from simulator.cluster.router import Router
+from simulator.cluster.sharing import SharedLinks, even_split, water_level
 from simulator.cluster.source import Source
 from simulator.cluster.telemetry import Telemetry
 from simulator.cluster.wiring import routes
@@ -155,11 +149,13 @@ class Simulation:
         clock, transfer = self.clock, self.deployment.transfer
         arrivals = Arrivals(clock, self.handoff.deliver)
         self._live(arrivals.alarm, arrivals.wake)
-        links: Links = FifoLinks(clock, arrivals)
-        if transfer.sharing != "fifo":
-            shares = equal_shares if transfer.sharing == "processor_sharing" else max_min_shares
-            links = shared = SharedLinks(clock, arrivals, shares)
-            self._live(shared.alarm, shared.wake)
+        started = self.handoff.started
+        if transfer.sharing == "fifo":
+            links: FifoLinks | SharedLinks = FifoLinks(clock, arrivals, started)
+        else:
+            fill = water_level if transfer.sharing == "max_min" else even_split
+            links = SharedLinks(clock, arrivals, fill, started)
+        self._live(links.alarm, links.wake)
         prefills = [worker for worker in self.workers if isinstance(worker, PrefillWorker)]
         specs = [worker.settings.spec for worker in self.workers]
         ways = routes(self.deployment.fabric, specs, transfer)

@@ -391,12 +391,12 @@ class Wire:
     """One port in one direction."""
 
     bandwidth: float
-    free_at: float = 0.0
+    busy: bool = False
 
 
 @dataclass(eq=False)
 class Flow:
-    """A request's KV under way over shared ports."""
+    """A request's KV under way."""
 
     job: Job
     wires: tuple[Wire, Wire]
@@ -404,7 +404,16 @@ class Flow:
     latency: float
     due: float  # when its last layer is computed
     tail: float  # bytes of that layer
+    began: float = 0.0
+    pace: float = 0.0  # at which the other layers are
+    there: float = 0.0  # bytes computed and not sent
+    keeps_up: bool = True
     rate: float = 0.0
+
+    @property
+    def narrow(self) -> float:
+        """The most bytes/s its ports let it have."""
+        return min(wire.bandwidth for wire in self.wires)
 
 
 class World:
@@ -434,6 +443,9 @@ class World:
         self.placed = [0, 0]
         self.landing: list[tuple[float, int]] = []
         self.flows: list[Flow] = []
+        self.queue: list[Flow] = []
+        self.sending: list[tuple[float, int, Flow]] = []
+        self.entering: list[tuple[float, int, Flow]] = []
         self.settled_at = 0.0
         self.interval, self.looks = interval, 0
         self.samples: list[tuple[float, list[tuple[float, ...]]]] = []
@@ -485,6 +497,9 @@ class World:
             yield self.landing[0][0], WIRE, last + 1, self.deliver
         if self.flows:
             yield self.next_change(), WIRE, last + 2, self.change
+        if self.sending or self.entering:
+            when = min(each[0] for each in self.sending[:1] + self.entering[:1])
+            yield when, WIRE, last + 2, self.turn
         yield self.looks * self.interval, LOOK, last + 3, self.look
 
     # --- requests ------------------------------------------------------------------------------
@@ -598,12 +613,19 @@ class World:
         ends = (self.port(source, path.kind, "out"), self.port(target, path.kind, "in"))
         due = job.moments.get("due", 0.0) if not job.tokens else 0.0
         tail = size / self.deployment.model.layers if due else 0.0
+        flow = Flow(job, ends, size, latency, due, tail)
         if self.deployment.transfer.sharing == "fifo":
-            self.book(job, ends, size, latency, due, tail)
+            ready = due + tail / flow.narrow - size / flow.narrow  # one burst ends with its tail
+            if due > self.now and ready > self.now:
+                insort(self.entering, (ready, job.number, flow))
+            else:
+                self.line_up(flow)
         else:
             job.moments["transfer_start_s"] = self.now
             self.settle()
-            self.flows.append(Flow(job, ends, size, latency, due, tail))
+            if due > self.now:
+                flow.began, flow.pace = self.now, (size - tail) / (due - self.now)
+            self.flows.append(flow)
             self.share()
 
     def port(self, site: Site, kind: str, way: str) -> Wire:
@@ -612,24 +634,34 @@ class World:
         turn = self.turns[site, kind, way] = self.turns.get((site, kind, way), 0) + 1
         return ports[turn % len(ports)]
 
-    def book(
-        self,
-        job: Job,
-        ends: tuple[Wire, Wire],
-        size: float,
-        latency: float,
-        due: float,
-        tail: float,
-    ) -> None:
-        """Send over ports that carry one transfer at a time."""
-        narrow = min(wire.bandwidth for wire in ends)
-        start = max(self.now, *(wire.free_at for wire in ends))
-        if due > start:  # in production: no sooner than the last layer can be through
-            start = max(start, due + tail / narrow - size / narrow)
-        for wire in ends:
-            wire.free_at = start + size / narrow
-        job.moments["transfer_start_s"] = start
-        insort(self.landing, (start + size / narrow + latency, job.number))
+    # --- ports that carry one transfer at a time -----------------------------------------------
+
+    def line_up(self, flow: Flow) -> None:
+        """Join the queue; go at once if nothing is in the way."""
+        self.queue.append(flow)
+        self.set_off()
+
+    def set_off(self) -> None:
+        """Walk the queue and let go who finds both ports idle."""
+        for flow in list(self.queue):
+            if not any(wire.busy for wire in flow.wires):
+                self.queue.remove(flow)
+                for wire in flow.wires:
+                    wire.busy = True
+                flow.job.moments["transfer_start_s"] = self.now
+                insort(self.sending, (self.now + flow.left / flow.narrow, flow.job.number, flow))
+
+    def turn(self) -> None:
+        """End who is through, then let others go, then let somebody join the queue."""
+        while self.sending and self.sending[0][0] <= self.now:
+            _, number, flow = self.sending.pop(0)
+            for wire in flow.wires:
+                wire.busy = False
+            insort(self.landing, (self.now + flow.latency, number))
+        self.set_off()
+        ended = self.sending and self.sending[0][0] <= self.now
+        if not ended and self.entering and self.entering[0][0] <= self.now:
+            self.line_up(self.entering.pop(0)[2])
 
     def deliver(self) -> None:
         """Hand over what has arrived."""
@@ -651,15 +683,19 @@ class World:
         """Let the bytes flow that have flown since the last change."""
         for flow in self.flows:
             flow.left = max(0.0, flow.left - flow.rate * (self.now - self.settled_at))
+            if flow.pace and not flow.keeps_up:
+                flow.there += (flow.pace - flow.rate) * (self.now - self.settled_at)
         self.settled_at = self.now
 
     def share(self) -> None:
+        """Give every flow its rate, and see who now falls behind its prefill."""
+        self.apportion({f: f.pace for f in self.flows if f.due > self.now and f.keeps_up})
+        for flow in self.flows:
+            if flow.due > self.now and flow.keeps_up and flow.rate < flow.pace * (1 - 1e-12):
+                flow.keeps_up, flow.there = False, 0.0
+
+    def apportion(self, limits: dict[Flow, float]) -> None:
         """Give every flow its rate."""
-        limits = {
-            flow: max(0.0, flow.left - flow.tail) / (flow.due - self.now)
-            for flow in self.flows
-            if flow.due > self.now
-        }
         if self.deployment.transfer.sharing == "processor_sharing":
             crowd = [wire for flow in self.flows for wire in flow.wires]
             for flow in self.flows:
@@ -687,24 +723,30 @@ class World:
                 frozen.append(flow)
 
     def changes(self, flow: Flow) -> float:
-        """Return when this flow ends, or is no longer bound by production."""
-        end = self.settled_at + flow.left / flow.rate if flow.rate > 0 else inf
-        return min(end, flow.due) if flow.due > self.settled_at else end
+        """Return when this flow ends, is produced, or has caught up with its production."""
+        if flow.due <= self.settled_at:
+            return self.settled_at + flow.left / flow.rate
+        if flow.keeps_up or flow.rate <= flow.pace:
+            return flow.due
+        gone = self.settled_at + max(0.0, flow.there) / (flow.rate - flow.pace)
+        return min(gone, flow.due)
 
     def next_change(self) -> float:
         """Return when the first flow changes."""
         return max(self.now, min(self.changes(flow) for flow in self.flows))
 
     def change(self) -> None:
-        """End who is through, one by one, and let those go whose last layer is there."""
+        """End one who is through, or let it go on otherwise."""
         flow = min(self.flows, key=lambda flow: (self.changes(flow), flow.job.number))
-        produced = flow.due >= self.now and flow.tail > 0
+        over = flow.due <= self.settled_at
         self.settle()
-        if produced:
-            flow.due = 0.0
-        else:
+        if over:
             self.flows.remove(flow)
             insort(self.landing, (self.now + flow.latency, flow.job.number))
+        elif flow.due > self.now:
+            flow.keeps_up = True
+        else:
+            flow.due = 0.0
         self.share()
 
     # --- gauges --------------------------------------------------------------------------------

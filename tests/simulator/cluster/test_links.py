@@ -7,7 +7,6 @@ import pytest
 from builders import A_FABRIC, A_GPU, A_MODEL, LinearLatency, disaggregated, traffic
 
 from hardware.link import Link
-from simulator.cluster.links import Flow, Port, equal_shares, max_min_shares
 from simulator.cluster.simulation import RunOptions, run
 from simulator.deployment import Batching, Deployment, Transfer
 from simulator.record import RunRecord
@@ -128,39 +127,3 @@ def test_source_keeps_its_blocks_until_the_transfer_ends() -> None:
     deployment = replace(deployment, pools=(prefill, deployment.pools[1]))
     record = run(deployment, traffic([0.0, 0.0], TOKENS, 2), RunOptions())
     assert record.requests["prefill_start_s"][1] == record.requests["transfer_end_s"][0]
-
-
-def _flow(request: int, egress: Port, ingress: Port) -> Flow:
-    flow = Flow(request, egress, ingress, size=1.0, latency=0.0)
-    egress.flows[request] = ingress.flows[request] = flow
-    return flow
-
-
-def test_max_min_gives_what_a_bottlenecked_flow_leaves() -> None:
-    """Three flows, two ports: the one tied up elsewhere leaves its share to its neighbour."""
-    wide, narrow, sink = Port(10.0), Port(2.0), Port(10.0)
-    flows = [_flow(0, wide, sink), _flow(1, narrow, sink), _flow(2, narrow, Port(10.0))]
-    max_min_shares(flows, {})
-    assert [flow.rate for flow in flows] == pytest.approx([9.0, 1.0, 1.0])
-    equal_shares(flows, {})
-    assert [flow.rate for flow in flows] == pytest.approx([5.0, 1.0, 1.0])
-
-
-def test_max_min_never_overbooks_a_port_and_saturates_one_per_flow() -> None:
-    """On random graphs no port is exceeded and every flow has a full port: max-min's definition."""
-    rng = np.random.default_rng(3)
-    for _ in range(50):
-        sources = [Port(float(b)) for b in rng.uniform(1, 10, 4)]
-        sinks = [Port(float(b)) for b in rng.uniform(1, 10, 3)]
-        flows = [
-            _flow(i, sources[rng.integers(4)], sinks[rng.integers(3)])
-            for i in range(int(rng.integers(1, 15)))
-        ]
-        max_min_shares(flows, {})
-        full = set()
-        for port in (*sources, *sinks):
-            used = sum(flow.rate for flow in port.flows.values())
-            assert used <= port.bandwidth * (1 + 1e-9)
-            if used >= port.bandwidth * (1 - 1e-9):
-                full.add(id(port))
-        assert all({id(flow.egress), id(flow.ingress)} & full for flow in flows)

@@ -114,7 +114,7 @@ def test_decode_batch_is_processor_sharing() -> None:
 
 
 def test_links_are_m_d_1_and_processor_sharing() -> None:
-    """Equal transfers queue as M/D/1 under FIFO, and sojourn S/(1−ρ) under processor sharing."""
+    """Equal transfers queue as M/D/1 under FIFO, and sojourn S/(1−ρ) where they share a port."""
     load, tokens = 0.7, 1000
     latency = LinearLatency(base=1e-9, per_seq=0, per_context=0, per_token=0, per_pair=0)
     size = tokens * disaggregated().model.kv_bytes_per_token(2.0)
@@ -122,6 +122,7 @@ def test_links_are_m_d_1_and_processor_sharing() -> None:
     for sharing, sojourn in (
         ("fifo", wire * (1 + load / (2 * (1 - load)))),
         ("processor_sharing", wire / (1 - load)),
+        ("max_min", wire / (1 - load)),
     ):
         deployment = disaggregated(
             1, 1, latency=latency, transfer=Transfer(mode="push", sharing=sharing)
@@ -131,6 +132,23 @@ def test_links_are_m_d_1_and_processor_sharing() -> None:
         )
         took = record.requests["transfer_end_s"] - record.requests["prefill_end_s"]
         assert_mean(took, sojourn)
+
+
+def test_a_shared_port_is_m_g_1_processor_sharing() -> None:
+    """With very unequal transfers the mean sojourn is still S/(1−ρ), and each size's its own."""
+    load = 0.6
+    rng = np.random.default_rng(18)
+    tokens = np.where(rng.random(REQUESTS) < 0.9, 100, 3100).astype(np.int32)
+    latency = LinearLatency(base=1e-9, per_seq=0, per_context=0, per_token=0, per_pair=0)
+    wire = tokens * disaggregated().model.kv_bytes_per_token(2.0) / 50e9
+    deployment = disaggregated(1, 1, latency=latency, transfer=Transfer(mode="push"))
+    arriving = poisson(load / wire.mean(), tokens, 2, 19)
+    columns = run(deployment, arriving, RunOptions(sample_interval_s=1e-3)).requests
+    took = columns["transfer_end_s"] - columns["prefill_end_s"]
+    assert_mean(took, wire.mean() / (1 - load))
+    for size in (100, 3100):
+        alike = tokens == size
+        assert took[alike].mean() == pytest.approx(wire[alike][0] / (1 - load), rel=0.1)
 
 
 def test_littles_law_holds_in_a_closed_loop() -> None:
