@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
+from simulator.elastic import Elastic
 from simulator.errors import ConfigError
 from simulator.latency.base import LatencyModel
 from simulator.layout import Layout, Precision
 from simulator.model import Model
+from simulator.policies.autoscaling import Control
 from simulator.policies.routing import LeastKV, LeastTokens, RoutingPolicy
 
 ROLES = ("prefill", "decode", "mixed")
@@ -117,12 +119,13 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """A model served by static pools on one kind of GPU and fabric.
+    """A model served by pools on one kind of GPU and fabric.
 
     Either prefill and decode pools (both), or mixed ones, or all three: then arrivals are routed
     over prefill and mixed workers alike. ``router`` places arrivals, ``decode_router`` places
     prefilled requests. ``first_token`` says where a client sees it: at the end of ``prefill``, or
-    when the ``decode`` worker takes the request over.
+    when the ``decode`` worker takes the request over. ``elastic`` says how the pools change, by
+    plan or as ``control`` decides.
     """
 
     model: Model
@@ -134,6 +137,8 @@ class Deployment:
     decode_router: RoutingPolicy = field(default_factory=LeastKV)
     transfer: Transfer = field(default_factory=Transfer)
     first_token: str = "prefill"  # noqa: S105 - a place, not a secret
+    elastic: Elastic = field(default_factory=Elastic)
+    control: Control = field(default_factory=Control)
 
     def __post_init__(self) -> None:
         _one_of("deployment", "first_token", self.first_token, ("prefill", "decode"))

@@ -3,6 +3,7 @@
 Times are float64 seconds since the start of the run, ``nan`` where the request never got there.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -50,7 +51,13 @@ use (reserved ones included), and the cumulative busy seconds and bytes sent and
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerInfo:
-    """One worker of the run: its pool (``prefill``, ``decode`` or ``mixed``), size and totals."""
+    """One worker's life: its pool (``prefill``, ``decode`` or ``mixed``), size and totals.
+
+    It was asked for, got its GPUs, served, drained and ended at these seconds, ``nan`` where it
+    never got there; ``allocated_s`` is how long it held its GPUs. ``state`` is its last, ``why`` it
+    was asked for and ``because`` of what it ended are words. ``domain`` is the first scale-up
+    domain it lay in, -1 if it never got a place.
+    """
 
     worker: int
     pool: str
@@ -65,6 +72,15 @@ class WorkerInfo:
     decode_tokens: int
     kv_block_seconds: float
     allocated_s: float
+    state: str = "stopped"
+    why: str = "initial"
+    because: str = "end of run"
+    domain: int = 0
+    asked_s: float = 0.0
+    granted_s: float = 0.0
+    ready_s: float = 0.0
+    draining_s: float = math.nan
+    ended_s: float = math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +98,9 @@ class RunRecord:
 
     ``requests`` has one entry per name in :data:`TIMES` and :data:`COUNTS`, each of length n.
     ``timeline`` has ``time_s`` (T samples), and per gauge of :data:`GAUGES` an array (T, workers).
-    ``events`` are ``(time_s, kind, worker, detail)`` rows: workers ready and stopped, and later
-    scaling, flips and faults.
+    Gauges are NaN while a worker is not ready. ``events`` are ``(time_s, kind, worker, detail)``
+    rows: what happened to workers (-1: to a pool). ``decisions`` are a controller's, a mapping of
+    its fields each.
     """
 
     requests: Mapping[str, NDArray[np.float64] | NDArray[np.int32]]
@@ -93,4 +110,5 @@ class RunRecord:
     gaps: GapHistogram
     end_s: float
     first_token: str = "prefill"  # noqa: S105 - where the first token is emitted, not a secret
+    decisions: tuple[Mapping[str, object], ...] = ()
     notes: Mapping[str, object] = field(default_factory=dict)

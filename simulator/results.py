@@ -7,7 +7,7 @@ Each metric is defined once, here: durations of one request in :data:`DURATIONS`
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +291,7 @@ def _coded(name: str, words: Sequence[str]) -> pl.Expr:
 
 
 def timeline_frame(record: RunRecord) -> pl.DataFrame:
-    """Return the sampled gauges in long form, one row per sample and worker, by time then worker.
+    """Return the sampled gauges in long form, one row per sample and ready worker, in this order.
 
     ``busy_fraction`` and the byte rates are means over the interval since the previous sample
     (since 0 s for the first); null where that interval is empty.
@@ -299,22 +299,50 @@ def timeline_frame(record: RunRecord) -> pl.DataFrame:
     gauges, workers = record.timeline, record.workers
     time = np.asarray(gauges["time_s"], dtype=np.float64)
     count = len(workers)
+    there = ~np.isnan(_flat(gauges["waiting"]))
     blocks = _flat(gauges["kv_blocks"])
     capacity = np.tile([float(worker.kv_blocks) for worker in workers], len(time))
-    return pl.DataFrame(
-        {
-            "time_s": np.repeat(time, count),
-            "worker": np.tile(np.array([w.worker for w in workers], dtype=np.int32), len(time)),
-            "pool": pl.Series([w.pool for w in workers] * len(time), dtype=pl.Enum(POOLS)),
-            "waiting": _flat(gauges["waiting"]).astype(np.int32),
-            "running": _flat(gauges["running"]).astype(np.int32),
-            "kv_blocks": blocks.astype(np.int64),
-            "kv_utilization": blocks / np.where(capacity > 0, capacity, np.nan),
-            "busy_fraction": _rate(gauges["busy_s"], time),
-            "sent_bytes_per_s": _rate(gauges["sent_bytes"], time),
-            "received_bytes_per_s": _rate(gauges["received_bytes"], time),
-        }
-    ).with_columns(pl.col(pl.Float64).fill_nan(None))
+    columns: dict[str, NDArray[Any]] = {
+        "time_s": np.repeat(time, count),
+        "worker": np.tile(np.array([w.worker for w in workers], dtype=np.int32), len(time)),
+        "waiting": _flat(gauges["waiting"]),
+        "running": _flat(gauges["running"]),
+        "kv_blocks": blocks,
+        "kv_utilization": blocks / np.where(capacity > 0, capacity, np.nan),
+        "busy_fraction": _rate(gauges["busy_s"], time),
+        "sent_bytes_per_s": _rate(gauges["sent_bytes"], time),
+        "received_bytes_per_s": _rate(gauges["received_bytes"], time),
+    }
+    pools = pl.Series("pool", [w.pool for w in workers] * len(time), dtype=pl.Enum(POOLS))
+    whole = {"waiting": pl.Int32, "running": pl.Int32, "kv_blocks": pl.Int64}
+    return (
+        pl.DataFrame({name: column[there] for name, column in columns.items()})
+        .with_columns(pl.col(pl.Float64).fill_nan(None))
+        .cast(whole)  # type: ignore[arg-type]
+        .insert_column(2, pools.filter(pl.Series(there)))
+    )
+
+
+def lives_frame(record: RunRecord) -> pl.DataFrame:
+    """Return one row per worker's life, in the order asked for; unknown times are null."""
+    frame = pl.DataFrame([asdict(worker) for worker in record.workers], infer_schema_length=None)
+    return frame.with_columns(
+        pl.col(pl.Float64).fill_nan(None), pl.col("pool").cast(pl.Enum(POOLS))
+    )
+
+
+def decisions_frame(record: RunRecord) -> pl.DataFrame:
+    """Return a controller's decisions, one row per tick and pool: asked, granted, and why."""
+    schema = {
+        "at_s": pl.Float64,
+        "seen_s": pl.Float64,
+        "pool": pl.String,
+        "before": pl.Int64,
+        "asked": pl.Int64,
+        "granted": pl.Int64,
+        "reason": pl.String,
+    }
+    return pl.DataFrame(list(record.decisions), schema=schema)
 
 
 def _flat(gauge: NDArray[Any]) -> Floats:
@@ -538,6 +566,8 @@ class Results:
     scan: pl.LazyFrame
     timeline: pl.DataFrame
     events: pl.DataFrame
+    lives: pl.DataFrame
+    decisions: pl.DataFrame
     summary: Mapping[str, Any]
     workers: tuple[WorkerInfo, ...]
     gaps: GapHistogram
@@ -553,6 +583,8 @@ class Results:
             scan=requests,
             timeline=timeline_frame(record),
             events=events_frame(record),
+            lives=lives_frame(record),
+            decisions=decisions_frame(record),
             summary=summarize(requests, record, slo, context),
             workers=record.workers,
             gaps=record.gaps,
@@ -584,7 +616,9 @@ class Results:
             folder / "requests.parquet", compression="zstd", row_group_size=ROWS_PER_GROUP
         )
         self.timeline.write_parquet(folder / "timeline.parquet", compression="zstd")
-        self.events.write_parquet(folder / "events.parquet", compression="zstd")
+        for name in ("events", "lives", "decisions"):
+            frame: pl.DataFrame = getattr(self, name)
+            frame.write_parquet(folder / f"{name}.parquet", compression="zstd")
         if report is not None:
             report(self, folder / "report.html")
         text = json.dumps(self.summary, indent=2, allow_nan=False, default=str)

@@ -21,6 +21,7 @@ FLOORS = {
     "simulator.latency": 2,
     "simulator.policies": 3,
     "simulator.deployment": 3,
+    "simulator.elastic": 3,
     "simulator.cluster": 4,
     "simulator.explore": 4,
     "simulator.results": 5,

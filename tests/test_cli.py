@@ -20,6 +20,9 @@ from simulator.cli import folder_name
 from simulator.errors import ConfigError
 from simulator.runs import claimed
 
+TABLES = ("requests", "timeline", "events", "lives", "decisions")
+"""What a run's folder holds as parquet."""
+
 TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
     f"2023-11-16 18:17:{second:02d}.0000000,{100 + second},{second + 2}\n" for second in range(30)
 )
@@ -53,7 +56,9 @@ def test_a_run_leaves_its_folder(disaggsim: Command, tmp_path: Path) -> None:
     assert done.err == ""
     report = tmp_path / done.out.strip().splitlines()[-1].removeprefix("report: ")
     names = {path.name for path in report.parent.iterdir()}
-    parquets = {"requests.parquet", "timeline.parquet", "events.parquet"}
+    parquets = {
+        f"{name}.parquet" for name in ("requests", "timeline", "events", "lives", "decisions")
+    }
     assert names == {"config.yaml", "summary.json", "report.html", *parquets}
     summary = json.loads((report.parent / "summary.json").read_text(encoding="utf-8"))
     assert summary["requests"]["arrived"] == summary["requests"]["completed"] == 20
@@ -75,7 +80,13 @@ def test_same_seed_same_bytes(disaggsim: Command, tmp_path: Path) -> None:
     """Two runs of the same settings write the same requests, byte for byte."""
     for name in ("a", "b"):
         assert disaggsim(*TINY, f"hydra.run.dir={name}").code == 0
-    for file in ("requests.parquet", "timeline.parquet", "events.parquet", "config.yaml"):
+    for file in (
+        "requests.parquet",
+        "timeline.parquet",
+        "events.parquet",
+        "lives.parquet",
+        "config.yaml",
+    ):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 

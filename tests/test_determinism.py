@@ -16,7 +16,7 @@ OVERRIDES = (
     "decode_router=random",
     "transfer.sharing=processor_sharing",
 )
-FILES = ("requests.parquet", "timeline.parquet", "events.parquet")
+FILES = ("requests.parquet", "timeline.parquet", "events.parquet", "lives.parquet")
 SCRIPT = """
 import sys
 from pathlib import Path

@@ -70,8 +70,7 @@ def _balances(simulation: "Simulation") -> Iterator[str]:
     moving = handoff.started_bytes - handoff.delivered_bytes - handoff.bytes_in_flight
     if abs(moving) > 1e-9 * max(1.0, handoff.started_bytes):
         yield f"link accounting: {moving} bytes are neither under way nor delivered"
-    for router in (simulation.router, simulation.decode_router):
-        load = router.load
+    for load in simulation.loads:
         if min((*load.requests, *load.tokens, *load.kv_blocks), default=0) < 0:
             yield "routing: a worker's load is negative"
 
@@ -99,7 +98,6 @@ def _totals(simulation: "Simulation") -> Iterator[str]:
     for worker in workers:
         if worker.used:
             yield f"KV accounting: worker {worker.number} still holds {worker.used} blocks"
-    for router in (simulation.router, simulation.decode_router):
-        load = router.load
+    for load in simulation.loads:
         if any((*load.requests, *load.tokens, *load.kv_blocks)):
             yield "routing: a load remains although every request is done"

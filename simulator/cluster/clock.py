@@ -25,7 +25,7 @@ LAST = 7
 
 _SERIALS = 1 << 40
 _COMPONENTS = 1 << 20
-SOURCE, ARRIVALS, LINKS, GAUGES = range(_COMPONENTS - 4, _COMPONENTS)
+FLEET, SOURCE, ARRIVALS, LINKS, CONTROL, GAUGES = range(_COMPONENTS - 6, _COMPONENTS)
 """The components that are not workers; a worker's number is its component, however many start."""
 
 

@@ -1,6 +1,5 @@
 """Makes a pool's workers: alike, so what they share is made once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simulator.cluster.batch import BatchWorker
@@ -11,7 +10,7 @@ from simulator.cluster.ledger import Ledger
 from simulator.cluster.prefill import PrefillWorker
 from simulator.cluster.timing import DecodeTimes
 from simulator.cluster.wiring import worker_spec
-from simulator.cluster.worker import Listener, Load, WorkerSettings
+from simulator.cluster.worker import Listener, WorkerSettings
 from simulator.deployment import Deployment, Pool
 
 
@@ -40,19 +39,15 @@ class Crew:
         self.gaps = GapLog(self._times.seconds)
         self._max_context = deployment.model.max_context
 
-    def worker(
-        self, number: int, index: int, load: Load, means: Means
-    ) -> PrefillWorker | BatchWorker:
-        """Make worker ``number``, at ``index`` of those that its router sees."""
+    def worker(self, number: int, means: Means) -> PrefillWorker | BatchWorker:
+        """Make worker ``number``."""
         settings = WorkerSettings(
             worker=number,
-            index=index,
             spec=self.spec,
             batching=self.pool.batching,
             steps=self._steps,
             times=self._times,
             gaps=self.gaps,
-            load=load,
         )
         kind = PrefillWorker if self.pool.role == "prefill" else means.batch_worker
         worker = kind(means.clock, means.ledger, means.listener, settings)
@@ -60,11 +55,9 @@ class Crew:
             worker.leap_limit = means.leap
         return worker
 
-    def limits(self, crews: Sequence["Crew"]) -> Limits:
-        """Return what a request that comes in here may need at most, one of ``crews`` ending it."""
-        last = self
-        if self.pool.role == "prefill":
-            last = next(each for each in crews if each.pool.role == "decode")
+    def limits(self, last: "Crew") -> Limits:
+        """Return what a request may need at most that comes in here and ends at ``last``."""
+        last = last if self.pool.role == "prefill" else self
         return Limits(
             max_context=self._max_context,
             block_size=self.pool.batching.block_size,

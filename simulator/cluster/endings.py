@@ -1,6 +1,6 @@
 """Where every request ends, once: completed, rejected or failed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from simulator.cluster.clock import Clock
 from simulator.cluster.ledger import COMPLETED, REJECTED, Ledger
@@ -13,24 +13,24 @@ class Endings:
     ``on_end`` hears of each, so that a client who waited for it can send the next.
     """
 
-    __slots__ = ("_ledger", "_roster", "all_over", "clock", "count", "on_end")
+    __slots__ = ("_decoders", "all_over", "clock", "count", "ledger", "on_end")
 
-    def __init__(self, clock: Clock, ledger: Ledger, roster: Sequence[Worker]) -> None:
+    def __init__(self, clock: Clock, ledger: Ledger, decoders: Mapping[int, Worker]) -> None:
         self.clock = clock
-        self._ledger = ledger
-        self._roster = roster
+        self.ledger = ledger
+        self._decoders = decoders
         self.all_over = clock.env.event()
         self.count = 0
         self.on_end: Callable[[], None] | None = None
 
     def completed(self, request: int) -> None:
         """Record the last token of a request."""
-        ledger = self._ledger
+        ledger = self.ledger
         ledger.finish[request] = self.clock.now
         ledger.status[request] = COMPLETED
         decoder = ledger.decode_worker[request]
         if decoder >= 0:
-            worker = self._roster[decoder]
+            worker = self._decoders[decoder]
             load, index = worker.load, worker.index
             load.requests[index] -= 1
             load.kv_blocks[index] -= worker.blocks(ledger.input_tokens[request])
@@ -38,13 +38,13 @@ class Endings:
 
     def rejected(self, request: int, reason: int) -> None:
         """Record that a request was not let in."""
-        self._ledger.status[request] = REJECTED
-        self._ledger.reason[request] = reason
+        self.ledger.status[request] = REJECTED
+        self.ledger.reason[request] = reason
         self._over()
 
     def _over(self) -> None:
         self.count += 1
         if self.on_end is not None:
             self.on_end()
-        if self.count == self._ledger.size:
+        if self.count == self.ledger.size:
             self.all_over.succeed()

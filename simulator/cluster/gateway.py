@@ -1,15 +1,15 @@
 """Where requests come in: refused if nobody could ever serve them, else routed to a worker."""
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.cluster.batch import BatchWorker
 from simulator.cluster.endings import Endings
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.prefill import PrefillWorker
 from simulator.cluster.router import Router
+from simulator.cluster.team import AnyWorker, Team
 from simulator.record import REASONS
 
 
@@ -43,24 +43,41 @@ class Gateway:
     """Places arrivals on prefill and mixed workers; ``limits`` are each role's."""
 
     def __init__(
-        self, ledger: Ledger, router: Router, endings: Endings, limits: Mapping[str, Limits]
+        self,
+        endings: Endings,
+        router: Router,
+        team: Team[AnyWorker],
+        limits: Mapping[str, Limits],
     ) -> None:
-        self._ledger = ledger
+        self._ledger = endings.ledger
         self._router = router
+        self._team = team
         self._endings = endings
-        self._refusals = {role: each.refusals(ledger) for role, each in limits.items()}
-        self.workers: Sequence[PrefillWorker | BatchWorker] = ()
+        self._refusals = {role: each.refusals(self._ledger) for role, each in limits.items()}
+        self._waiting: deque[int] = deque()  # for any worker at all
 
-    def arrive(self, request: int, now: float) -> None:
-        """Let a request in: reject it, or queue it at the worker the router chooses."""
-        ledger = self._ledger
+    def opened(self) -> None:
+        """Hear that a worker is there: whoever waited for one is placed, first come first."""
+        now = self._endings.clock.now
+        waiting, self._waiting = self._waiting, deque()
+        for request in waiting:
+            self.place(request, now)
+
+    def place(self, request: int, now: float) -> None:
+        """Let a request in, or in again: reject it, or queue it where the router says."""
+        ledger, team = self._ledger, self._team
+        if not team.workers:
+            self._waiting.append(request)
+            return
         tokens, output = ledger.input_tokens[request], ledger.output_tokens[request]
         index = self._router.place(request, tokens, output)
-        worker = self.workers[index]
+        worker = team.workers[index]
         if reason := self._refusals[worker.role][request]:
             self._endings.rejected(request, reason)
             return
-        ledger.admitted[request] = ledger.prefill_queue_enter[request] = now
+        queued = ledger.prefill_queue_enter
+        if queued[request] != queued[request]:  # NaN: it does not come from another queue
+            ledger.admitted[request] = queued[request] = now
         ledger.prefill_worker[request] = worker.number
         load = worker.load
         load.requests[index] += 1

@@ -1,14 +1,13 @@
 """From prefill to decode worker: route, reserve, transfer, release."""
 
-from collections.abc import Mapping, Sequence
+from collections import deque
 
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.endings import Endings
-from simulator.cluster.ledger import Ledger
 from simulator.cluster.links import Flow, Links
-from simulator.cluster.prefill import PrefillWorker
 from simulator.cluster.router import Router
-from simulator.cluster.wiring import Route
+from simulator.cluster.team import Roster, Team
+from simulator.cluster.wiring import Ways
 
 
 class Handoff:
@@ -20,50 +19,39 @@ class Handoff:
     """
 
     def __init__(
-        self, endings: Endings, ledger: Ledger, router: Router, *, layerwise: bool
+        self,
+        endings: Endings,
+        roster: Roster,
+        router: Router,
+        team: Team[BatchWorker],
+        ways: Ways,
     ) -> None:
         self._clock = endings.clock
         self._endings = endings
-        self._ledger = ledger
+        self._ledger = endings.ledger
+        self._prefills = roster.prefills
+        self._decoders = roster.batches
         self._router = router
-        self._layerwise = layerwise
+        self._team = team
+        self._ways = ways
+        self._layerwise = ways.layerwise
+        self._waiting: deque[int] = deque()  # for any decode worker at all
+        self.links: Links
         self._due: dict[int, float] = {}
         self._flying: dict[int, float] = {}
-        self._sources: dict[int, PrefillWorker] = {}
-        self._targets: Sequence[BatchWorker] = ()
-        self._by_worker: dict[int, BatchWorker] = {}
-        self._routes: Mapping[tuple[int, int], Route] = {}
-        self._bandwidths: dict[int, float] = {}
-        self._links: Links
         self.started_bytes = 0.0
         self.delivered_bytes = 0.0
-
-    def connect(
-        self,
-        sources: Sequence[PrefillWorker],
-        targets: Sequence[BatchWorker],
-        routes: Mapping[tuple[int, int], Route],
-        links: Links,
-    ) -> None:
-        """Say which workers hand over to which, on what routes, and what carries the bytes."""
-        self._sources = {worker.number: worker for worker in sources}
-        self._targets = targets
-        self._by_worker = {worker.number: worker for worker in targets}
-        self._routes = routes
-        for ends, route in routes.items():
-            for worker, lanes in zip(ends, (route.egress, route.ingress), strict=True):
-                widest = max(lanes.bandwidth, self._bandwidths.get(worker, 0.0))
-                self._bandwidths[worker] = widest
-        self._links = links
 
     @property
     def bytes_in_flight(self) -> float:
         """KV bytes under way."""
         return sum(self._flying.values())
 
-    def bandwidth(self, worker: int) -> float:
-        """Return the bytes/s at which ``worker`` can send or receive over the routes it has."""
-        return self._bandwidths.get(worker, 0.0)
+    def opened(self) -> None:
+        """Hear that a decode worker is there: whoever waited for one is handed over."""
+        waiting, self._waiting = self._waiting, deque()
+        for request in waiting:
+            self._hand_over(request)
 
     def prefilling(self, request: int, end: float) -> None:
         """Begin a layer-wise hand-over while the prompt is being computed."""
@@ -83,13 +71,16 @@ class Handoff:
 
     def release(self, request: int) -> None:
         """Free a prompt at its prefill worker: nobody needs its KV there any more."""
-        self._sources[self._ledger.prefill_worker[request]].release(request)
+        self._prefills[self._ledger.prefill_worker[request]].release(request)
 
     def _hand_over(self, request: int) -> None:
-        ledger, load = self._ledger, self._router.load
+        ledger, load = self._ledger, self._team.load
+        if not self._team.workers:
+            self._waiting.append(request)
+            return
         tokens = ledger.input_tokens[request]
         index = self._router.place(request, tokens, ledger.output_tokens[request])
-        worker = self._targets[index]
+        worker = self._team.workers[index]
         ledger.decode_worker[request] = worker.number
         ledger.transfer_queue_enter[request] = self._clock.now
         load.requests[index] += 1
@@ -101,7 +92,7 @@ class Handoff:
         flow = self._flow(request)
         self._flying[request] = flow.size
         self.started_bytes += flow.size
-        self._links.submit(flow)
+        self.links.submit(flow)
 
     def started(self, request: int, now: float) -> None:
         """Hear that the first byte of ``request`` leaves."""
@@ -109,7 +100,7 @@ class Handoff:
 
     def _flow(self, request: int) -> Flow:
         ledger = self._ledger
-        route = self._routes[ledger.prefill_worker[request], ledger.decode_worker[request]]
+        route = self._ways.between(ledger.prefill_worker[request], ledger.decode_worker[request])
         size = ledger.input_tokens[request] * route.bytes_per_token
         ends = route.egress.next(), route.ingress.next()
         due = self._due.get(request, 0.0)
@@ -118,8 +109,8 @@ class Handoff:
     def deliver(self, request: int, now: float) -> None:
         """Give a transferred prompt to its decode worker and free it at its prefill worker."""
         ledger = self._ledger
-        source = self._sources[ledger.prefill_worker[request]]
-        target = self._by_worker[ledger.decode_worker[request]]
+        source = self._prefills[ledger.prefill_worker[request]]
+        target = self._decoders[ledger.decode_worker[request]]
         size = self._flying.pop(request)
         self.delivered_bytes += size
         source.sent += size

@@ -1,8 +1,10 @@
 """Applies a routing policy to a pool, with its own stream of draws."""
 
+from typing import Any
+
 import numpy as np
 
-from simulator.cluster.worker import Load
+from simulator.cluster.team import Team
 from simulator.errors import ConfigError
 from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
 
@@ -15,29 +17,31 @@ class Router:
     Every request consumes one draw whatever the policy, so policies meet the same luck.
     """
 
-    __slots__ = ("_choose", "_draws", "_generator", "_order", "_policy", "_size", "_view", "load")
+    __slots__ = ("_choose", "_draws", "_generator", "_order", "_policy", "_view", "team")
 
-    def __init__(self, policy: RoutingPolicy, load: Load, generator: np.random.Generator) -> None:
-        self.load = load
+    def __init__(
+        self, policy: RoutingPolicy, team: Team[Any], generator: np.random.Generator
+    ) -> None:
+        load = team.load
+        self.team = team
         self._policy = policy
         self._choose = policy.choose
         self._view = PoolView(load.requests, load.tokens, load.kv_blocks)
-        self._size = len(load.requests)
         self._generator = generator
         self._draws: list[float] = []
         self._order = 0
 
     def place(self, request: int, input_tokens: int, output_tokens: int) -> int:
-        """Return the index of the worker that gets ``request``."""
+        """Return the index in the team of the worker that gets ``request``."""
         if not self._draws:
             self._draws = self._generator.random(_DRAWS).tolist()[::-1]
         draw = self._draws.pop()
         routed = RoutedRequest(request, input_tokens, output_tokens, self._order, draw)
         self._order += 1
         index = self._choose(routed, self._view)
-        if not 0 <= index < self._size:
+        if not 0 <= index < (size := len(self.team.workers)):
             raise ConfigError(
                 f"router {type(self._policy).__name__}: chose worker {index!r} for request "
-                f"{request}, but the pool has workers 0 to {self._size - 1}"
+                f"{request}, but the pool has workers 0 to {size - 1}"
             )
         return index

@@ -11,18 +11,19 @@ from simulator.cluster.batch import BatchWorker
 from simulator.cluster.clock import Alarm, Clock, sleeper
 from simulator.cluster.crew import Crew, Means
 from simulator.cluster.endings import Endings
+from simulator.cluster.fleet import ENDED, Door, Fleet, Life
 from simulator.cluster.gaps import pooled
 from simulator.cluster.gateway import Gateway
 from simulator.cluster.handoff import Handoff
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.links import Arrivals, FifoLinks
-from simulator.cluster.prefill import PrefillWorker
+from simulator.cluster.links import Arrivals, FifoLinks, Links
 from simulator.cluster.router import Router
 from simulator.cluster.sharing import SharedLinks, even_split, water_level
 from simulator.cluster.source import Source
+from simulator.cluster.team import AnyWorker, Roster, Team
 from simulator.cluster.telemetry import Telemetry
-from simulator.cluster.wiring import routes
-from simulator.cluster.worker import Listener, Load, Worker
+from simulator.cluster.wiring import Ways
+from simulator.cluster.worker import Listener, Load
 from simulator.deployment import Deployment
 from simulator.errors import ConfigError, InvariantError
 from simulator.record import TIMES, GapHistogram, RunRecord, WorkerInfo
@@ -86,36 +87,63 @@ class Simulation:
         self.options = options
         self.ledger = Ledger(traffic.arrival_s, traffic.input_tokens, traffic.output_tokens)
         self.clock = Clock()
-        self.workers: list[PrefillWorker | BatchWorker] = []
-        self.endings = Endings(self.clock, self.ledger, self.workers)
-        self.crews = self._crews()
-        self._build_routers()
-        layerwise = deployment.transfer.mode == "push_layerwise"
-        self.handoff = Handoff(self.endings, self.ledger, self.decode_router, layerwise=layerwise)
-        self._build_workers()
-        self._build_links()
-        self._build_source(traffic.concurrency)
-        self._build_telemetry()
+        self.roster = Roster()
+        self.endings = Endings(self.clock, self.ledger, self.roster.batches)
+        self.entries: Team[AnyWorker] = Team()
+        self.decoders: Team[BatchWorker] = Team()
+        router, decode_router = self._routers()
+        self.ways = Ways(deployment.fabric, deployment.transfer)
+        self.handoff = Handoff(self.endings, self.roster, decode_router, self.decoders, self.ways)
+        self.handoff.links = self._links()
+        self.fleet = self._fleet()
+        self.gateway = self._gateway(router)
+        self.source = Source(self.clock, self.ledger, self.gateway.place, traffic.concurrency)
+        if self.source.closed:
+            self.endings.on_end = self.source.one_ended
+        self.telemetry = Telemetry(self.clock, self._sample_interval(), self._sampled)
+        self._means = self._common()
         self._start()
 
     # --- assembly ------------------------------------------------------------------------------
 
-    def _crews(self) -> list[Crew]:
-        pools = {pool.role: pool for pool in self.deployment.pools}
-        roles = ("prefill", "mixed", "decode")
-        return [Crew(self.deployment, pools[role]) for role in roles if role in pools]
-
-    def _build_routers(self) -> None:
-        sizes = {pool.role: pool.workers for pool in self.deployment.pools}
-        entry = Load.of(sizes.get("prefill", 0) + sizes.get("mixed", 0))
-        decode = Load.of(sizes.get("decode", 0))
+    def _routers(self) -> tuple[Router, Router]:
         streams = np.random.SeedSequence(self.options.seed, spawn_key=(2,)).spawn(2)
-        generators = [np.random.default_rng(stream) for stream in streams]
-        self.router = Router(self.deployment.router, entry, generators[0])
-        self.decode_router = Router(self.deployment.decode_router, decode, generators[1])
+        entry, decode = (np.random.default_rng(stream) for stream in streams)
+        deployment = self.deployment
+        return (
+            Router(deployment.router, self.entries, entry),
+            Router(deployment.decode_router, self.decoders, decode),
+        )
 
-    def _build_workers(self) -> None:
-        means = Means(
+    def _links(self) -> Links:
+        clock, sharing, started = self.clock, self.deployment.transfer.sharing, self.handoff.started
+        arrivals = Arrivals(clock, self.handoff.deliver)
+        self._live(arrivals.alarm, arrivals.wake)
+        if sharing == "fifo":
+            links: FifoLinks | SharedLinks = FifoLinks(clock, arrivals, started)
+        else:
+            fill = water_level if sharing == "max_min" else even_split
+            links = SharedLinks(clock, arrivals, fill, started)
+        self._live(links.alarm, links.wake)
+        return links
+
+    def _fleet(self) -> Fleet:
+        pools = {pool.role: pool for pool in self.deployment.pools}
+        roles: list[str] = [role for role in ("prefill", "mixed", "decode") if role in pools]
+        draws = np.random.default_rng(np.random.SeedSequence(self.options.seed, spawn_key=(3,)))
+        crews = {role: Crew(self.deployment, pools[role]) for role in roles}
+        fleet = Fleet(self.clock, self.deployment.elastic, crews, draws)
+        fleet.door = Door(opened=self._opened, closing=self._closing, lost=self._lost)
+        return fleet
+
+    def _gateway(self, router: Router) -> Gateway:
+        crews = {role: pool.crew for role, pool in self.fleet.pools.items()}
+        entries = {role: crew for role, crew in crews.items() if role != "decode"}
+        limits = {role: crew.limits(crews.get("decode", crew)) for role, crew in entries.items()}
+        return Gateway(self.endings, router, self.entries, limits)
+
+    def _common(self) -> Means:
+        return Means(
             clock=self.clock,
             ledger=self.ledger,
             listener=Listener(
@@ -127,65 +155,57 @@ class Simulation:
             batch_worker=self.batch_worker,
             leap=self.options.leap,
         )
-        sizes = {"entry": 0, "decode": 0}
-        for crew in self.crews:
-            decodes = crew.pool.role == "decode"
-            team, load = "decode" if decodes else "entry", self.router.load
-            if decodes:
-                load = self.decode_router.load
-            for _ in range(crew.pool.workers):
-                worker = crew.worker(len(self.workers), sizes[team], load, means)
-                self.workers.append(worker)
-                sizes[team] += 1
 
-    def _build_links(self) -> None:
-        decoders = [
-            worker
-            for worker in self.workers
-            if isinstance(worker, BatchWorker) and worker.role == "decode"
-        ]
-        if not decoders:
-            return
-        clock, transfer = self.clock, self.deployment.transfer
-        arrivals = Arrivals(clock, self.handoff.deliver)
-        self._live(arrivals.alarm, arrivals.wake)
-        started = self.handoff.started
-        if transfer.sharing == "fifo":
-            links: FifoLinks | SharedLinks = FifoLinks(clock, arrivals, started)
-        else:
-            fill = water_level if transfer.sharing == "max_min" else even_split
-            links = SharedLinks(clock, arrivals, fill, started)
-        self._live(links.alarm, links.wake)
-        prefills = [worker for worker in self.workers if isinstance(worker, PrefillWorker)]
-        specs = [worker.settings.spec for worker in self.workers]
-        ways = routes(self.deployment.fabric, specs, transfer)
-        self.handoff.connect(prefills, decoders, ways, links)
-
-    def _build_source(self, concurrency: int | None) -> None:
-        entries = [crew for crew in self.crews if crew.pool.role != "decode"]
-        limits = {crew.pool.role: crew.limits(self.crews) for crew in entries}
-        gateway = Gateway(self.ledger, self.router, self.endings, limits)
-        gateway.workers = [worker for worker in self.workers if worker.role != "decode"]
-        self.source = Source(self.clock, self.ledger, gateway.arrive, concurrency)
-        if self.source.closed:
-            self.endings.on_end = self.source.one_ended
-
-    def _build_telemetry(self) -> None:
-        interval = self.options.sample_interval_s
-        if interval is None:
-            span = self.ledger.arrival[-1] - self.ledger.arrival[0]
-            interval = max(0.01, span / 1000)
-        self.telemetry = Telemetry(self.clock, interval, self._sampled)
-        self.telemetry.workers = list(self.workers)
+    def _sample_interval(self) -> float:
+        if self.options.sample_interval_s is not None:
+            return self.options.sample_interval_s
+        return max(0.01, (self.ledger.arrival[-1] - self.ledger.arrival[0]) / 1000)
 
     def _live(self, alarm: Alarm, wake: Callable[[float], None]) -> None:
         self.clock.env.process(sleeper(alarm, wake))
 
     def _start(self) -> None:
-        for part in (self.source, *self.workers, self.telemetry):
+        for part in (self.source, self.fleet, self.telemetry):
             self._live(part.alarm, part.wake)
+        self.fleet.open()
         self.source.start()
         self.telemetry.start()
+
+    # --- workers come and go -------------------------------------------------------------------
+
+    def _opened(self, life: Life) -> AnyWorker:
+        """Let a new worker serve."""
+        worker = life.crew.worker(life.number, self._means)
+        self._live(worker.alarm, worker.wake)
+        self.roster.add(worker)
+        self.telemetry.join(worker)
+        if life.slot is not None:
+            self.ways.open(life.number, life.crew.spec, life.slot)
+        if isinstance(worker, BatchWorker) and worker.role == "decode":
+            self.decoders.join(worker)
+            self.handoff.opened()
+        else:
+            self.entries.join(worker)
+            self.gateway.opened()
+        return worker
+
+    def _closing(self, life: Life) -> None:
+        """Hide a worker from the routers; it parts with what it has not begun."""
+        raise NotImplementedError
+
+    def _lost(self, life: Life) -> None:
+        """Forget a worker that is gone, and see to what it held."""
+        raise NotImplementedError
+
+    @property
+    def workers(self) -> list[AnyWorker]:
+        """Every worker there has been."""
+        return list(self.roster)
+
+    @property
+    def loads(self) -> tuple[Load, Load]:
+        """What the two routers see."""
+        return self.entries.load, self.decoders.load
 
     @property
     def done(self) -> int:
@@ -229,8 +249,8 @@ class Simulation:
             self.telemetry.sample(self.clock.now)
         return RunRecord(
             requests=columns,
-            timeline=self.telemetry.timeline(),
-            workers=tuple(self._info(worker) for worker in self.workers),
+            timeline=self.telemetry.timeline(len(self.fleet.lives)),
+            workers=self._infos(),
             events=tuple(self._events()),
             gaps=self._gaps(columns),
             end_s=self.clock.now,
@@ -243,36 +263,54 @@ class Simulation:
             return column
         return np.where(column <= self.clock.now, column, np.nan)
 
-    def _info(self, worker: Worker) -> WorkerInfo:
-        spec = worker.settings.spec
+    def _infos(self) -> tuple[WorkerInfo, ...]:
+        bandwidths = self.ways.bandwidths()
+        return tuple(
+            self._info(life, bandwidths.get(life.number, 0.0)) for life in self.fleet.lives
+        )
+
+    def _info(self, life: Life, bandwidth: float) -> WorkerInfo:
+        spec, now, worker = life.crew.spec, self.clock.now, life.worker
+        served = life.crew.worker(life.number, self._means) if worker is None else worker
+        over = life.state in ENDED
         return WorkerInfo(
-            worker=worker.number,
-            pool=worker.role,
+            worker=life.number,
+            pool=spec.role,
             gpus=spec.layout.gpus,
             gpu=spec.gpu.name,
-            kv_blocks=worker.capacity,
-            block_size=worker.block_size,
-            max_transfer_bandwidth=self.handoff.bandwidth(worker.number),
-            busy_s=worker.busy_seconds(self.clock.now),
-            steps=worker.step_count,
-            prefill_tokens=worker.prefill_tokens,
-            decode_tokens=worker.decode_tokens,
-            kv_block_seconds=self.telemetry.block_seconds[worker.number],
-            allocated_s=self.clock.now,
+            kv_blocks=served.capacity,
+            block_size=served.block_size,
+            max_transfer_bandwidth=bandwidth,
+            busy_s=served.busy_seconds(now),
+            steps=served.step_count,
+            prefill_tokens=served.prefill_tokens,
+            decode_tokens=served.decode_tokens,
+            kv_block_seconds=self.telemetry.block_seconds.get(life.number, 0.0),
+            allocated_s=life.allocated_s(now),
+            state=life.state,
+            why=life.why,
+            because=life.because if over else "end of run",
+            domain=-1 if life.slot is None else life.slot.first_domain,
+            asked_s=life.asked_s,
+            granted_s=life.granted_s,
+            ready_s=life.ready_s,
+            draining_s=life.draining_s,
+            ended_s=life.ended_s if over else now,
         )
 
     def _events(self) -> Iterator[tuple[float, str, int, str]]:
-        for worker in self.workers:
-            spec = worker.settings.spec
-            yield 0.0, "ready", worker.number, f"{spec.layout.gpus} × {spec.gpu.name}"
-        for worker in self.workers:
-            yield self.clock.now, "stopped", worker.number, "end of run"
+        yield from self.fleet.events
+        for life in self.fleet.lives:
+            if life.state not in ENDED:
+                yield self.clock.now, "stopped", life.number, "end of run"
 
     def _gaps(self, columns: Mapping[str, Column]) -> GapHistogram:
         """Pool the workers' gaps with each handed-over request's gap before its second token."""
         handed = ~np.isnan(columns["transfer_end_s"]) & ~np.isnan(columns["second_token_s"])
         firsts = (columns["second_token_s"] - columns["first_token_s"])[handed]
-        return pooled([crew.gaps for crew in self.crews], firsts.astype(np.float64))
+        return pooled(
+            [pool.crew.gaps for pool in self.fleet.pools.values()], firsts.astype(np.float64)
+        )
 
 
 def run(deployment: Deployment, traffic: Traffic, options: RunOptions) -> RunRecord:

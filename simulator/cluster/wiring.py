@@ -1,10 +1,11 @@
 """From a deployment to its workers' specifications, their places and the routes between them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from typing import NamedTuple
 
-from hardware.fabric import Fabric
+from hardware.fabric import Fabric, Path
 from hardware.rack import Slot
 from simulator.cluster.links import Port
 from simulator.deployment import Deployment, Pool, Transfer
@@ -82,42 +83,87 @@ class Route:
     layers: int
 
 
-def routes(
-    fabric: Fabric, specs: Sequence[WorkerSpec], transfer: Transfer
-) -> dict[tuple[int, int], Route]:
-    """Return the route of every (prefill, decode) pair of workers, given in their order.
+class Ways:
+    """The routes between workers that live, laid when first asked for.
 
     Pulling asks for the KV first, which costs the path's latency once more.
     """
-    slots = _place(fabric, specs)
-    lanes = [_lanes(spec) for spec in specs]
-    senders, receivers = (
-        [at for at, spec in enumerate(specs) if spec.role == role] for role in ("prefill", "decode")
-    )
-    trips = 2 if transfer.mode == "pull" else 1
-    found = {}
-    for here, there in product(senders, receivers):
-        source, target = specs[here], specs[there]
-        path = fabric.path(slots[here], slots[there], source.gpu, target.gpu)
-        found[here, there] = Route(
-            egress=lanes[here][path.kind],
-            ingress=lanes[there][path.kind],
-            latency_s=path.latency_s * trips + transfer.setup_s,
-            bytes_per_token=source.memory.kv_bytes_per_token,
-            layers=source.model.layers,
+
+    def __init__(self, fabric: Fabric, transfer: Transfer) -> None:
+        self._fabric = fabric
+        self._transfer = transfer
+        self._ends: dict[int, _End] = {}
+        self.layerwise = transfer.mode == "push_layerwise"
+        self._paths: dict[tuple[str, str, bool], Path] = {}
+
+    def open(self, worker: int, spec: WorkerSpec, slot: Slot) -> None:
+        """Give a worker that starts to serve its ports; idle ones of either kind and direction."""
+        self._ends[worker] = _End(spec, slot, _lanes(spec))
+
+    def between(self, source: int, target: int) -> Route:
+        """Return the route from one worker to another."""
+        here, there = self._ends[source], self._ends[target]
+        path = self._path(here, there)
+        trips = 2 if self._transfer.mode == "pull" else 1
+        return Route(
+            egress=here.lanes[path.kind],
+            ingress=there.lanes[path.kind],
+            latency_s=path.latency_s * trips + self._transfer.setup_s,
+            bytes_per_token=here.spec.memory.kv_bytes_per_token,
+            layers=here.spec.model.layers,
         )
-    return found
+
+    def bandwidths(self) -> dict[int, float]:
+        """Return the bytes/s of each worker's widest way to any worker of the other stage."""
+        crowds = Counter(_Crowd(end.spec.role, end.place) for end in self._ends.values())
+        stages = Counter(end.spec.role for end in self._ends.values())
+        return {
+            worker: max(
+                (lanes.bandwidth for kind, lanes in end.lanes.items() if kind in kinds),
+                default=0.0,
+            )
+            for worker, end in self._ends.items()
+            if (kinds := _kinds(end, crowds, stages))
+        }
+
+    def _path(self, here: "_End", there: "_End") -> Path:
+        near = here.place == there.place is not None
+        key = here.spec.gpu.name, there.spec.gpu.name, near
+        if key not in self._paths:
+            gpus = here.spec.gpu, there.spec.gpu
+            self._paths[key] = self._fabric.path(here.slot, there.slot, *gpus)
+        return self._paths[key]
 
 
-def _place(fabric: Fabric, specs: Sequence[WorkerSpec]) -> dict[int, Slot]:
-    """Place the workers in order; GPUs of different kinds never share a domain."""
-    slots: dict[int, Slot] = {}
-    for worker, spec in enumerate(specs):
-        if worker not in slots:
-            alike = [at for at, other in enumerate(specs) if other.gpu == spec.gpu]
-            placed = fabric.place([specs[at].layout.gpus for at in alike], spec.gpu)
-            slots.update(zip(alike, placed, strict=True))
-    return slots
+@dataclass(frozen=True, slots=True, eq=False)
+class _End:
+    """A worker as routes see it."""
+
+    spec: WorkerSpec
+    slot: Slot
+    lanes: dict[str, Lanes]
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """The GPU and the one domain it lies in; ``None`` where it spreads over several."""
+        slot = self.slot
+        alone = slot.first_domain == slot.last_domain
+        return (self.spec.gpu.name, slot.first_domain) if alone else None
+
+
+class _Crowd(NamedTuple):
+    """A stage's workers in one place."""
+
+    role: str
+    place: tuple[str, int] | None
+
+
+def _kinds(end: _End, crowds: Mapping[_Crowd, int], stages: Mapping[str, int]) -> set[str]:
+    """Return the kinds of ways that lead from a worker to one of the other stage, or from it."""
+    other = {"prefill": "decode", "decode": "prefill"}.get(end.spec.role, "")
+    near = crowds.get(_Crowd(other, end.place), 0) if end.place is not None else 0
+    far = stages.get(other, 0) - near
+    return {kind for kind, count in (("scale_up", near), ("scale_out", far)) if count}
 
 
 def _lanes(spec: WorkerSpec) -> dict[str, Lanes]:

@@ -25,22 +25,21 @@ class Load:
         """Return the load of ``workers`` idle workers."""
         return cls([0] * workers, [0] * workers, [0] * workers)
 
+    def columns(self) -> tuple[list[int], list[int], list[int]]:
+        """Return every column."""
+        return self.requests, self.tokens, self.kv_blocks
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """One worker's place and means: ``index`` is its position among those its router sees.
-
-    ``times`` and ``gaps`` are shared by the workers of a pool, which step alike.
-    """
+    """One worker's number and means; ``times`` and ``gaps`` are its pool's, which steps alike."""
 
     worker: int
-    index: int
     spec: WorkerSpec
     batching: Batching
     steps: StepModel
     times: DecodeTimes
     gaps: GapLog
-    load: Load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +112,11 @@ class Partial:
 
 
 class Worker:
-    """The common state of a worker; subclasses say what happens when its alarm rings."""
+    """The common state of a worker; subclasses say what happens when its alarm rings.
+
+    ``load`` and ``index`` are its account in its team; ``leaving`` hears when it, told to stop,
+    holds nothing any more.
+    """
 
     __slots__ = (
         "_clock",
@@ -151,8 +154,8 @@ class Worker:
         self.settings = settings
         self.number = settings.worker
         self.role = settings.spec.role
-        self.load = settings.load
-        self.index = settings.index
+        self.load = Load.of(1)
+        self.index = 0
         self.alarm = Alarm(clock, settings.worker)
         self.capacity = settings.spec.memory.kv_blocks
         self.block_size = settings.batching.block_size

@@ -105,17 +105,21 @@ class Samples:
 def sampled(timeline: pl.DataFrame, pools: tuple[str, ...]) -> Samples:
     """Return ``timeline`` averaged to at most :data:`MAX_SAMPLES` bins of equally many samples.
 
-    The timeline has one row per worker of ``pools`` for every sample, by time then worker.
+    The timeline has a row per sample and worker that was ready then; ``pools`` names the pool of
+    every worker there has been, by number.
     """
     names = ("waiting", "running", "kv_utilization", "busy_fraction")
     rates = ("sent_bytes_per_s", "received_bytes_per_s")
-    count = max(len(pools), 1)
-    stride = max(1, -(-(len(timeline) // count) // MAX_SAMPLES))
-    means = {
-        name: _mean_of_runs(timeline[name].cast(pl.Float64).to_numpy().reshape(-1, count), stride)
-        for name in ("time_s", *names, *rates)
-    }
-    return Samples(time_s=means.pop("time_s")[:, 0], pools=pools, gauges=means)
+    time, at = np.unique(timeline["time_s"].to_numpy(), return_inverse=True)
+    stride = max(1, -(-len(time) // MAX_SAMPLES))
+    worker = timeline["worker"].to_numpy()
+    gauges = {}
+    for name in (*names, *rates):
+        table = np.full((len(time), len(pools)), np.nan)
+        table[at, worker] = timeline[name].cast(pl.Float64).to_numpy()
+        gauges[name] = _mean_of_runs(table, stride)
+    times = _mean_of_runs(time[:, None], stride)[:, 0]
+    return Samples(time_s=times, pools=pools, gauges=gauges)
 
 
 def _mean_of_runs(values: Floats, stride: int) -> Floats:

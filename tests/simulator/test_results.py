@@ -383,7 +383,7 @@ def test_equal_runs_write_identical_bytes(tmp_path: Path) -> None:
     record = fake_record(FakeRun(requests=70_000, samples=20))
     for name in ("a", "b"):
         results_of(record).write(tmp_path / name, report=None)
-    for name in ("requests", "timeline", "events"):
+    for name in ("requests", "timeline", "events", "lives", "decisions"):
         first, second = ((tmp_path / x / f"{name}.parquet").read_bytes() for x in ("a", "b"))
         assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest()
     assert pl.read_parquet(tmp_path / "a" / "requests.parquet").equals(results_of(record).requests)
@@ -394,7 +394,7 @@ def test_folder_is_complete_and_summary_matches(tmp_path: Path) -> None:
     results = results_of(tiny())
     results.write(tmp_path / "run", report=lambda _, path: Path(path).touch())
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    data = {"requests.parquet", "timeline.parquet", "events.parquet"}
+    data = {f"{name}.parquet" for name in ("requests", "timeline", "events", "lives", "decisions")}
     assert names == data | {"config.yaml", "summary.json", "report.html"}
     assert (tmp_path / "run" / "config.yaml").read_text() == CONTEXT["config"]
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == results.summary

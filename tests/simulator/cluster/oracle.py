@@ -137,7 +137,7 @@ class SteppingWorker(BatchWorker):
     def close(self, step: Step, now: float) -> None:
         """Emit the token at the end of each computed prompt."""
         ledger = self._ledger
-        self.settings.load.tokens[self.settings.index] -= step.placed
+        self.load.tokens[self.index] -= step.placed
         for request in step.finishing:
             self.prompts_closed += 1
             ledger.generated[request] += 1
@@ -201,7 +201,7 @@ class SteppingWorker(BatchWorker):
             ledger.preemptions[last.request] += 1
             ledger.recomputed_tokens[last.request] += last.done
             if ledger.generated[last.request] == 0:
-                self.settings.load.tokens[self.settings.index] += last.done
+                self.load.tokens[self.index] += last.done
             self.prompts.appendleft(last.request)
             return
         sequence = self.batch.pop()

@@ -1,0 +1,98 @@
+"""A controller: it wakes on its interval, looks, lets its policy decide, and has it carried out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from simulator.cluster.clock import CONTROL, TICK, Alarm
+from simulator.cluster.fleet import PENDING, STARTING, Fleet
+from simulator.cluster.observer import Observer
+from simulator.errors import ConfigError
+from simulator.policies.autoscaling import Control, Observation, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One tick: what was asked of each pool, what it got, and why; ``seen_s`` is the data's age."""
+
+    at_s: float
+    seen_s: float
+    pool: str
+    before: int
+    asked: int
+    granted: int
+    reason: str
+
+
+class Controller:
+    """Turns a policy's plans into desired numbers of workers, within the control's bounds."""
+
+    def __init__(self, control: Control, fleet: Fleet, observer: Observer) -> None:
+        self._control = control
+        self._fleet = fleet
+        self._observer = observer
+        self._state = control.policy.initial()
+        self._changed = dict.fromkeys(fleet.pools, -float("inf"))
+        self._scrapes = self._ticks = 0
+        self.decisions: list[Decision] = []
+        self.alarm = Alarm(fleet.clock, CONTROL)
+
+    def start(self) -> None:
+        """Arm the first scrape."""
+        self._arm()
+
+    def wake(self, now: float) -> None:
+        """Scrape, decide, or both, as is due."""
+        scrape_s, interval_s = self._control.observing.scrape_s, self._control.interval_s
+        if now >= (self._scrapes + 1) * scrape_s:
+            self._scrapes += 1
+            self._observer.scrape(now)
+        if now >= (self._ticks + 1) * interval_s:
+            self._ticks += 1
+            seen = self._observer.observation(now)
+            if seen is not None:
+                self._decide(seen)
+        self._arm()
+
+    def _arm(self) -> None:
+        scrape = (self._scrapes + 1) * self._control.observing.scrape_s
+        self.alarm.set(min(scrape, (self._ticks + 1) * self._control.interval_s), TICK)
+
+    def _decide(self, seen: Observation) -> None:
+        plan, self._state = self._control.policy.decide(seen, self._state)
+        self._check(plan.workers)
+        for role, asked in plan.workers.items():
+            self._carry_out(role, asked, plan, seen)
+
+    def _carry_out(self, role: str, asked: int, plan: Plan, seen: Observation) -> None:
+        """Give a pool what its bounds allow of what is asked; the fleet's own count is current."""
+        now, counts = seen.now_s, self._fleet.counts(role)
+        before, coming = counts["desired"], counts[PENDING] + counts[STARTING]
+        bounds = self._control.bounds_of(role)
+        granted = bounds.hold(asked, before, coming, now - self._changed[role])
+        self.decisions.append(
+            Decision(
+                at_s=now,
+                seen_s=seen.seen_s,
+                pool=role,
+                before=before,
+                asked=asked,
+                granted=granted,
+                reason=plan.reason,
+            )
+        )
+        if granted != before:
+            self._changed[role] = now
+            self._fleet.want(role, granted, plan.reason)
+
+    def _check(self, workers: Mapping[str, int]) -> None:
+        name = type(self._control.policy).__name__
+        for role, count in workers.items():
+            if role not in self._fleet.pools:
+                known = ", ".join(self._fleet.pools)
+                raise ConfigError(
+                    f"autoscaler {name}: plans for pool {role!r}, but there are {known}"
+                )
+            if type(count) is not int or count < 0:
+                raise ConfigError(
+                    f"autoscaler {name}: wants {count!r} {role} workers; a whole number ≥ 0 is due"
+                )

@@ -1,0 +1,295 @@
+"""The lives of workers: who starts, serves, drains, stops and fails, on which GPUs, and why."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+import numpy as np
+
+from hardware.gpu import GPU
+from hardware.rack import Rack, Slot
+from simulator.cluster.clock import FLEET, READY, Alarm, Clock
+from simulator.cluster.crew import Crew
+from simulator.cluster.team import AnyWorker
+from simulator.elastic import Elastic
+from simulator.errors import ConfigError
+
+NAN = math.nan
+PENDING, STARTING, SERVING, DRAINING, STOPPED, FAILED = (
+    "pending",
+    "starting",
+    "ready",
+    "draining",
+    "stopped",
+    "failed",
+)
+COMING = (PENDING, STARTING, SERVING)
+"""States that count towards a pool's desired number."""
+ENDED = (STOPPED, FAILED)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Life:
+    """One worker from being asked for to its end; times in seconds, NaN where it never got there.
+
+    ``why`` it was asked for and ``because`` of what it ended are words for people.
+    """
+
+    number: int
+    crew: Crew
+    why: str
+    asked_s: float
+    slot: Slot | None = None
+    state: str = PENDING
+    granted_s: float = NAN
+    ready_s: float = NAN
+    draining_s: float = NAN
+    ended_s: float = NAN
+    because: str = ""
+    worker: AnyWorker | None = None
+
+    def allocated_s(self, now: float) -> float:
+        """Return the seconds it has held its GPUs until ``now``."""
+        if math.isnan(self.granted_s):
+            return 0.0
+        return (now if math.isnan(self.ended_s) else self.ended_s) - self.granted_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """What the fleet asks of the rest: to let a worker serve, to take it out, to forget it.
+
+    ``opened`` makes a life's worker and lets routers see it; ``closing`` hides it and lets it part
+    with what it has not begun; ``lost`` takes from it all it still holds.
+    """
+
+    opened: Callable[[Life], AnyWorker]
+    closing: Callable[[Life], None]
+    lost: Callable[[Life], None]
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """One role's crew, the number of workers it shall have, and its lives that have not ended."""
+
+    crew: Crew
+    desired: int = 0
+    lives: list[Life] = field(default_factory=list)
+
+    def count(self, *states: str) -> int:
+        """Return how many lives are in one of ``states``."""
+        return sum(life.state in states for life in self.lives)
+
+
+class Fleet:
+    """Keeps each pool at its desired number of workers, as GPUs and start-ups allow."""
+
+    def __init__(
+        self, clock: Clock, elastic: Elastic, crews: Mapping[str, Crew], draws: np.random.Generator
+    ) -> None:
+        self.clock = clock
+        self.pools = {role: Pool(crew) for role, crew in crews.items()}
+        self.lives: list[Life] = []
+        self.events: list[tuple[float, str, int, str]] = []
+        self.alarm = Alarm(clock, FLEET)
+        self.door: Door
+        self._elastic = elastic
+        self._draws = draws
+        self._racks: list[tuple[GPU, Rack]] = []
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        self._gpu_seconds = 0.0
+        self._counted_until = 0.0
+
+    # --- what others ask of it -----------------------------------------------------------------
+
+    def open(self) -> None:
+        """Let the pools' initial workers be ready at once."""
+        for role, pool in self.pools.items():
+            pool.desired = pool.crew.pool.workers
+            for _ in range(pool.desired):
+                life = self._ask(role, "initial")
+                if not self._grant(life):
+                    self._refuse_quota()
+                self._ready(life)
+
+    def _refuse_quota(self) -> None:
+        needed = sum(p.crew.pool.workers * p.crew.spec.layout.gpus for p in self.pools.values())
+        raise ConfigError(
+            f"elastic: quota_gpus {self._elastic.quota_gpus} is less than the {needed} GPUs that "
+            "the pools begin with"
+        )
+
+    def want(self, role: str, workers: int, why: str) -> None:
+        """Have ``workers`` workers in a pool from now on: start or stop as many as it takes."""
+        pool = self.pools[role]
+        if workers != pool.desired:
+            self._tell("desired", -1, f"{role}: {pool.desired} to {workers}, {why}")
+        pool.desired = workers
+        self._reconcile(role, why)
+
+    def fail(self, number: int, why: str) -> None:
+        """Let a worker die now, with all it holds; its pool starts another in its place."""
+        life = self.lives[number]
+        if life.state in ENDED:
+            return
+        life.because = why
+        self._end(life, FAILED)
+        self._reconcile(life.crew.pool.role, f"replaces worker {number}")
+
+    def empty(self, number: int) -> None:
+        """Hear that a draining worker holds nothing any more."""
+        life = self.lives[number]
+        if life.state == DRAINING:
+            self._end(life, STOPPED)
+
+    def at(self, when: float, act: Callable[[], None]) -> None:
+        """Do something at ``when``, before that instant's arrivals."""
+        self._order += 1
+        heappush(self._due, (when, self._order, act))
+        self.alarm.set(self._due[0][0], READY)
+
+    def wake(self, now: float) -> None:
+        """Do what is due."""
+        due = self._due
+        while due and due[0][0] <= now:
+            heappop(due)[2]()
+        if due:
+            self.alarm.set(due[0][0], READY)
+
+    def counts(self, role: str) -> dict[str, int]:
+        """Return how many workers a pool shall have, and has in each state."""
+        pool = self.pools[role]
+        states = (PENDING, STARTING, SERVING, DRAINING)
+        return {"desired": pool.desired, **{state: pool.count(state) for state in states}}
+
+    @property
+    def free_gpus(self) -> int | None:
+        """GPUs of the quota that nobody holds, over all kinds."""
+        quota = self._elastic.quota_gpus
+        return None if quota is None else sum(quota - rack.taken for _, rack in self._racks)
+
+    @property
+    def gpu_seconds(self) -> float:
+        """GPU-seconds held so far, counted at every change."""
+        self._count_gpus()
+        return self._gpu_seconds
+
+    # --- from one state to the next ------------------------------------------------------------
+
+    def _ask(self, role: str, why: str) -> Life:
+        life = Life(
+            number=len(self.lives), crew=self.pools[role].crew, why=why, asked_s=self.clock.now
+        )
+        self.lives.append(life)
+        self.pools[role].lives.append(life)
+        return life
+
+    def _reconcile(self, role: str, why: str) -> None:
+        pool = self.pools[role]
+        for _ in range(pool.count(*COMING), pool.desired):
+            life = self._ask(role, why)
+            if not self._grant(life):
+                self._tell("pending", life.number, why)
+        surplus = pool.count(*COMING) - pool.desired
+        for life in self._least_wanted(pool)[: max(surplus, 0)]:
+            self.stop(life, why)
+
+    @staticmethod
+    def _least_wanted(pool: Pool) -> list[Life]:
+        """Return whom to stop first: who waits, then who starts, then who serves; newest first."""
+        rank = {state: at for at, state in enumerate(COMING)}
+        coming = [life for life in pool.lives if life.state in rank]
+        return sorted(coming, key=lambda life: (rank[life.state], -life.number))
+
+    def _grant(self, life: Life) -> bool:
+        """Give a life its GPUs, if there are as many, and start it."""
+        spec = life.crew.spec
+        self._count_gpus()
+        life.slot = self._rack(spec.gpu).take(spec.layout.gpus)
+        if life.slot is None:
+            return False
+        life.granted_s, life.state = self.clock.now, STARTING
+        if life.why != "initial":
+            self._start(life)
+        return True
+
+    def _start(self, life: Life) -> None:
+        uniform, normal = float(self._draws.random()), float(self._draws.standard_normal())
+        weights = life.crew.spec.memory.weights_bytes_per_gpu
+        seconds = self._elastic.startup.draw_s(weights, uniform, normal)
+        self._tell("starting", life.number, life.why)
+        if math.isfinite(seconds):
+            self.at(self.clock.now + seconds, lambda: self._started(life))
+
+    def _started(self, life: Life) -> None:
+        if life.state == STARTING:  # not stopped meanwhile
+            self._ready(life)
+
+    def _ready(self, life: Life) -> None:
+        spec = life.crew.spec
+        life.ready_s, life.state = self.clock.now, SERVING
+        life.worker = self.door.opened(life)
+        self._tell("ready", life.number, f"{spec.layout.gpus} × {spec.gpu.name}")
+
+    def stop(self, life: Life, why: str) -> None:
+        """Let a life end: at once if it serves nobody yet, else when it has drained."""
+        life.because = why
+        if life.state != SERVING:
+            self._end(life, STOPPED)
+            return
+        life.draining_s, life.state = self.clock.now, DRAINING
+        self._tell("draining", life.number, why)
+        grace = self._elastic.drain.grace_s
+        self.door.closing(life)
+        if grace is not None and life.state == DRAINING:
+            self.at(self.clock.now + grace, lambda: self._give_up(life))
+
+    def _give_up(self, life: Life) -> None:
+        if life.state == DRAINING:
+            life.because += f", after {self._elastic.drain.grace_s:g} s of grace"
+            self._end(life, STOPPED)
+
+    def _end(self, life: Life, state: str) -> None:
+        """End a life in ``state``; what its worker still holds is lost."""
+        served = life.state in (SERVING, DRAINING)
+        life.ended_s, life.state = self.clock.now, state
+        role = life.crew.pool.role
+        self.pools[role].lives.remove(life)
+        self._tell(state, life.number, life.because)
+        if served:
+            self.door.lost(life)
+        if life.slot is not None:
+            self._count_gpus()
+            self._rack(life.crew.spec.gpu).give(life.slot)
+            self._grant_pending()
+
+    def _grant_pending(self) -> None:
+        """Offer free GPUs to whoever waits, in the order they were asked for."""
+        waiting = [
+            life for pool in self.pools.values() for life in pool.lives if life.state == PENDING
+        ]
+        for life in sorted(waiting, key=lambda life: life.number):
+            self._grant(life)
+
+    # --- accounts ------------------------------------------------------------------------------
+
+    def _rack(self, gpu: GPU) -> Rack:
+        """Return the rack of GPUs of this kind; kinds never share a domain."""
+        for kind, rack in self._racks:
+            if kind == gpu:
+                return rack
+        fabric = next(iter(self.pools.values())).crew.spec.fabric
+        rack = fabric.rack(gpu, self._elastic.quota_gpus)
+        self._racks.append((gpu, rack))
+        return rack
+
+    def _count_gpus(self) -> None:
+        now = self.clock.now
+        taken = sum(rack.taken for _, rack in self._racks)
+        self._gpu_seconds += taken * (now - self._counted_until)
+        self._counted_until = now
+
+    def _tell(self, kind: str, number: int, detail: str) -> None:
+        self.events.append((self.clock.now, kind, number, detail))

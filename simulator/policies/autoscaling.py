@@ -1,0 +1,233 @@
+"""How many workers each pool shall have: what a controller sees, and policies over it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeVar
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSeen:
+    """What a controller sees of one pool, as old as its last scrape.
+
+    ``desired`` workers were asked for, of which so many are ``pending`` (no GPUs yet),
+    ``starting`` and ``ready``; ``draining`` ones come on top. Of its ready workers: requests
+    ``waiting`` and ``running`` and KV blocks in use over those there are, one entry each. A metric
+    the pool's engine does not export is ``None``.
+    """
+
+    desired: int
+    pending: int
+    starting: int
+    ready: int
+    draining: int
+    gpus_per_worker: int
+    waiting: tuple[int, ...] | None
+    running: tuple[int, ...] | None
+    kv_utilization: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficSeen:
+    """Requests of the rate window: how many, per second, and their mean lengths in tokens.
+
+    Counted on arrival or on completion, as the control's ``demand`` says; lengths are ``nan``
+    where there were none. ``ttft_s`` and ``tpot_s`` are those of the requests that got their first
+    token, and their last one, in the window.
+    """
+
+    requests: int
+    rate: float
+    input_tokens: float
+    output_tokens: float
+    ttft_s: tuple[float, ...]
+    tpot_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What is known at a controller's tick: ``seen_s`` is when it was so, ``now_s`` the tick.
+
+    ``free_gpus`` are those of the quota nobody holds (``None``: there is no quota).
+    """
+
+    now_s: float
+    seen_s: float
+    pools: Mapping[str, PoolSeen]
+    traffic: TrafficSeen
+    free_gpus: int | None
+
+
+class Plan(NamedTuple):
+    """Workers desired per pool; pools that are not named stay as they are. Why, in words."""
+
+    workers: Mapping[str, int]
+    reason: str = ""
+
+
+class Autoscaler(Protocol[State]):
+    """A pure decision: what it remembers is the state it returns, so two runs never meet."""
+
+    def initial(self) -> State:
+        """Return the state before the first tick."""
+        ...
+
+    def decide(self, seen: Observation, state: State) -> tuple[Plan, State]:
+        """Return the workers each pool shall have, and the state for the next tick."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """Never changes anything."""
+
+    def initial(self) -> None:
+        """Return nothing to remember."""
+
+    def decide(self, seen: Observation, state: None) -> tuple[Plan, None]:  # noqa: ARG002
+        """Return an empty plan."""
+        return Plan({}), state
+
+
+class Step(NamedTuple):
+    """From ``at_s`` on a pool shall have so many workers."""
+
+    at_s: float
+    pool: str
+    workers: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Workers by the clock, repeated every ``period_s`` (``None``: once): a planned day.
+
+    Raises:
+        ValueError: a step with a negative time or count, or one beyond the period.
+    """
+
+    steps: tuple[Step, ...]
+    period_s: float | None = None
+
+    def __post_init__(self) -> None:
+        last = math.inf if self.period_s is None else self.period_s
+        for step in self.steps:
+            if not 0 <= step.at_s < last:
+                raise ValueError(f"schedule: at_s must lie in [0, {last:g}) but got {step.at_s!r}")
+            if step.workers < 0:
+                raise ValueError(f"schedule: workers must be at least 0 but got {step.workers!r}")
+
+    def initial(self) -> None:
+        """Return nothing to remember: the clock says it all."""
+
+    def decide(self, seen: Observation, state: None) -> tuple[Plan, None]:
+        """Return each pool's latest step, of this period or the end of the one before."""
+        now = seen.now_s if self.period_s is None else seen.now_s % self.period_s
+        ordered = sorted(self.steps, key=lambda step: step.at_s)
+        begun = self.period_s is not None and seen.now_s >= self.period_s
+        past = [step for step in ordered if step.at_s > now] if begun else []
+        current = [step for step in ordered if step.at_s <= now]
+        return Plan({step.pool: step.workers for step in (*past, *current)}, "schedule"), state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a plan may ask of each pool, whatever the policy says.
+
+    Between ``least`` and ``most`` workers (``None``: any), at most ``step`` more or fewer per
+    tick, and none within ``up_cooldown_s`` or ``down_cooldown_s`` after the last change. With
+    ``one_at_a_time`` nothing changes while a worker is pending or starting.
+    """
+
+    least: int = 1
+    most: int | None = None
+    step: int | None = None
+    up_cooldown_s: float = 0.0
+    down_cooldown_s: float = 0.0
+    one_at_a_time: bool = False
+
+    def __post_init__(self) -> None:
+        if self.least < 0:
+            raise ValueError(f"bounds: least must be at least 0 workers but got {self.least!r}")
+        if self.most is not None and self.most < self.least:
+            raise ValueError(
+                f"bounds: most must be at least least, {self.least}, but got {self.most!r}"
+            )
+        if self.step is not None and self.step < 1:
+            raise ValueError(f"bounds: step must be at least 1 worker but got {self.step!r}")
+        for name in ("up_cooldown_s", "down_cooldown_s"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"bounds: {name} must be ≥ 0 s but got {getattr(self, name)!r}")
+
+    def hold(self, asked: int, now: int, coming: int, since_s: float) -> int:
+        """Return how many of ``asked`` workers a pool gets that has ``now``.
+
+        ``coming`` of these are pending or starting; its last change was ``since_s`` ago.
+        """
+        if self.one_at_a_time and coming:
+            return now
+        wanted = max(asked, self.least)
+        if self.most is not None:
+            wanted = min(wanted, self.most)
+        if self.step is not None:
+            wanted = min(max(wanted, now - self.step), now + self.step)
+        cooldown = self.up_cooldown_s if wanted > now else self.down_cooldown_s
+        return now if since_s < cooldown else wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observing:
+    """How a controller comes to know: scraped every ``scrape_s``, and ``age_s`` old when read.
+
+    Rates and lengths are over the last ``window_s`` of scrapes, of requests counted on
+    ``arrival`` or on ``completion``. ``missing`` names metrics by role that engines do not export,
+    as ``prefill.waiting``.
+    """
+
+    scrape_s: float = 5.0
+    window_s: float = 60.0
+    age_s: float = 0.0
+    demand: str = "arrival"
+    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scrape_s < math.inf:
+            raise ValueError(f"observing: scrape_s must be above 0 s but got {self.scrape_s!r}")
+        if not self.scrape_s <= self.window_s < math.inf:
+            raise ValueError(
+                f"observing: window_s must be at least scrape_s, {self.scrape_s:g} s, but got "
+                f"{self.window_s!r}"
+            )
+        if not 0 <= self.age_s < math.inf:
+            raise ValueError(f"observing: age_s must be ≥ 0 s but got {self.age_s!r}")
+        if self.demand not in ("arrival", "completion"):
+            raise ValueError(
+                f"observing: demand must be arrival or completion but got {self.demand!r}"
+            )
+        known = [f"{role}.{name}" for role in ("prefill", "decode", "mixed") for name in METRICS]
+        for name in self.missing:
+            if name not in known:
+                raise ValueError(f"observing: missing must name some of {known} but got {name!r}")
+
+
+METRICS = ("waiting", "running", "kv_utilization")
+"""Metrics of a pool that an engine may not export."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """A controller: every ``interval_s`` its policy decides over what is seen, within bounds."""
+
+    policy: Autoscaler[object] = field(default_factory=Static)  # type: ignore[arg-type]
+    interval_s: float = 15.0
+    observing: Observing = field(default_factory=Observing)
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.interval_s < math.inf:
+            raise ValueError(f"control: interval_s must be above 0 s but got {self.interval_s!r}")
+
+    def bounds_of(self, role: str) -> Bounds:
+        """Return a pool's bounds, or those that hold where none are given."""
+        return self.bounds.get(role) or Bounds()
