@@ -64,6 +64,7 @@ from simulator.settings import (
     build_exploration,
     build_report_options,
     build_task,
+    resolve,
 )
 
 INPUT_ERRORS: tuple[type[Exception], ...] = (
@@ -191,6 +192,7 @@ class Job:
     def _work(self, config: DictConfig, folder: Path, sweeping: bool) -> str:
         settings = _plain(config)
         _check_model(settings, _task_overrides())
+        settings = resolve(settings, tell=True)
         text = config_text(settings)
         if sweeping and is_done(folder, text):
             return "skipped"

@@ -18,6 +18,7 @@ DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
         "fp8": 1.0,
         "int8": 1.0,
         "fp8_block": 1.0 + 4 / 128**2,  # an fp32 scale per 128 × 128 block (DeepSeek-V3)
+        "mxfp8": 1.0 + 1 / 32,  # an 8-bit shared exponent per 32 elements (OCP MX)
         "nvfp4": 0.5 + 1 / 16,  # an fp8 scale per 16 elements
         "mxfp4": 0.5 + 1 / 32,  # an 8-bit shared exponent per 32 elements (OCP MX)
         "int4": 0.5 + 2 / 128,  # an fp16 scale per group of 128 (AWQ, GPTQ)
@@ -25,12 +26,16 @@ DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
 )
 """Bytes of one stored element, its share of scales included."""
 
+GROUPED_BITS: Mapping[str, int] = MappingProxyType({"int4": 4, "int8": 8})
+"""Integer dtypes whose weights may share one fp16 scale per group of ``Precision.group_size``."""
+
 TENSOR_DTYPE: Mapping[str, str] = MappingProxyType(
     {
         "bf16": "bf16",
         "fp16": "bf16",
         "fp8": "fp8",
         "fp8_block": "fp8",
+        "mxfp8": "fp8",
         "int8": "int8",
         "nvfp4": "fp4",
         "mxfp4": "fp4",
@@ -39,6 +44,9 @@ TENSOR_DTYPE: Mapping[str, str] = MappingProxyType(
 """The peak of :meth:`hardware.gpu.GPU.peak` that activations of a dtype compute at."""
 
 KV_DTYPES = ("bf16", "fp16", "fp8", "int8", "nvfp4")
+
+PARTS = ("attention", "linear_attention", "dense_ffn", "shared_experts", "lm_head")
+"""Parts of a model that may be stored in another dtype than its ``weights``."""
 
 NON_TORCH_BYTES = 3.5 * GIB
 """CUDA context, graphs, workspaces per GPU (AIConfigurator's ``other_mem``)."""
@@ -50,9 +58,14 @@ NCCL_BYTES = 0.35 * GIB
 class Precision:
     """The dtypes a worker computes and stores in, by the names of :data:`DTYPE_BYTES`.
 
-    ``attention`` is the dtype of the attention projections where a quantised model leaves them
-    wider (``None`` = ``weights``). Embedding, LM head and routers stay in 16 bits, as quantised
-    checkpoints keep them.
+    ``weights`` are those of the routed experts, or of the FFNs of a dense model: the largest part.
+    What a quantised checkpoint keeps in another dtype has its own: ``attention`` (the projections
+    of softmax attention and its indexer; ``None`` = ``weights``), ``linear_attention`` (``None`` =
+    ``attention``), ``dense_ffn`` and ``shared_experts`` of a mixture of experts (``None`` =
+    ``weights``) and ``lm_head`` (``None`` = 16 bits). Embedding and routers stay in 16 bits.
+    ``activations`` are what enters a matrix product, of attention ``attention_activations``
+    (``None`` = ``activations``). ``group_size`` integer weights share a scale (``None``: 128 of
+    ``int4``, a whole channel of ``int8``).
 
     Raises:
         ConfigError: a dtype is unknown or cannot be used in its place.
@@ -63,32 +76,66 @@ class Precision:
     activations: str = "bf16"
     kv: str = "bf16"
     attention: str | None = None
+    linear_attention: str | None = None
+    dense_ffn: str | None = None
+    shared_experts: str | None = None
+    lm_head: str | None = None
+    attention_activations: str | None = None
+    group_size: int | None = None
 
     def __post_init__(self) -> None:
         _one_of("precision: weights", self.weights, DTYPE_BYTES)
         _one_of("precision: activations", self.activations, TENSOR_DTYPE)
         _one_of("precision: kv", self.kv, KV_DTYPES)
-        if self.attention is not None:
-            _one_of("precision: attention", self.attention, DTYPE_BYTES)
+        for name in PARTS:
+            if getattr(self, name) is not None:
+                _one_of(f"precision: {name}", getattr(self, name), DTYPE_BYTES)
+        if self.attention_activations is not None:
+            _one_of("precision: attention_activations", self.attention_activations, TENSOR_DTYPE)
+        size = self.group_size
+        if size is not None and (type(size) is not int or size < 1):
+            raise ConfigError(
+                f"precision: group_size must be a whole number ≥ 1 or null but got {size!r}"
+            )
         if self.activation_bytes < min(2.0, 0.9 * self.weight_bytes):  # 0.9: scales aside
             raise ConfigError(
                 f"precision: activations {self.activations} cannot be narrower than weights "
                 f"{self.weights}"
             )
 
+    def stored(self, part: str) -> str:
+        """Return the dtype of ``part``: one of :data:`PARTS`, ``weights`` or ``router``."""
+        given: str | None = getattr(self, part, None)
+        if given is not None:
+            return given
+        if part in ("lm_head", "router"):
+            return "bf16" if self.weight_bytes <= 2.0 else self.weights
+        return self.stored("attention") if part == "linear_attention" else self.weights
+
+    def stored_bytes(self, part: str) -> float:
+        """Return the bytes per parameter of ``part``, named as for :meth:`stored`."""
+        return self.bytes_of(self.stored(part))
+
+    def bytes_of(self, dtype: str) -> float:
+        """Return the bytes of one weight in ``dtype``, its share of a group's scale included."""
+        bits = GROUPED_BITS.get(dtype)
+        if bits is None or self.group_size is None:
+            return DTYPE_BYTES[dtype]
+        return bits / 8 + 2 / self.group_size
+
     @property
     def weight_bytes(self) -> float:
         """Bytes per parameter of FFNs and experts."""
-        return DTYPE_BYTES[self.weights]
+        return self.bytes_of(self.weights)
 
     @property
     def attention_bytes(self) -> float:
         """Bytes per parameter of the attention projections."""
-        return DTYPE_BYTES[self.attention or self.weights]
+        return self.stored_bytes("attention")
 
     @property
     def embedding_bytes(self) -> float:
-        """Bytes per parameter of embedding, LM head and routers: never below 16 bits."""
+        """Bytes per parameter of embedding and routers: never below 16 bits."""
         return max(2.0, self.weight_bytes)
 
     @property
@@ -351,34 +398,37 @@ def _stages(
 
 def _stage_weights(model: Model, layout: Layout, precision: Precision, span: range) -> float:
     layers = sum(_layer_weights(model, layout, precision, layer) for layer in span)
-    table = model.embedding_params * precision.embedding_bytes / layout.tp
+    table = model.embedding_params / layout.tp
     first, last = span.start == 0, span.stop == model.layers
     # A tied head is the embedding itself where both are on the same GPU, else a second copy.
-    copies = int(first) + int(last and not (first and model.tie_embeddings))
-    return layers + copies * table
+    if first and last and model.tie_embeddings:
+        return layers + table * precision.embedding_bytes
+    head = "lm_head" if not model.tie_embeddings else None
+    head_bytes = precision.stored_bytes(head) if head else precision.embedding_bytes
+    return layers + table * (first * precision.embedding_bytes + last * head_bytes)
 
 
 def _layer_weights(model: Model, layout: Layout, precision: Precision, layer: int) -> float:
+    ffn = _ffn_weights(model, layout, precision, layer)
     if model.linear_layers and not model.is_growing_layer(layer):
-        attention = model.linear_params_per_layer / layout.tp
-    else:
-        heads = layout.kv_heads_per_gpu(model) / model.kv_heads
-        attention = (
-            (model.query_params + model.gate_params_per_layer) / layout.tp
-            + model.key_value_params * heads
-            + model.latent_params
-            + model.index_params_per_layer
-        )
-    return attention * precision.attention_bytes + _ffn_weights(model, layout, precision, layer)
+        part = model.linear_params_per_layer / layout.tp
+        return part * precision.stored_bytes("linear_attention") + ffn
+    heads = layout.kv_heads_per_gpu(model) / model.kv_heads
+    attention = (
+        (model.query_params + model.gate_params_per_layer) / layout.tp
+        + model.key_value_params * heads
+        + model.latent_params
+        + (model.index_params_per_layer if model.is_index_layer(layer) else 0)
+    )
+    return attention * precision.attention_bytes + ffn
 
 
 def _ffn_weights(model: Model, layout: Layout, precision: Precision, layer: int) -> float:
     if not model.is_moe_layer(layer):
-        return model.dense_ffn_params / layout.tp * precision.weight_bytes
-    routed = model.experts * model.expert_params / layout.expert_group
-    shared = model.shared_expert_params / layout.tp
-    router = model.router_params * precision.embedding_bytes
-    return (routed + shared) * precision.weight_bytes + router
+        return model.dense_ffn_params / layout.tp * precision.stored_bytes("dense_ffn")
+    routed = model.experts * model.expert_params / layout.expert_group * precision.weight_bytes
+    shared = model.shared_expert_params / layout.tp * precision.stored_bytes("shared_experts")
+    return routed + shared + model.router_params * precision.embedding_bytes
 
 
 def _stage_kv_per_token(model: Model, layout: Layout, precision: Precision, span: range) -> float:

@@ -1,6 +1,5 @@
 """An LLM's architecture: from its shape to parameters and KV bytes per token."""
 
-import os
 from dataclasses import dataclass, fields
 
 from simulator.errors import ConfigError
@@ -26,7 +25,8 @@ class Model:
     ``full_attention_layers`` (``None`` = all) see the whole context; the others see ``window``
     tokens or, when ``linear_value_heads`` > 0, are linear (gated delta) layers with a constant
     state and no growing KV. ``index_top_k`` > 0 marks sparse attention (DSA): at most that many
-    tokens are attended. ``output_gate`` marks softmax attention with a further, gating projection
+    tokens are attended, as the indexers of ``index_layers`` (``None`` = all) layers choose, which
+    the others share. ``output_gate`` marks softmax attention with a further, gating projection
     (Qwen3-Next). ``mtp_layers`` are not counted in any size: they load only to speculate.
 
     Raises:
@@ -66,6 +66,7 @@ class Model:
     index_top_k: int = 0
     index_heads: int = 0
     index_head_dim: int = 0
+    index_layers: int | None = None
     output_gate: bool = False
     tie_embeddings: bool = False
     mtp_layers: int = 0
@@ -77,18 +78,6 @@ class Model:
         self._check_attention()
         self._check_layer_kinds()
         self._check_ffn()
-
-    @staticmethod
-    def from_config_json(path: str | os.PathLike[str]) -> "Model":
-        """Return the model that a HuggingFace ``config.json`` describes.
-
-        Raises:
-            ConfigError: the file is absent, not JSON, or describes no model known here.
-
-        """
-        from simulator.huggingface import read_config_json  # the reader imports this module
-
-        return read_config_json(path)
 
     # --- checks -----------------------------------------------------------------------------
 
@@ -140,6 +129,14 @@ class Model:
                     self._fail(
                         f"{', '.join(group)} go together but {name} is {getattr(self, name)}"
                     )
+
+        if self.index_layers is None:
+            return
+        if not self.index_top_k or not 1 <= self.index_layers <= self.layers:
+            self._fail(
+                f"index_layers must lie in 1…{self.layers} layers of a model with an indexer but "
+                f"got {self.index_layers}"
+            )
 
     def _check_ffn(self) -> None:
         if self.dense_layers is not None and self.dense_layers > self.layers:
@@ -206,6 +203,17 @@ class Model:
     def is_growing_layer(self, layer: int) -> bool:
         """Return whether ``layer`` (from 0) sees all the context; such layers are spread evenly."""
         return _spread(layer, self.growing_layers, self.layers)
+
+    @property
+    def indexing_layers(self) -> int:
+        """Layers with a sparse-attention indexer, and its keys, of their own."""
+        if not self.index_top_k:
+            return 0
+        return self.layers if self.index_layers is None else self.index_layers
+
+    def is_index_layer(self, layer: int) -> bool:
+        """Return whether ``layer`` (from 0) has an indexer; such layers are spread evenly."""
+        return _spread(layer, self.indexing_layers, self.layers)
 
     # --- parameters -------------------------------------------------------------------------
 
@@ -303,8 +311,9 @@ class Model:
     def stored_params(self) -> int:
         """Parameters a worker loads: linear layers as they are, indexers and gates included."""
         linear = self.linear_params_per_layer - self.attention_params_per_layer
-        softmax = self.index_params_per_layer + self.gate_params_per_layer
-        return self.total_params + self.linear_layers * linear + self.kv_layers * softmax
+        index = self.indexing_layers * self.index_params_per_layer
+        gates = self.kv_layers * self.gate_params_per_layer
+        return self.total_params + self.linear_layers * linear + index + gates
 
     @property
     def active_params(self) -> int:
@@ -344,8 +353,8 @@ class Model:
 
     @property
     def index_bytes_per_token(self) -> int:
-        """Bytes of one token's index keys over all layers: fp8 elements and one fp32 scale each."""
-        return self.layers * (self.index_head_dim + INDEX_SCALE_BYTES) if self.index_top_k else 0
+        """Bytes of one token's index keys over all indexers: fp8 elements, an fp32 scale each."""
+        return self.indexing_layers * (self.index_head_dim + INDEX_SCALE_BYTES)
 
     def linear_state_bytes(self, state_bytes: float = 2.0) -> float:
         """Return the constant bytes of one sequence's linear layers: state and convolution tail."""

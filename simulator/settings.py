@@ -1,7 +1,8 @@
 """The settings of a run, as ``config.yaml`` lists them, turned into an experiment."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -17,11 +18,15 @@ from simulator.explore.advice import Limits
 from simulator.explore.exploration import Exploration, Options
 from simulator.explore.space import Lengths, Platform
 from simulator.explore.start import Start, read_starts
+from simulator.huggingface import Checkpoint, read_checkpoint
 from simulator.latency.roofline import Roofline
+from simulator.layout import TENSOR_DTYPE, Precision
 from simulator.model import Model
 from simulator.results import SLO
 from workloads.trace import Trace
 from workloads.workload import Workload
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,7 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
             of range; the text names it.
     """
     check_keys(settings, KEYS, ("model", "hardware", "pools", "workload", *_DEPLOYMENT[:2]), "")
+    settings = resolve(settings)
     hints = get_type_hints(Experiment)
     return Experiment(
         deployment=_deployment(settings),
@@ -56,6 +62,63 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
         slo=build(settings.get("slo", {}), SLO, "slo"),
         **{name: build(settings[name], hints[name], name) for name in _RUN if name in settings},
     )
+
+
+def resolve(settings: Mapping[str, Any], *, tell: bool = False) -> dict[str, Any]:
+    """Return ``settings`` with the precision of every pool said.
+
+    What a pool leaves open (``null``) is what ``model.config_json`` says its checkpoint is stored
+    in, or bf16. A pool that sets ``weights`` sets aside the file's activations and groups with
+    its weights. Where a GPU cannot compute what a file multiplies with, engines unpack the
+    weights and multiply in 16 bits, and so does the pool. ``tell`` logs what reading the file
+    assumed or left aside.
+
+    Raises:
+        ConfigError: the file cannot be used, or a precision's setting is unknown.
+    """
+    model, pools = settings.get("model"), settings.get("pools")
+    if not isinstance(pools, Mapping):
+        return dict(settings)
+    path = model.get("config_json") if isinstance(model, Mapping) else None
+    checkpoint = None
+    if path is not None:
+        checkpoint = read_checkpoint(build(path, str, "model.config_json"))
+    for note in checkpoint.notes if checkpoint and tell else ():
+        log.warning("%s: %s", path, note)
+    own = {
+        role: _precise(role, pool, settings, checkpoint) if isinstance(pool, Mapping) else pool
+        for role, pool in pools.items()
+    }
+    return {**settings, "pools": own}
+
+
+def _precise(
+    role: str, pool: Mapping[str, Any], settings: Mapping[str, Any], checkpoint: Checkpoint | None
+) -> dict[str, Any]:
+    key, names = f"pools.{role}.precision", [each.name for each in fields(Precision)]
+    node = pool.get("precision") or {}
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{key} must be a group of settings but got {node!r}")
+    check_keys({name: None for name in node if name != TARGET}, names, (), key)
+    given = {name: value for name, value in node.items() if value is not None}
+    stored = Precision() if checkpoint is None else checkpoint.precision
+    if checkpoint is not None:
+        gpu: GPU = build(pool.get("gpu") or settings["hardware"], GPU, "hardware")
+        stored = _computable(stored, gpu)
+    published = {name: getattr(stored, name) for name in names}
+    if "weights" in given:
+        published |= {"activations": "bf16", "attention_activations": None, "group_size": None}
+    return {**pool, "precision": published | given}
+
+
+def _computable(stored: Precision, gpu: GPU) -> Precision:
+    """Return a file's precision with the activations that ``gpu`` has tensor cores for."""
+    wide: dict[str, Any] = {
+        name: "bf16"
+        for name in ("activations", "attention_activations")
+        if (dtype := getattr(stored, name)) and TENSOR_DTYPE[dtype] not in gpu.peak_flops
+    }
+    return replace(stored, **wide)
 
 
 def build_task(settings: Mapping[str, Any]) -> str:
@@ -178,7 +241,7 @@ def _model(node: object) -> Model:
         raise ConfigError(f"model must be a group of settings but got {node!r}")
     path = build(node.get("config_json"), str | None, "model.config_json")
     if path is not None:
-        return Model.from_config_json(path)
+        return read_checkpoint(path).model
     shape = {name: value for name, value in node.items() if name != "config_json"}
     model: Model = build(shape, Model, "model")
     return model

@@ -1,7 +1,7 @@
 """A chosen deployment as something to run elsewhere: settings of a simulation, or a CSV row."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import polars as pl
@@ -176,10 +176,7 @@ def _speculative(row: Row, platform: Platform) -> dict[str, Any]:
 
 def _pool(row: Row, pool: str, platform: Platform, batching: dict[str, Any]) -> dict[str, Any]:
     layout = {name: row[f"{pool}_{name}"] for name in ("tp", "pp", "ep", "attention_dp")}
-    precision = platform.precision
-    stored = {name: getattr(precision, name) for name in ("weights", "activations", "kv")}
-    if precision.attention is not None:
-        stored["attention"] = precision.attention
+    stored = {k: v for k, v in asdict(platform.precision).items() if v is not None}
     room = {
         "memory_utilization": platform.memory_utilization,
         "block_size": platform.block_size,

@@ -48,7 +48,7 @@ def attention_terms(spec: PassSpec) -> list[Term]:
     attention = _mla_terms if model.attention == "mla" else _gqa_terms
     terms = [term for layers, limit in kinds if layers for term in attention(spec, layers, limit)]
     if model.index_top_k:
-        terms += _indexer_terms(spec, full)
+        terms += _indexer_terms(spec, model.indexing_layers)
     if model.linear_layers:
         terms += _recurrent_terms(spec, model.linear_layers)
     return terms
@@ -137,7 +137,7 @@ def _expanded(spec: PassSpec, layers: int) -> list[Term]:
             name="kv_up",
             kind="gemm",
             phase="prefill",
-            dtype=spec.computed(spec.attention_weights),
+            dtype=spec.computed("attention"),
             calls=layers,
             per_key=flops if redone else 0.0,
             per_query=0.0 if redone else flops,

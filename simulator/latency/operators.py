@@ -59,13 +59,11 @@ class _Gemm:
         )
 
 
-def _gemm(
-    spec: PassSpec, name: str, shape: tuple[float, float], calls: float, weights: str
-) -> _Gemm:
-    """Return a product of ``shape`` (n, k) with weights stored in dtype ``weights``."""
+def _gemm(spec: PassSpec, name: str, shape: tuple[float, float], calls: float, part: str) -> _Gemm:
+    """Return a product of ``shape`` (n, k) with the weights of a ``part`` of the precision."""
     n, k = shape
-    stored, read = DTYPE_BYTES[weights], DTYPE_BYTES[spec.wider(weights)]
-    return _Gemm(name, n, k, calls, spec.computed(weights), stored, read)
+    stored, read = spec.precision.stored_bytes(part), DTYPE_BYTES[spec.wider(part)]
+    return _Gemm(name, n, k, calls, spec.computed(part), stored, read)
 
 
 def forward_pass(spec: PassSpec, load: Load) -> list[Operator]:
@@ -95,7 +93,7 @@ def head_operators(spec: PassSpec, sampled: Number) -> list[Operator]:
     """Return the LM head and the gathering of its logits for ``sampled`` sequences."""
     model, tp = spec.model, spec.layout.tp
     vocab = model.vocab / tp
-    head = _gemm(spec, "lm_head", (vocab, model.hidden), 1.0, "bf16").at(sampled)
+    head = _gemm(spec, "lm_head", (vocab, model.hidden), 1.0, "lm_head").at(sampled)
     if tp == 1:
         return [head]
     return [head, _collective("logits_gather", "all_gather", 1.0, sampled * vocab * 2.0, tp)]
@@ -127,7 +125,7 @@ def _projections(spec: PassSpec, rows: Number) -> Iterator[Operator]:
 
 def _gqa_gemms(spec: PassSpec, layers: int) -> list[_Gemm]:
     heads, kv_heads = local_heads(spec)
-    model, stored = spec.model, spec.attention_weights
+    model, stored = spec.model, "attention"
     width = heads * model.head_dim
     gate = width if model.output_gate else 0.0
     projected = width + 2 * kv_heads * model.head_dim + gate
@@ -154,13 +152,16 @@ def _mla_gemms(spec: PassSpec, layers: int) -> list[_Gemm]:
         keys = model.index_heads * model.index_head_dim
         shapes["indexer_q"] = (keys, model.q_lora or model.hidden)
         shapes["indexer_k"] = (model.index_head_dim + model.index_heads, model.hidden)
-    stored = spec.attention_weights
-    return [_gemm(spec, name, shape, layers, stored) for name, shape in shapes.items()]
+    calls = {"indexer_q": model.indexing_layers, "indexer_k": model.indexing_layers}
+    return [
+        _gemm(spec, name, shape, calls.get(name, layers), "attention")
+        for name, shape in shapes.items()
+    ]
 
 
 def _linear_gemms(spec: PassSpec, layers: int) -> list[_Gemm]:
     """Gated delta layers: q, k, v, z in one product, then the output."""
-    model, tp, stored = spec.model, spec.layout.tp, spec.attention_weights
+    model, tp, stored = spec.model, spec.layout.tp, "linear_attention"
     keys = 2 * model.linear_key_heads * model.linear_head_dim / tp
     values = model.linear_value_heads * model.linear_head_dim / tp
     return [
@@ -172,7 +173,7 @@ def _linear_gemms(spec: PassSpec, layers: int) -> list[_Gemm]:
 def _ffn(name: str, width: float, layers: float, spec: PassSpec, rows: Number) -> list[Operator]:
     """Return one FFN: up (and gate), activation, down."""
     hidden, ups = spec.model.hidden, 2 if spec.model.gated_ffn else 1
-    stored = spec.precision.weights
+    stored = "shared_experts" if name == "shared_expert" else "dense_ffn"
     return [
         _gemm(spec, f"{name}_up", (ups * width, hidden), layers, stored).at(rows),
         _gemm(spec, f"{name}_down", (hidden, width), layers, stored).at(rows),
@@ -201,7 +202,7 @@ def _experts(spec: PassSpec, rows: Number) -> Iterator[Operator]:
     layers = model.moe_layers
     if not layers:
         return
-    yield _gemm(spec, "router", (model.experts, model.hidden), layers, "bf16").at(rows)
+    yield _gemm(spec, "router", (model.experts, model.hidden), layers, "router").at(rows)
     if model.shared_experts:
         each = model.shared_intermediate or model.moe_intermediate
         width = model.shared_experts * each / spec.layout.tp

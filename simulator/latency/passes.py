@@ -74,7 +74,7 @@ class PassSpec:
     @property
     def dtype(self) -> str:
         """The dtype FFNs and experts run in: the wider of weights and activations."""
-        return self.computed(self.precision.weights)
+        return self.computed("weights")
 
     @property
     def attention_dtype(self) -> str:
@@ -82,22 +82,25 @@ class PassSpec:
         narrow = PEAK_OF[self.precision.kv] != "bf16"
         return "fp8" if narrow and self.model.attention == "gqa" else "bf16"
 
-    @property
-    def attention_weights(self) -> str:
-        """The dtype the attention projections are stored in."""
-        return self.precision.attention or self.precision.weights
-
-    def computed(self, weights: str) -> str:
-        """Return the dtype that products with weights of this dtype run in."""
-        wider = self.wider(weights)
+    def computed(self, part: str) -> str:
+        """Return the dtype that products with the weights of ``part`` run in."""
+        weights, wider = self.precision.stored(part), self.wider(part)
         unpacked = wider != weights and DTYPE_BYTES[weights] < 1.0
         return UNPACKED[PEAK_OF[wider]] if unpacked else wider
 
-    def wider(self, weights: str) -> str:
+    def wider(self, part: str) -> str:
         """Return the wider of the dtypes of weights and activations: what a product reads."""
-        activations = self.precision.activations
+        weights, activations = self.precision.stored(part), self.activations(part)
         wider = _WIDTHS[PEAK_OF[activations]] > _WIDTHS[PEAK_OF[weights]]
         return activations if wider or weights == "int4" else weights
+
+    def activations(self, part: str) -> str:
+        """Return the dtype of what the weights of ``part`` are multiplied with."""
+        precision = self.precision
+        if part == "lm_head":
+            return "bf16"  # hidden states enter it as they are
+        own = precision.attention_activations if "attention" in part else None
+        return own or precision.activations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from simulator.latency.passes import PEAK_OF, Load, Number, PassSpec
 from simulator.latency.speculative import Speculative
 from simulator.latency.step import Step
 from simulator.latency.stepping import RooflineSteps
-from simulator.layout import TENSOR_DTYPE
+from simulator.layout import PARTS, TENSOR_DTYPE
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 def _check_dtypes(worker: WorkerSpec, spec: PassSpec) -> None:
     """Refuse weights × activations that the GPU has no tensor cores for."""
     peaks, precision = worker.gpu.peak_flops, worker.precision
-    for dtype in (spec.dtype, spec.computed(spec.attention_weights), "bf16"):
+    for dtype in (*map(spec.computed, ("weights", *PARTS)), "bf16"):
         if PEAK_OF[dtype] not in peaks:
             works = ", ".join(n for n, peak in TENSOR_DTYPE.items() if peak in peaks) or "none"
             raise ConfigError(

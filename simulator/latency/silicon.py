@@ -154,6 +154,7 @@ class Silicon:
         moe = worker.model.is_moe
         narrow = precision.kv == "fp8" and worker.model.attention == "gqa"
         weights = _named("weights", precision.weights, DTYPES)
+        gemm = _named("attention", precision.stored("attention"), DTYPES) if moe else weights
         return {
             "model_path": self.model_id or _model(worker.model.name),
             "system": _system(worker.gpu.name),
@@ -164,7 +165,7 @@ class Silicon:
             "attention_dp_size": layout.attention_dp,
             "moe_tp_size": layout.expert_tp if moe else None,
             "moe_ep_size": layout.ep if moe else None,
-            "gemm_quant_mode": weights,
+            "gemm_quant_mode": gemm,
             "moe_quant_mode": weights,
             "kvcache_quant_mode": _named("kv", precision.kv, KV_DTYPES),
             "fmha_quant_mode": "fp8" if narrow else "bfloat16",

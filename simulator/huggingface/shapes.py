@@ -1,0 +1,357 @@
+"""From the keys of each model type to a model's shape."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from simulator.huggingface.context import max_context
+from simulator.huggingface.layers import (
+    every,
+    expert_layers,
+    first_dense,
+    index_layers,
+    layer_kinds,
+    mistral_window,
+    patterned,
+    switched_window,
+    windows,
+)
+from simulator.huggingface.source import Config, Shape
+from simulator.huggingface.unsupported import NEEDS
+
+Reader = Callable[[Config], Shape]
+
+
+def shape_of(config: Config) -> Shape:
+    """Return the fields of a model that ``config`` describes.
+
+    Raises:
+        ConfigError: an unknown model type, or a key that is missing, out of range, contradicts
+            another or asks for what is not modelled.
+
+    """
+    reader = _reader(config)
+    return _common(config) | reader(config)
+
+
+def _reader(config: Config) -> Reader:
+    kind = config.keys.get("model_type")
+    if isinstance(kind, str) and kind in NEEDS:
+        raise config.fail("model_type", f"a type that is modelled: {kind} needs {NEEDS[kind]};")
+    if not isinstance(kind, str) or kind not in READERS:
+        raise config.fail("model_type", f"one of {', '.join(sorted(READERS))}")
+    config.read.add("model_type")
+    return READERS[kind]
+
+
+def _default(config: Config, name: str, fallback: int | None = None) -> int | None:
+    return DEFAULTS.get(config.kind, {}).get(name, fallback)
+
+
+def _common(config: Config) -> Shape:
+    return {
+        "layers": config.layers,
+        "hidden": config.count("hidden_size"),
+        "heads": config.count("num_attention_heads", _default(config, "heads")),
+        "vocab": config.count("vocab_size", _default(config, "vocab")),
+        "max_context": max_context(config, _default(config, "max_context")),
+        "tie_embeddings": config.flag("tie_word_embeddings", config.kind in TIED),
+    }
+
+
+# --- attention ------------------------------------------------------------------------------
+
+
+def _gqa(config: Config) -> Shape:
+    heads = config.count("num_attention_heads", _default(config, "heads"))
+    kv_heads = config.count("num_key_value_heads", _default(config, "kv_heads", heads))
+    if "head_dim" in config or _default(config, "head_dim") is not None:
+        dim = config.count("head_dim", _default(config, "head_dim"))
+        return {"kv_heads": kv_heads, "head_dim": dim}
+    hidden = config.count("hidden_size")
+    if hidden % heads:
+        raise config.fail(
+            "head_dim", f"given where {heads} heads do not divide hidden_size {hidden}"
+        )
+    return {"kv_heads": kv_heads, "head_dim": hidden // heads}
+
+
+def _mla(config: Config) -> Shape:
+    latent, rope = config.count("kv_lora_rank"), config.count("qk_rope_head_dim")
+    config.read.update(("num_key_value_heads", "head_dim", "qk_head_dim"))
+    if "window" in layer_kinds(config, []):
+        raise config.fail("layer_types", "free of windows beside latent attention")
+    return {
+        "attention": "mla",
+        "kv_heads": 1,
+        "head_dim": latent + rope,
+        "q_lora": config.count("q_lora_rank", 0),
+        "kv_lora": latent,
+        "rope_dim": rope,
+        "nope_dim": config.count("qk_nope_head_dim"),
+        "v_dim": config.count("v_head_dim"),
+    }
+
+
+def _linear(config: Config) -> Shape:
+    dim = config.count("linear_key_head_dim")
+    if config.count("linear_value_head_dim") != dim:
+        raise config.fail("linear_value_head_dim", f"linear_key_head_dim, {dim},")
+    interval = config.count("full_attention_interval", 4)
+    kinds = layer_kinds(config, every(interval, config.layers, "full", "linear"))
+    if "window" in kinds:
+        raise config.fail("layer_types", "free of windows beside linear attention")
+    shape: Shape = {
+        "output_gate": config.flag("attn_output_gate", True),
+        "mtp_layers": config.count("mtp_num_hidden_layers", 0, least=0),
+    }
+    keys = {
+        "linear_key_heads": config.count("linear_num_key_heads"),
+        "linear_value_heads": config.count("linear_num_value_heads"),
+        "linear_head_dim": dim,
+        "linear_conv": config.count("linear_conv_kernel_dim"),
+    }
+    full = kinds.count("full")
+    return shape if full == config.layers else shape | keys | {"full_attention_layers": full}
+
+
+# --- dense models ---------------------------------------------------------------------------
+
+
+def _dense_ffn(config: Config) -> Shape:
+    return {"dense_intermediate": config.count("intermediate_size")}
+
+
+def _llama(config: Config) -> Shape:
+    """Return Llama: full attention in all layers, whatever else a file may say of windows."""
+    return _gqa(config) | _dense_ffn(config)
+
+
+def _mistral(config: Config) -> Shape:
+    return _gqa(config) | _dense_ffn(config) | mistral_window(config)
+
+
+def _qwen_kinds(config: Config) -> list[str]:
+    full = config.count("max_window_layers", 28, least=0)
+    return ["full" if at < full else "window" for at in range(config.layers)]
+
+
+def _qwen(config: Config) -> Shape:
+    mtp = config.count("num_nextn_predict_layers", 0, least=0)  # MiMo-7B, a Qwen2 that drafts
+    window = switched_window(config, _qwen_kinds(config))
+    return _gqa(config) | _dense_ffn(config) | window | {"mtp_layers": mtp}
+
+
+def _gemma3(config: Config) -> Shape:
+    pattern = config.count("sliding_window_pattern", 6)
+    kinds = every(pattern, config.layers, "full", "window")
+    return _gqa(config) | _dense_ffn(config) | windows(config, "sliding_window", kinds, 4096)
+
+
+def _bloom(config: Config) -> Shape:
+    heads, hidden = config.count("num_attention_heads"), config.count("hidden_size")
+    if hidden % heads:
+        raise config.fail("n_head", f"a divisor of hidden_size {hidden}")
+    return {
+        "kv_heads": heads,
+        "head_dim": hidden // heads,
+        "dense_intermediate": config.count("n_inner", 4 * hidden),
+        "gated_ffn": False,
+    }
+
+
+def _dense_hybrid(config: Config) -> Shape:
+    return _gqa(config) | _dense_ffn(config) | _linear(config)
+
+
+# --- mixtures of experts --------------------------------------------------------------------
+
+
+def _local_experts(config: Config) -> Shape:
+    """Return the experts of Mixtral and its kin: every layer, of ``intermediate_size``."""
+    return {
+        "dense_layers": 0,
+        "experts": config.count("num_local_experts"),
+        "top_k": config.count("num_experts_per_tok"),
+        "moe_intermediate": config.count("intermediate_size"),
+    }
+
+
+def _mixtral(config: Config) -> Shape:
+    return _gqa(config) | _local_experts(config) | mistral_window(config)
+
+
+def _minimax(config: Config) -> Shape:
+    """Return MiniMax-M2; its ``attn_type_list`` may hold softmax attention, 1, alone."""
+    kinds = patterned(config, "attn_type_list", {1: "full", 0: "lightning"})
+    if kinds is not None and "lightning" in kinds:
+        raise config.fail(
+            "attn_type_list",
+            "1, softmax attention, in all layers: 0 needs lightning attention, which is not "
+            "modelled;",
+        )
+    shared = config.count("shared_intermediate_size", 0, least=0)
+    depth = config.count("mtp_transformer_layers", 1, least=0)
+    modules = config.count("num_mtp_modules", 0, least=0)
+    mtp = modules * depth if config.flag("use_mtp", True) else 0
+    shape = _gqa(config) | _local_experts(config) | {"mtp_layers": mtp} | mistral_window(config)
+    return shape | ({"shared_experts": 1, "shared_intermediate": shared} if shared else {})
+
+
+def _gpt_oss(config: Config) -> Shape:
+    kinds = ["full" if at % 2 else "window" for at in range(config.layers)]
+    return _gqa(config) | _local_experts(config) | windows(config, "sliding_window", kinds, 128)
+
+
+def _qwen_experts(config: Config) -> Shape:
+    """Return Qwen's experts: every ``decoder_sparse_step``-th layer but those listed as dense."""
+    step = config.count("decoder_sparse_step", 1)
+    dense = config.sequence("mlp_only_layers") or []
+    sparse = [at not in dense and (at + 1) % step == 0 for at in range(config.layers)]
+    shape = expert_layers(config, sparse) | {
+        "experts": config.count("num_experts"),
+        "top_k": config.count("num_experts_per_tok"),
+        "moe_intermediate": config.count("moe_intermediate_size"),
+    }
+    config.read.add("intermediate_size")
+    if shape["dense_layers"]:
+        shape["dense_intermediate"] = config.count("intermediate_size")
+    shared = config.count("shared_expert_intermediate_size", 0, least=0)
+    return shape | ({"shared_experts": 1, "shared_intermediate": shared} if shared else {})
+
+
+def _qwen2_moe(config: Config) -> Shape:
+    most = config.count("max_window_layers", 28, least=0)
+    kinds = ["window" if at % 2 == 0 and at < most else "full" for at in range(config.layers)]
+    shared = {} if "shared_expert_intermediate_size" in config else {"shared": 5632}
+    shape = _gqa(config) | _qwen_experts(config) | switched_window(config, kinds)
+    return shape | (
+        {"shared_experts": 1, "shared_intermediate": shared["shared"]} if shared else {}
+    )
+
+
+def _qwen3_moe(config: Config) -> Shape:
+    window = switched_window(config, ["window"] * config.layers)
+    return _gqa(config) | _qwen_experts(config) | window
+
+
+def _qwen_hybrid(config: Config) -> Shape:
+    return _gqa(config) | _qwen_experts(config) | _linear(config)
+
+
+def _routed(config: Config) -> Shape:
+    """Return DeepSeek's experts, or its dense FFNs where a file has none."""
+    mtp: Shape = {"mtp_layers": config.count("num_nextn_predict_layers", 0, least=0)}
+    sparse = first_dense(config)
+    layers = expert_layers(config, sparse)
+    if layers["dense_layers"] == config.layers:
+        config.read.update(("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"))
+        return mtp | _dense_ffn(config)
+    shape = layers | {
+        "experts": config.count("n_routed_experts"),
+        "top_k": config.count("num_experts_per_tok"),
+        "moe_intermediate": config.count("moe_intermediate_size"),
+        "shared_experts": config.count("n_shared_experts", 0, least=0),
+    }
+    config.read.add("intermediate_size")
+    return shape | mtp | (_dense_ffn(config) if layers["dense_layers"] else {})
+
+
+def _glm_moe(config: Config) -> Shape:
+    return _gqa(config) | _routed(config)
+
+
+def _deepseek(config: Config) -> Shape:
+    return _mla(config) | _routed(config)
+
+
+def _deepseek_sparse(config: Config) -> Shape:
+    index: Shape = {
+        "index_top_k": config.count("index_topk"),
+        "index_heads": config.count("index_n_heads"),
+        "index_head_dim": config.count("index_head_dim"),
+        "index_layers": index_layers(config),
+    }
+    return _deepseek(config) | index
+
+
+def _llama4(config: Config) -> Shape:
+    layers = config.layers
+    step = config.count("interleave_moe_layer_step", 1)
+    listed = config.sequence("moe_layers")
+    sparse = [at in listed if listed else (at + 1) % step == 0 for at in range(layers)]
+    experts = _local_experts(config) | expert_layers(config, sparse)
+    shared: Shape = {"shared_experts": 1, "shared_intermediate": config.count("intermediate_size")}
+    config.read.add("intermediate_size_mlp")
+    if experts["dense_layers"]:
+        shared["dense_intermediate"] = config.count("intermediate_size_mlp")
+    return _gqa(config) | experts | shared | _chunks(config)
+
+
+def _chunks(config: Config) -> Shape:
+    """Return Llama-4's chunked layers: those with rotary embeddings."""
+    interval = config.count("no_rope_layer_interval", 4)
+    kinds = every(interval, config.layers, "full", "window")
+    if config.sequence("no_rope_layers"):
+        kinds = patterned(config, "no_rope_layers", {0: "full", 1: "window"}) or kinds
+    if "attention_chunk_size" in config.keys and "attention_chunk_size" not in config:
+        kinds = ["full"] * config.layers
+    return windows(config, "attention_chunk_size", kinds, 8192)
+
+
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        "bloom": _bloom,
+        "deepseek_v2": _deepseek,
+        "deepseek_v3": _deepseek,
+        "deepseek_v32": _deepseek_sparse,
+        "gemma3": _gemma3,
+        "gemma3_text": _gemma3,
+        "glm4_moe": _glm_moe,
+        "glm_moe_dsa": _deepseek_sparse,
+        "gpt_oss": _gpt_oss,
+        "kimi_k2": _deepseek,
+        "kimi_k25": _deepseek,
+        "llama": _llama,
+        "llama4": _llama4,
+        "llama4_text": _llama4,
+        "mimo": _qwen,
+        "minimax_m2": _minimax,
+        "mistral": _mistral,
+        "mistral3": _mistral,
+        "mixtral": _mixtral,
+        "qwen2": _qwen,
+        "qwen2_5_vl": _qwen,
+        "qwen2_5_vl_text": _qwen,
+        "qwen2_moe": _qwen2_moe,
+        "qwen2_vl": _qwen,
+        "qwen2_vl_text": _qwen,
+        "qwen3": _qwen,
+        "qwen3_5": _dense_hybrid,
+        "qwen3_5_moe": _qwen_hybrid,
+        "qwen3_5_moe_text": _qwen_hybrid,
+        "qwen3_5_text": _dense_hybrid,
+        "qwen3_moe": _qwen3_moe,
+        "qwen3_next": _qwen_hybrid,
+        "qwen3_vl": _qwen,
+        "qwen3_vl_moe": _qwen3_moe,
+        "qwen3_vl_moe_text": _qwen3_moe,
+        "qwen3_vl_text": _qwen,
+    }
+)
+
+TIED = frozenset({"bloom", "gemma3", "gemma3_text"})
+"""Types whose embeddings are tied unless the file says otherwise."""
+
+_GEMMA3: Mapping[str, int] = MappingProxyType(
+    {"heads": 8, "kv_heads": 4, "head_dim": 256, "vocab": 262208, "max_context": 131072}
+)
+DEFAULTS: Mapping[str, Mapping[str, int]] = MappingProxyType(
+    {
+        "bloom": {"max_context": 2048},
+        "gemma3": _GEMMA3,
+        "gemma3_text": _GEMMA3,
+        "llama4": {"head_dim": 128, "vocab": 202048},
+        "llama4_text": {"head_dim": 128, "vocab": 202048},
+    }
+)
+"""What ``transformers`` assumes for keys these types' published files leave out."""

@@ -1,0 +1,216 @@
+"""Windows, indexers, dense and sparse layers: from every list and switch that configures them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulator.errors import ConfigError
+from simulator.huggingface import read_checkpoint
+from simulator.model import Model
+from tests.simulator.huggingface.published import CONFIGS, DEEPSEEK, LLAMA, QWEN_MOE, written
+
+QWEN2: dict[str, Any] = LLAMA | {"model_type": "qwen2", "num_hidden_layers": 12}
+SPARSE: dict[str, Any] = CONFIGS["deepseek_v3_2"] | {
+    "model_type": "glm_moe_dsa",
+    "num_hidden_layers": 10,
+}
+
+
+def model(folder: Path, config: dict[str, Any]) -> Model:
+    """Read a configuration's model."""
+    return read_checkpoint(written(folder / "c", config)).model
+
+
+@pytest.mark.parametrize(
+    ("changes", "window", "full"),
+    [
+        ({"sliding_window": 500}, None, 12),
+        ({"sliding_window": 500, "use_sliding_window": False, "max_window_layers": 4}, None, 12),
+        ({"sliding_window": 500, "use_sliding_window": True, "max_window_layers": 4}, 500, 4),
+        ({"use_sliding_window": True, "max_window_layers": 5}, 4096, 5),
+        ({"use_sliding_window": True, "sliding_window": None, "max_window_layers": 5}, None, 12),
+        ({"use_sliding_window": True, "max_window_layers": 12}, None, 12),
+        (
+            {
+                "use_sliding_window": True,
+                "sliding_window": 64,
+                "layer_types": ["full_attention"] * 3 + ["sliding_attention"] * 9,
+            },
+            64,
+            3,
+        ),
+        ({"layer_types": ["sliding_attention"] * 12, "sliding_window": 64}, None, 12),
+    ],
+)
+def test_qwen_windows(
+    changes: dict[str, Any], window: int | None, full: int, tmp_path: Path
+) -> None:
+    """Qwen's windows are off unless switched on, after ``max_window_layers`` or where listed."""
+    found = model(tmp_path, QWEN2 | changes)
+    assert (found.window, found.growing_layers) == (window, full)
+
+
+def test_qwen_moe_windows_are_on_all_layers(tmp_path: Path) -> None:
+    """Qwen3's mixtures of experts have windows in all layers or none, Qwen2's in every other."""
+    switched = {"use_sliding_window": True, "sliding_window": 700, "max_window_layers": 6}
+    found = model(tmp_path, QWEN_MOE | switched)
+    assert (found.window, found.window_layers) == (700, 48)
+    found = model(tmp_path, QWEN_MOE | switched | {"model_type": "qwen2_moe"})
+    assert (found.window, found.window_layers) == (700, 3)
+
+
+def test_listed_kinds_decide(tmp_path: Path) -> None:
+    """``layer_types`` counts windowed layers in Gemma, whose pattern would say otherwise."""
+    kinds = ["sliding_attention"] * 7 + ["full_attention"]
+    config = CONFIGS["gemma_3_27b"]["text_config"] | {
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 8,
+        "layer_types": kinds,
+    }
+    found = model(tmp_path, config)
+    assert (found.window, found.growing_layers, found.window_layers) == (1024, 1, 7)
+
+
+def test_speculative_layers_may_follow_in_lists(tmp_path: Path) -> None:
+    """A list with one more entry per speculative layer is cut to the model's layers."""
+    config = SPARSE | {"layer_types": ["deepseek_sparse_attention"] * 11}
+    assert model(tmp_path, config).layers == 10
+    with pytest.raises(ConfigError, match="layer_types must be a list of 10 layers, not 12, but"):
+        model(tmp_path, SPARSE | {"layer_types": ["deepseek_sparse_attention"] * 12})
+
+
+@pytest.mark.parametrize(
+    ("changes", "own"),
+    [
+        ({}, 10),
+        ({"indexer_types": ["full"] * 2 + ["shared"] * 8}, 2),
+        ({"index_topk_pattern": "FFSSSFSSSS"}, 3),
+        ({"index_topk_pattern": ["full", "shared"] * 5}, 5),
+        ({"index_topk_freq": 4}, 4),
+        ({"index_topk_freq": 4, "index_skip_topk_offset": 3}, 4),
+        ({"index_topk_freq": 5, "index_skip_topk_offset": 0}, 2),
+        ({"indexer_types": ["full"] * 4 + ["shared"] * 6, "index_topk_freq": 2}, 4),
+    ],
+)
+def test_shared_indexers_hold_no_keys(changes: dict[str, Any], own: int, tmp_path: Path) -> None:
+    """Only layers with an indexer of their own store its keys and weights."""
+    found = model(tmp_path, SPARSE | changes)
+    whole = model(tmp_path, SPARSE)
+    assert found.indexing_layers == own
+    assert found.index_bytes_per_token == own * (128 + 4)
+    saved = whole.stored_params - found.stored_params
+    assert saved == (10 - own) * whole.index_params_per_layer
+
+
+@pytest.mark.parametrize(
+    ("changes", "dense", "interleaved"),
+    [
+        ({}, 3, False),
+        ({"moe_layer_freq": 2, "first_k_dense_replace": 1}, 6, True),
+        ({"moe_layer_freq": [0, 0] + [1] * 8}, 2, False),
+        ({"moe_layer_freq": [0, 1] * 5}, 5, True),
+        ({"mlp_layer_types": ["dense"] * 4 + ["sparse"] * 6}, 4, False),
+        ({"first_k_dense_replace": None}, 0, False),
+    ],
+)
+def test_sparse_layers(
+    changes: dict[str, Any], dense: int, interleaved: bool, tmp_path: Path
+) -> None:
+    """Dense layers come first, alternate or are listed."""
+    found = model(tmp_path, DEEPSEEK | {"num_hidden_layers": 10} | changes)
+    assert (found.ffn_dense_layers, found.interleaved_ffn) == (dense, interleaved)
+
+
+def test_all_dense_deepseek_has_no_experts(tmp_path: Path) -> None:
+    """Experts' keys may be null where ``first_k_dense_replace`` leaves no layer to them."""
+    none = dict.fromkeys(("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"))
+    found = model(tmp_path, DEEPSEEK | none | {"first_k_dense_replace": 61, "q_lora_rank": None})
+    assert (found.is_moe, found.ffn_dense_layers, found.q_lora) == (False, 61, 0)
+
+
+def test_speculative_layers_may_be_null(tmp_path: Path) -> None:
+    """``num_nextn_predict_layers`` null is none."""
+    assert model(tmp_path, DEEPSEEK | {"num_nextn_predict_layers": None}).mtp_layers == 0
+
+
+def test_dense_hybrid_reads(tmp_path: Path) -> None:
+    """Qwen3.5's dense models are hybrids with an FFN in every layer."""
+    hybrid = CONFIGS["qwen3_next_80b_a3b"] | {
+        "model_type": "qwen3_5_text",
+        "num_hidden_layers": 8,
+        "layer_types": ["linear_attention"] * 6 + ["full_attention"] * 2,
+    }
+    found = model(tmp_path, {"model_type": "qwen3_5", "text_config": hybrid})
+    assert (found.is_moe, found.linear_layers, found.growing_layers) == (False, 6, 2)
+    assert found.dense_intermediate == 6144
+
+
+@pytest.mark.parametrize("key", ["text_config", "llm_config", "language_config"])
+def test_language_model_of_a_multimodal_file(key: str, tmp_path: Path) -> None:
+    """The language model is read wherever the file keeps it."""
+    found = model(tmp_path, {"model_type": "anything_chat", "vision_config": {}, key: LLAMA})
+    assert found.stored_params == model(tmp_path, LLAMA).stored_params
+
+
+def test_language_model_two_levels_down(tmp_path: Path) -> None:
+    """Speech models nest their language model twice."""
+    config = {"model_type": "omni", "thinker_config": {"model_type": "t", "text_config": LLAMA}}
+    assert model(tmp_path, config).layers == 32
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            QWEN2 | {"use_sliding_window": True, "layer_types": ["mamba"] * 12},
+            "layer_types must be made of .*sliding_attention.* not 'mamba', but got",
+        ),
+        (
+            CONFIGS["minimax_m2"] | {"attn_type_list": [1] * 61 + [0]},
+            "attn_type_list must be 1, softmax attention, in all layers: 0 needs lightning",
+        ),
+        (SPARSE | {"indexer_types": ["shared"] * 10}, "indexer_types must be full for at least"),
+        (SPARSE | {"index_topk_pattern": "FFX"}, "index_topk_pattern must be a list of 10 layers"),
+        (SPARSE | {"index_topk_freq": 0}, "index_topk_freq must be a whole number >= 1"),
+        (DEEPSEEK | {"moe_layer_freq": [1, 0]}, "moe_layer_freq must be a list of 61 layers"),
+        (
+            CONFIGS["gpt_oss_20b"] | {"experts_per_token": 3},
+            "experts_per_token must be that of num_experts_per_tok, .* 4 but got 3",
+        ),
+        (
+            DEEPSEEK | {"layer_types": ["sliding_attention"] * 61},
+            "layer_types must be free of windows",
+        ),
+    ],
+)
+def test_what_is_not_modelled_is_refused(
+    config: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    """A layer of a kind that is not modelled is refused by the key and value that ask for it."""
+    with pytest.raises(ConfigError, match=words):
+        model(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "needs"),
+    [
+        ("nemotron_h", "hybrid_override_pattern"),
+        ("deepseek_v4", "compress_ratios"),
+        ("kimi_linear", "linear_attn_config"),
+        ("minimax_m3", "sparse_attention_config"),
+        ("nemotron-nas", "block_configs"),
+    ],
+)
+def test_known_type_says_what_it_needs(kind: str, needs: str, tmp_path: Path) -> None:
+    """A model that cannot be modelled yet is refused with what it would need."""
+    with pytest.raises(ConfigError, match=f"{kind} needs .*{needs}.* but got '{kind}'"):
+        model(tmp_path, LLAMA | {"model_type": kind})
+
+
+def test_unknown_keys_are_counted(tmp_path: Path) -> None:
+    """Keys that nothing reads and that may matter are named; those known to be harmless are not."""
+    config = LLAMA | {"rope_theta": 1e6, "new_trick": 3, "other_trick": [1], "off": False}
+    (note,) = read_checkpoint(written(tmp_path / "c", config)).notes
+    assert note.startswith("2 keys are not known to this reader and left aside: new_trick, other")
+    assert read_checkpoint(written(tmp_path / "c", LLAMA | {"rope_theta": 1e6})).notes == ()
