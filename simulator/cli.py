@@ -400,10 +400,23 @@ def _tell(job: Job) -> int:
         _say_run(job.results, Path(outcomes[0].folder))
     elif job.answer is not None and outcomes:
         _say(f"{job.answer}\n\nreport: {Path(outcomes[0].folder) / REPORT}")
+    _warn(outcomes)
     for name, outcome in zip(labels(outcomes), outcomes, strict=True):
         if outcome.status == "failed":
             _complain(f"{name}: {outcome.message}" if len(outcomes) > 1 else outcome.message)
     return min((each.exit_code for each in outcomes if each.status == "failed"), default=0)
+
+
+def _warn(outcomes: Sequence[Outcome]) -> None:
+    """Repeat the warnings of the jobs' summaries, each once, with the jobs it is of."""
+    of: dict[str, list[str]] = {}
+    for name, outcome in zip(labels(outcomes), outcomes, strict=True):
+        if outcome.status != "failed":
+            for text in outcome.summary.get("warnings", ()):
+                of.setdefault(text, []).append(name)
+    for text, names in of.items():
+        where = f"{', '.join(names)}: " if len(names) < len(outcomes) else ""
+        _complain(f"warning: {where}{text}")
 
 
 def _say_run(results: Results, folder: Path) -> None:

@@ -98,9 +98,12 @@ def simulate(
         "model": experiment.deployment.model.name,
         "workload": trace.meta.name,
         "accounting": dataclasses.asdict(trace.meta),
+        "max_context": experiment.deployment.model.max_context,
         "wall_s": time.perf_counter() - started,
     }
-    return Results.from_record(record, slo=experiment.slo, context=context)
+    return Results.from_record(
+        record, slo=experiment.slo, context=context, identity=trace.identity()
+    )
 
 
 def title(deployment: Deployment) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from simulator.dropped import Arrived, Refused, dropped, warning
 from simulator.errors import ConfigError
 from simulator.record import (
     COUNTS,
@@ -265,14 +266,18 @@ def mean_gap(requests: pl.LazyFrame) -> float | None:
     return seconds / gaps if gaps else None
 
 
-def scan_requests(record: RunRecord) -> pl.LazyFrame:
+def scan_requests(record: RunRecord, identity: pl.DataFrame | None = None) -> pl.LazyFrame:
     """Return the requests, one row each, lazily; raw columns are shared with ``record``.
 
     NaN times and workers of -1 become null, status and reason become Enums, and every metric of
-    :data:`DURATIONS` is a column.
+    :data:`DURATIONS` is a column. The columns of ``identity``, which has a row per request of the
+    workload, those that never arrived last, come first.
     """
-    raw = pl.DataFrame({name: record.requests[name] for name in (*TIMES, *COUNTS)}).lazy()
-    clean = raw.with_columns(
+    columns = {name: record.requests[name] for name in (*TIMES, *COUNTS)}
+    arrived = len(columns["arrival_s"])
+    named = {} if identity is None else identity.head(arrived).to_dict()
+    clean = pl.DataFrame({**named, **columns}).lazy()
+    clean = clean.with_columns(
         *(pl.col(name).fill_nan(None) for name in TIMES),
         *(pl.col(name).cast(pl.Int32) for name in COUNTS[:-2]),
     ).with_columns(
@@ -445,15 +450,32 @@ def _totals(requests: pl.LazyFrame, slo: SLO) -> dict[str, Any]:
     )
 
 
-def _rejections(requests: pl.LazyFrame) -> dict[str, int]:
-    counted = (
+def _arrived(requests: pl.LazyFrame) -> Arrived:
+    """Return what came to the workers, and what was rejected of it, by reason."""
+    tokens = pl.col("input_tokens").cast(pl.Int64) + pl.col("output_tokens")
+    rejected = (
         requests.filter(pl.col("status") == "rejected")
         .group_by(pl.col("reason").cast(pl.String).fill_null("unstated"))
-        .len()
+        .agg(pl.len(), tokens.sum().alias("tokens"), tokens.max().alias("longest"))
         .sort("reason")
         .collect()
     )
-    return dict(counted.iter_rows())
+    count, total = requests.select(pl.len(), tokens.sum().alias("tokens")).collect().row(0)
+    return Arrived(
+        requests=count,
+        tokens=total,
+        refused={
+            reason: Refused(requests=number, tokens=amount, longest=longest)
+            for reason, number, amount, longest in rejected.iter_rows()
+        },
+    )
+
+
+def _warnings(told: Mapping[str, Any], arrived: Arrived, context: Mapping[str, Any]) -> list[str]:
+    """Return what a user has to know before trusting the results, a sentence each."""
+    limit = context.get("max_context") or 0
+    lost = warning(told, arrived.refused, limit)
+    return [*context.get("accounting", {}).get("warnings", ()), *([lost] if lost else [])]
 
 
 def missed_targets(requests: pl.LazyFrame, slo: SLO) -> dict[str, dict[str, Any]]:
@@ -510,8 +532,9 @@ def summarize(
 
     ``duration_s`` is last finish − first arrival. Distributions cover every request that has the
     value. Goodput is good requests per second of duration, attainment their share of all
-    arrivals, rejected ones included. Token rates count the tokens of completed requests; per GPU
-    means per allocated GPU of all pools together.
+    arrivals, rejected ones included. ``dropped`` is what :func:`simulator.dropped.dropped` tells.
+    Token rates count the tokens of completed requests; per GPU means per allocated GPU of all pools
+    together.
     """
     totals = _totals(requests, slo)
     duration, gpus = totals["duration_s"], mean_gpus(record.workers, record.end_s)
@@ -519,9 +542,14 @@ def summarize(
     inputs = _per(totals["input_tokens"], duration)
     wall = context.get("wall_s")
     spread = {name: distribution(values_of(requests, name)) for name in SUMMARIZED}
+    arrived = _arrived(requests)
+    accounting = dict(context.get("accounting", {}))
+    lost = dropped(accounting, arrived)
     return {
         "requests": {name: totals[name] for name in ("arrived", *STATUSES)},
-        "rejected_reasons": _rejections(requests),
+        "rejected_reasons": {why: each.requests for why, each in arrived.refused.items()},
+        "dropped": lost,
+        "warnings": _warnings(lost, arrived, context),
         "duration_s": duration,
         "ttft_s": spread.pop("ttft_s"),
         "tpot_s": spread.pop("tpot_s"),
@@ -543,7 +571,7 @@ def summarize(
         "config_digest": config_digest(str(context.get("config", ""))),
         "wall_s": wall,
         "requests_per_wall_s": _per(totals["arrived"], wall),
-        "accounting": dict(context.get("accounting", {})),
+        "accounting": accounting,
     }
 
 
@@ -559,8 +587,9 @@ class Results:
 
     ``scan`` is the requests frame, lazy so that a million requests are never held twice;
     :attr:`requests` collects it. ``context`` is what the caller knows about the run: ``config``
-    (the resolved YAML), ``seed``, ``wall_s``, and for the report ``title``, ``model`` and
-    ``workload`` (words) and ``accounting`` (what reading the workload dropped or changed).
+    (the resolved YAML), ``seed``, ``wall_s``, ``accounting`` (what reading the workload dropped or
+    changed), ``max_context`` (tokens of the model), and for the report ``title``, ``model`` and
+    ``workload`` (words).
     """
 
     scan: pl.LazyFrame
@@ -576,9 +605,19 @@ class Results:
     context: Mapping[str, Any]
 
     @classmethod
-    def from_record(cls, record: RunRecord, *, slo: SLO, context: Mapping[str, Any]) -> "Results":
-        """Return the results of ``record``; its arrays are shared and must not change any more."""
-        requests = scan_requests(record)
+    def from_record(
+        cls,
+        record: RunRecord,
+        *,
+        slo: SLO,
+        context: Mapping[str, Any],
+        identity: pl.DataFrame | None = None,
+    ) -> "Results":
+        """Return the results of ``record``; its arrays are shared and must not change any more.
+
+        ``identity`` says which request is which (:meth:`workloads.trace.Trace.identity`).
+        """
+        requests = scan_requests(record, identity)
         return cls(
             scan=requests,
             timeline=timeline_frame(record),

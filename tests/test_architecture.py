@@ -15,6 +15,7 @@ FLOORS = {
     "workloads": 1,
     "simulator.errors": 2,
     "simulator.record": 2,
+    "simulator.dropped": 2,
     "simulator.model": 2,
     "simulator.huggingface": 2,
     "simulator.layout": 2,

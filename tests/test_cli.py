@@ -188,6 +188,49 @@ BAD = {
 }
 
 
+def test_what_is_not_served_is_told(disaggsim: Command, tmp_path: Path) -> None:
+    """Dropped and rejected requests are on the terminal, warned of, and in summary and report."""
+    rows = [(0, 900, 40), (1000, 30_000, 9), (2000, 50, 0), (3000, 200_000, 4)]
+    names = ("timestamp", "input_length", "output_length")
+    lines = [json.dumps(dict(zip(names, row, strict=True)) | {"user": "x"}) for row in rows]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    done = disaggsim(
+        *("workload=trace", "workload.path=t.jsonl", "workload.max_context=100000"),
+        *("model=llama_3_1_8b", "model.max_context=8192"),
+    )
+    assert done.code == 0
+    lost, told = 200_004 + 50 + 30_009, sum(i + o for _, i, o in rows)
+    share = f"{lost / told:.1%} of the tokens and 75.0% of the requests were not served"
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"disaggsim: warning: {share}")
+    assert "for example model.max_context=32768" in line
+    assert "workload.zero_output=keep_prefill_only" in line
+    text = " ".join(done.out.split())
+    assert "rejected 1 × exceeds_context dropped 1 × zero_output, 1 × over_context" in text
+    assert "not read user (4)" in text
+    (path,) = summaries(tmp_path)
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    assert sum(summary["dropped"]["tokens"].values()) == lost
+    assert summary["dropped"]["token_share"] == pytest.approx(lost / told)
+    assert summary["warnings"] == [line.removeprefix("disaggsim: warning: ")]
+    page = (path.parent / "report.html").read_text(encoding="utf-8")
+    assert "of the tokens and 75.0% of the requests were not served" in page
+
+
+def test_a_run_replays_as_a_trace(disaggsim: Command, tmp_path: Path) -> None:
+    """A run's own requests give the same run again, and know how they fared the first time."""
+    base = ("latency=polynomial", "report=none")
+    assert disaggsim(*base, "workload.requests=30", "hydra.run.dir=first").code == 0
+    again = ("workload=trace", "workload.path=first/requests.parquet", "hydra.run.dir=second")
+    assert disaggsim(*base, *again).code == 0
+    first, second = (
+        pl.read_parquet(tmp_path / run / "requests.parquet") for run in ("first", "second")
+    )
+    assert second.select(first.columns).equals(first)
+    assert second["source_row"].to_list() == list(range(30))
+    assert (second["src_e2e_s"] == first["e2e_s"].cast(pl.Float32)).all()
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_input_is_told_in_one_sentence(kind: str, disaggsim: Command, tmp_path: Path) -> None:
     """Exit code 2, one line on stderr that names the culprit, nothing on stdout, no folder left."""

@@ -84,9 +84,17 @@ def _overview(results: Results) -> str:
         f'<header id="summary"><h1>{escape(prose.title(results))}</h1>'
         f'<p class="lead">{escape(prose.subject(results))}</p>'
         f'<div class="verdict {level}"><strong>{escape(told)}</strong> '
-        f"<span>{escape(' '.join(sentences))}</span></div>"
+        f"<span>{escape(' '.join(sentences))}</span></div>{_warnings(results)}"
         f'<dl class="tiles">{"".join(map(_tile, tiles(results)))}</dl>'
         f'<div class="grid">{_latency_table(results)}{_notes(results)}</div></header>\n'
+    )
+
+
+def _warnings(results: Results) -> str:
+    """Return what is to be known before the numbers are trusted."""
+    return "".join(
+        f'<div class="verdict fair"><strong>Warning</strong> <span>{escape(text)}</span></div>'
+        for text in results.summary["warnings"]
     )
 
 
@@ -154,9 +162,7 @@ def _latency_table(results: Results) -> str:
 def _notes(results: Results) -> str:
     """Return what reading the workload changed, and why requests were rejected, if anything."""
     summary = results.summary
-    rows = [
-        (f"rejected: {why}", number(count)) for why, count in summary["rejected_reasons"].items()
-    ]
+    rows = prose.not_served(summary)
     rows += _flat("", summary["accounting"])
     if not rows:
         return ""

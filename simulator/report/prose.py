@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from simulator.dropped import counts
 from simulator.report.theme import number, seconds, share
 from simulator.results import DURATIONS, POOLS, STAGES, Results, gap_bin_width
 
@@ -51,6 +52,32 @@ def outcome(summary: Mapping[str, Any]) -> str:
         return "Every request completed." if arrived > 1 else "It completed."
     parts = [f"{number(count)} {status}" for status, count in counts.items() if count]
     return f"Of these, {_join(parts)}."
+
+
+def not_served(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return, as label and text, what was rejected, dropped in reading or left out, if any."""
+    lost, account = summary["dropped"], summary["accounting"]
+    rejected, left_out = summary["rejected_reasons"], account.get("drops") or {}
+    groups = {
+        "rejected": rejected,
+        "dropped": {why: n for why, n in lost["requests"].items() if why not in rejected},
+        "not replayed": {why: n for why, n in left_out.items() if why not in lost["requests"]},
+    }
+    rows = [(label, counts(group, lost["tokens"])) for label, group in groups.items() if group]
+    if lost["requests"]:
+        words = (
+            f"{share(lost['request_share'])} of requests, {share(lost['token_share'])} of tokens"
+        )
+        rows.insert(-1 if groups["not replayed"] else len(rows), ("not served", words))
+    if unread := _unread(account):
+        rows.append(("not read", unread))
+    return rows
+
+
+def _unread(account: Mapping[str, Any]) -> str:
+    """Return the columns or fields there was no use for, with the rows that had them."""
+    told = [each for each in account.get("transforms") or () if each["name"] == "ignored_columns"]
+    return ", ".join(f"{name} ({number(n)})" for each in told for name, n in each["counts"].items())
 
 
 def verdict(results: Results) -> tuple[str, str]:

@@ -49,11 +49,10 @@ def facts(results: Results) -> list[tuple[str, str]]:
     hours = [f"{pool} {number(value)}" for pool, value in summary["gpu_hours"].items() if value]
     used = {pool: value for pool, value in summary["kv_utilization"].items() if value is not None}
     counts = [f"{number(count)} {status}" for status, count in summary["requests"].items() if count]
-    rejected = [f"{number(n)} × {why}" for why, n in summary["rejected_reasons"].items()]
     preempted, redone = summary["preemptions"], summary["recomputed_tokens"]
     return [
         ("requests", ", ".join(counts) or "none"),
-        *([("rejected", ", ".join(rejected))] if rejected else []),
+        *prose.not_served(summary),
         ("goodput", f"{number(summary['goodput_rps'])} requests/s"),
         ("SLO attainment", f"{share(summary['slo_attainment'])} of all arrivals"),
         *_missed(summary),

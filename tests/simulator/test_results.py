@@ -417,3 +417,22 @@ def test_config_digest_tells_texts_apart() -> None:
     """Equal texts have equal digests and a changed character another one."""
     assert config_digest("a: 1") == config_digest("a: 1") != config_digest("a: 2")
     assert len(config_digest("")) == 12
+
+
+def test_identity_comes_first_and_ends_with_the_arrivals() -> None:
+    """Columns of the workload stand beside what was measured, without requests that never came."""
+    identity = pl.DataFrame({"request_id": [0, 1, 2, 3], "tenant": ["a", "b", None, "d"]})
+    results = Results.from_record(tiny(), slo=SLO(), context=CONTEXT, identity=identity)
+    assert results.requests.columns[:2] == ["request_id", "tenant"]
+    assert column(results, "tenant") == ["a", "b", None]
+    assert results.requests.drop("request_id", "tenant").equals(results_of(tiny()).requests)
+
+
+def test_warnings_of_the_trace_and_of_what_was_lost_are_in_the_summary() -> None:
+    """What reading warned of comes first, then what was not served."""
+    context = {**CONTEXT, "accounting": {"warnings": ["look"]}, "max_context": 64}
+    results = Results.from_record(tiny(), slo=SLO(), context=context)
+    first, second = results.summary["warnings"]
+    assert first == "look"
+    assert second.startswith(f"{10_007 / 10_163:.1%} of the tokens")
+    assert results.summary["dropped"]["requests"] == {"exceeds_kv_capacity": 1}
