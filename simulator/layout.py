@@ -29,6 +29,11 @@ DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
 GROUPED_BITS: Mapping[str, int] = MappingProxyType({"int4": 4, "int8": 8})
 """Integer dtypes whose weights may share one fp16 scale per group of ``Precision.group_size``."""
 
+SCALE_BLOCK: Mapping[str, int] = MappingProxyType(
+    {"fp8_block": 128, "mxfp8": 32, "nvfp4": 16, "mxfp4": 32, "int4": 128}
+)
+"""Elements in a row that share a scale, where they are fewer than a whole row."""
+
 TENSOR_DTYPE: Mapping[str, str] = MappingProxyType(
     {
         "bf16": "bf16",
@@ -123,6 +128,12 @@ class Precision:
             return DTYPE_BYTES[dtype]
         return bits / 8 + 2 / self.group_size
 
+    def scale_block(self, part: str) -> int:
+        """Return the elements in a row of ``part`` that share a scale: a shard has whole ones."""
+        dtype = self.stored(part)
+        grouped = self.group_size if dtype in GROUPED_BITS else None
+        return grouped or SCALE_BLOCK.get(dtype, 1)
+
     @property
     def weight_bytes(self) -> float:
         """Bytes per parameter of FFNs and experts."""
@@ -160,7 +171,8 @@ class Layout:
 
     ``tp`` shards attention heads, ``attention_dp`` replicates attention over disjoint requests,
     ``pp`` cuts the layers into stages. Experts are sharded over ``ep`` ranks of the
-    ``tp`` × ``attention_dp`` group (the rest of that group shards each expert's FFN).
+    ``tp`` × ``attention_dp`` group; the rest of that group, ``expert_tp``, shards each expert's
+    FFN. Ranks that experts do not fill evenly hold further copies of some of them.
     TEP is ``tp = ep = G``; DEP is ``attention_dp = ep = G``. Dense FFNs, shared experts and the
     LM head are sharded over ``tp`` and replicated over ``attention_dp``. ``chunked_pipeline``
     lets the chunks of one prompt fill the stages (no effect where ``pp`` is 1).
@@ -201,6 +213,14 @@ class Layout:
     def expert_tp(self) -> int:
         """GPUs that share each expert's FFN."""
         return self.expert_group // self.ep
+
+    def expert_slots(self, model: Model) -> int:
+        """Return the experts an EP rank has room for: its share, rounded up.
+
+        What that leaves over is filled with copies of the busiest (redundant experts: DeepSeek-V3
+        report, arXiv 2412.19437, section 3.4; TensorRT-LLM's ``num_slots``).
+        """
+        return -(-model.experts // self.ep)
 
     def __str__(self) -> str:
         named = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name[-1] == "p"]
@@ -247,7 +267,11 @@ class Layout:
 
     def _validate_experts(self, model: Model) -> None:
         if model.is_moe:
-            _divides("ep", self.ep, "experts", model.experts, model)
+            if self.ep > model.experts:
+                raise LayoutError(
+                    f"layout: ep {self.ep} must be at most the {model.experts} experts of "
+                    f"{model.name}"
+                )
             _divides(
                 "tp * attention_dp / ep =",
                 self.expert_tp,
@@ -426,7 +450,8 @@ def _layer_weights(model: Model, layout: Layout, precision: Precision, layer: in
 def _ffn_weights(model: Model, layout: Layout, precision: Precision, layer: int) -> float:
     if not model.is_moe_layer(layer):
         return model.dense_ffn_params / layout.tp * precision.stored_bytes("dense_ffn")
-    routed = model.experts * model.expert_params / layout.expert_group * precision.weight_bytes
+    held = layout.expert_slots(model) * model.expert_params / layout.expert_tp
+    routed = held * precision.weight_bytes
     shared = model.shared_expert_params / layout.tp * precision.stored_bytes("shared_experts")
     return routed + shared + model.router_params * precision.embedding_bytes
 

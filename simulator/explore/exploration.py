@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import polars as pl
 from simulator.errors import ConfigError
 from simulator.explore.advice import Advice, Limits, advise, words
 from simulator.explore.bandwidth import carried
+from simulator.explore.degrees import Degrees
 from simulator.explore.drawing import Plot, svg
 from simulator.explore.export import Surroundings, aiconfigurator, experiment_text
 from simulator.explore.match import CLUSTER, FTL_CUTOFF_S
@@ -33,8 +34,8 @@ MAP_ISL, MAP_OSL = (512, 2048, 8192, 32768), (128, 512, 2048, 8192)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How far to explore, and by what to judge.
+class Options(Degrees):
+    """How far to explore, and by what to judge; the limits of :class:`Degrees` among it.
 
     ``isl`` and ``osl`` are tokens of every request (``None``: the workload's own, of which at most
     ``sample`` requests are drawn). ``attainment`` is the share of requests that are to hold the
@@ -88,6 +89,7 @@ class Options:
         if self.sample < 1:
             raise ConfigError(f"explore: sample must be at least 1 request but got {self.sample!r}")
         self._check_lists()
+        self.check_degrees()
         if self.gpus is not None:
             self._move_gpus()
 
@@ -282,6 +284,7 @@ def _space(exploration: Exploration, platform: Platform) -> Space:
         total_gpus=options.total_gpus,
         max_batch=options.max_batch,
         across_domains=options.across_domains,
+        degrees=Degrees(**{each.name: getattr(options, each.name) for each in fields(Degrees)}),
         draft_tokens=options.draft_tokens or (),
         attainment=options.attainment,
     )

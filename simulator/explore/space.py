@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.errors import ConfigError, LayoutError
+from simulator.explore.degrees import Degrees
 from simulator.latency.roofline import Roofline
 from simulator.latency.speculative import Speculative
 from simulator.layout import Layout, Precision
@@ -219,6 +221,7 @@ class Space:
     does, deployments are as large as their pools' rates ask), ``max_batch`` the sequences of one
     attention rank (per pipeline microbatch), looked at one by one up to ``fine`` and 2 % apart
     from there on; ``prompt_batches`` are the prompts of a prefill step per attention rank.
+    ``degrees`` limits the layouts.
     ``draft_tokens`` are the numbers of tokens to draft per sequence and decode step (none listed:
     what the platform's latency model drafts). ``across_domains`` also looks at stages that leave
     the scale-up domain. ``layouts`` overrides what :func:`layouts` lists. ``attainment`` is the
@@ -235,6 +238,7 @@ class Space:
     chunks: tuple[int, ...] = CHUNKS
     draft_tokens: tuple[int, ...] = ()
     across_domains: bool = False
+    degrees: Degrees = field(default_factory=Degrees)
     layouts: tuple[Layout, ...] = ()
     attainment: float = 0.9
 
@@ -258,9 +262,10 @@ class Space:
         if not self.layouts:
             object.__setattr__(self, "layouts", tuple(self._every_layout()))
         if not self.layouts:
+            limits = f" with {self.degrees}" if str(self.degrees) else ""
             raise ConfigError(
                 f"explore: no layout of {self.platform.model.name} divides at most "
-                f"{self.largest_worker} GPUs"
+                f"{self.largest_worker} GPUs{limits}"
             )
 
     def _check_traffic(self) -> None:
@@ -285,7 +290,8 @@ class Space:
         platform, gpus = self.platform, self.largest_worker
         domain = platform.fabric.domain_size(platform.gpu)
         group = gpus if self.across_domains else min(gpus, domain)
-        return layouts(platform.model, gpus, group)
+        every = layouts(platform.model, (gpus, group, domain), self.degrees)
+        return (each for each in every if whole_blocks(each, platform.model, platform.precision))
 
     @property
     def deviations(self) -> float:
@@ -297,18 +303,39 @@ class Space:
         return batches(min(most, self.max_batch), self.fine)
 
 
-def layouts(model: Model, gpus: int, group: int) -> Iterator[Layout]:
-    """Yield the layouts that divide ``model``, in powers of two: workers of at most ``gpus`` GPUs.
+def layouts(
+    model: Model, gpus: tuple[int, int, int], degrees: Degrees | None = None
+) -> Iterator[Layout]:
+    """Yield the layouts that divide ``model`` within the limits of ``degrees``.
 
-    Stages of at most ``group`` GPUs are TP, and for a mixture of experts TEP, DEP and tensor-
-    parallel attention on data-parallel ranks before experts over the whole stage; each over any
-    number of pipeline stages.
+    ``gpus`` are those of a worker and of a pipeline stage, at most, and of a scale-up domain. A
+    stage has a power of two of GPUs, a divisor of the domain or whole domains; attention is spread
+    over it by any ``tp`` × ``attention_dp``, experts by any ``ep`` × ``expert_tp``. Stages are
+    powers of two, or as many as are listed.
     """
-    for stage in _stages(model, group):
-        for pp in _powers(gpus // (stage.tp * stage.attention_dp)):
+    most, group, domain = gpus
+    degrees = degrees or Degrees()
+    for stage in _stages(model, group, domain, degrees):
+        for pp in degrees.listed("pp") or _powers(most // stage.expert_group):
             layout = replace(stage, pp=pp, chunked_pipeline=pp > 1)
-            if _divides(layout, model):
+            if layout.gpus <= most and degrees.allow(layout) and _divides(layout, model):
                 yield layout
+
+
+def whole_blocks(layout: Layout, model: Model, precision: Precision) -> bool:
+    """Tell whether each GPU's shard of every FFN has whole blocks of the weights' scales.
+
+    Engines refuse others: half a block has no scale of its own.
+    """
+    shards = []
+    if model.ffn_dense_layers:
+        shards.append(("dense_ffn", model.dense_intermediate, layout.tp))
+    if model.is_moe:
+        shards.append(("weights", model.moe_intermediate, layout.expert_tp))
+    if model.shared_experts:
+        each = model.shared_intermediate or model.moe_intermediate
+        shards.append(("shared_experts", model.shared_experts * each, layout.tp))
+    return all(width % (precision.scale_block(part) * over) == 0 for part, width, over in shards)
 
 
 def batches(most: int, fine: int = 128) -> Floats:
@@ -328,12 +355,26 @@ def _check_total(gpus: int | None) -> None:
         )
 
 
-def _stages(model: Model, group: int) -> Iterator[Layout]:
-    for size in _powers(group):
-        yield Layout(tp=size)
-        if model.is_moe and size > 1:
-            for tp in _powers(size):
-                yield Layout(tp=tp, attention_dp=size // tp, ep=size)
+def _stages(model: Model, group: int, domain: int, degrees: Degrees) -> Iterator[Layout]:
+    sizes = _sizes(group, domain)
+    ranks = degrees.listed("attention_dp") or (sizes if model.is_moe else (1,))
+    listed = degrees.listed("tp") or degrees.listed("attention_dp")
+    for tp, dp in product(degrees.listed("tp") or sizes, ranks):
+        size = tp * dp
+        if size <= group and (listed or size in sizes):
+            for ep in _divisors(size) if model.is_moe else (1,):
+                yield Layout(tp=tp, attention_dp=dp, ep=ep)
+
+
+def _sizes(most: int, domain: int) -> tuple[int, ...]:
+    """Return powers of two, divisors and multiples of a domain, up to ``most``."""
+    domains = range(domain, most + 1, domain)
+    divisors = (each for each in _divisors(domain) if each <= most)
+    return tuple(sorted({*_powers(most), *divisors, *domains}))
+
+
+def _divisors(number: int) -> tuple[int, ...]:
+    return tuple(each for each in range(1, number + 1) if number % each == 0)
 
 
 def _powers(most: int) -> Iterator[int]:

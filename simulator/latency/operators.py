@@ -215,16 +215,17 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
     """Return the grouped products of the busiest expert rank.
 
     A batch of t tokens that picks ``top_k`` of E experts at random touches
-    ``E · (1 − (1 − top_k/E)^t)`` of them. The rank it touches most has more than the mean: a
+    ``E · (1 − (1 − top_k/E)^t)`` of them; where ranks hold copies of some to be full, E counts
+    those too. The rank it touches most has more than the mean: a
     rank's count is about binomial, so it is as the expected highest of ``ep`` normal ones. The
     load of the busiest of ever more ranks approaches ``moe_skew`` times the mean; a single rank
     has all of it.
     """
     model, layout = spec.model, spec.layout
     width = model.moe_intermediate / layout.expert_tp
-    local = model.experts / layout.ep
+    local = float(layout.expert_slots(model))
     everyone = rows * layout.attention_dp
-    share = model.top_k / model.experts
+    share = model.top_k / (local * layout.ep)
     missed = np.power(1.0 - share, everyone)
     spread = highest_normal(layout.ep) if spec.busiest_rank else 0.0
     hit = local * (1.0 - missed) + spread * np.sqrt(local * missed * (1.0 - missed))
@@ -255,7 +256,7 @@ def _expert_exchange(spec: PassSpec, layers: int, rows: Number) -> Iterator[Oper
         return
     if layout.attention_dp == 1:
         yield _collective("expert_reduce", "all_reduce", layers, token * rows, group)
-    elif layout.ep == 1 or spec.expert_exchange == "all_gather":
+    elif not spec.dispatches:
         held = token * rows / layout.tp  # ranks of one tensor-parallel group hold a part each
         yield _collective("expert_gather", "all_gather", layers, held, group)
         yield _collective("expert_scatter", "reduce_scatter", layers, held, group)

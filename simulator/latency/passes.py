@@ -58,7 +58,8 @@ class PassSpec:
     ``busiest_rank``: charge the distinct experts of the rank that random routing hits most (a step
     ends when the last rank does), not the mean rank's.
     ``expert_exchange`` is how tokens of attention-DP ranks meet their experts: ``all_to_all``
-    (dispatch and combine) or ``all_gather`` (every rank sees all tokens, then reduce-scatter).
+    (dispatch and combine) or ``all_gather`` (every rank sees all tokens, then reduce-scatter;
+    always so where GPUs share an expert, as dispatch kernels want whole ones).
     ``decode_width``: tokens each decoding sequence computes: 1, or the drafts it verifies too.
     """
 
@@ -70,6 +71,13 @@ class PassSpec:
     busiest_rank: bool = True
     expert_exchange: str = "all_to_all"
     decode_width: int = 1
+
+    @property
+    def dispatches(self) -> bool:
+        """Whether tokens are sent to their experts and back by an all-to-all."""
+        layout = self.layout
+        spread = layout.attention_dp > 1 and layout.ep > 1 and layout.expert_tp == 1
+        return self.model.is_moe and spread and self.expert_exchange == "all_to_all"
 
     @property
     def dtype(self) -> str:

@@ -43,13 +43,7 @@ class Step:
     @property
     def halves(self) -> int:
         """Microbatches the exchange of experts overlaps with: 2, or 1 for none."""
-        layout = self.spec.layout
-        exchanged = layout.attention_dp > 1 and layout.ep > 1 and self.spec.model.is_moe
-        return 2 if self.two_batch_overlap and exchanged and self._dispatches else 1
-
-    @property
-    def _dispatches(self) -> bool:
-        return self.spec.expert_exchange == "all_to_all"
+        return 2 if self.two_batch_overlap and self.spec.dispatches else 1
 
     @property
     def unhidden_exchange(self) -> float:

@@ -263,6 +263,19 @@ def test_gpt_oss_in_its_published_dtypes() -> None:
     assert weights_bytes(model("gpt_oss_120b"), precision) == pytest.approx(65.2e9, rel=0.02)
 
 
+def test_ranks_hold_whole_experts() -> None:
+    """288 slots of 72 ranks weigh as 4 experts each; shared experts are a part on each GPU."""
+    found = model("deepseek_r1")
+    one = found.expert_params * found.moe_layers * FP8.weight_bytes
+    dep = {ep: plan("deepseek_r1", Layout(attention_dp=ep, ep=ep), FP8) for ep in (32, 36, 64, 72)}
+    weights = {ep: memory.weights_bytes_per_gpu for ep, memory in dep.items()}
+    assert weights[32] == weights[36]  # 8 a rank: 256 fill 32 ranks, and leave 32 slots of 36
+    assert weights[64] == weights[72]
+    assert weights[32] - weights[64] == pytest.approx(4 * one)
+    shared = plan("deepseek_r1", Layout(attention_dp=64, ep=32), FP8).weights_bytes_per_gpu
+    assert shared == pytest.approx(weights[64])
+
+
 # --- refusals -------------------------------------------------------------------------------
 
 
@@ -290,7 +303,7 @@ def test_impossible_layout_is_refused(changes: dict[str, Any], words: str) -> No
         ("llama_4_scout", Layout(tp=5), "tp 5 must divide the 8 kv_heads of Llama-4-Scout"),
         ("llama_3_1_8b", Layout(pp=33), "pp 33 must be at most the 32 layers of Llama-3.1-8B"),
         ("llama_3_1_8b", Layout(tp=2, ep=2), "ep 2 needs a mixture of experts"),
-        ("mixtral_8x7b", Layout(tp=16, ep=16), "ep 16 must divide the 8 experts"),
+        ("mixtral_8x7b", Layout(tp=16, ep=16), "ep 16 must be at most the 8 experts"),
         (
             "qwen3_30b_a3b",
             Layout(tp=32, attention_dp=32),

@@ -16,7 +16,7 @@ from simulator.explore.pareto import front
 from simulator.explore.space import Lengths, Platform, Space
 from simulator.explore.study import Study, study
 from simulator.latency.roofline import Roofline
-from simulator.layout import Precision
+from simulator.layout import Layout, Precision
 from simulator.model import Model
 
 R1, SMALL, LARGE, HUGE = "deepseek_r1", "llama_3_1_8b", "llama_3_1_70b", "llama_3_1_405b"
@@ -40,6 +40,23 @@ class Fronts(NamedTuple):
     def gain(self) -> float:
         """Mean throughput of disaggregated over the best co-located deployments."""
         return mean_gain(self.split, self.mixed)
+
+
+def paper_space(platform: Platform, lengths: Lengths, *, across_domains: bool = False) -> Space:
+    """Return the paper's space: powers of two up to 64 GPUs, experts whole or as dense layers."""
+    every = Space(
+        platform=platform,
+        lengths=lengths,
+        worker_gpus=WORKER_GPUS,
+        across_domains=across_domains,
+    )
+    return replace(every, layouts=tuple(each for each in every.layouts if _in_the_paper(each)))
+
+
+def _in_the_paper(layout: Layout) -> bool:
+    powers = layout.gpus & (layout.gpus - 1) == 0
+    sharded = layout.ep == layout.attention_dp == 1
+    return powers and (sharded or layout.expert_tp == 1)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -70,7 +87,7 @@ class Laboratory:
         key = (model, isl, osl, cached)
         if key not in self._studies:
             platform, lengths = self.platform(model, cached=cached), Lengths.constant(isl, osl)
-            done = study(Space(platform=platform, lengths=lengths, worker_gpus=WORKER_GPUS))
+            done = study(paper_space(platform, lengths))
             self.count(f"{platform.model.name} {isl}/{osl}", done.points)
             self._studies[key] = done
         return self._studies[key]

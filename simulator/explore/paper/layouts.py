@@ -5,8 +5,8 @@ import polars as pl
 
 from simulator.explore.paper.claims import Numbers, Sheet, Statement, Verdict
 from simulator.explore.paper.curves import common_ratio, ratio_on, series, spanned_grid
-from simulator.explore.paper.laboratory import LARGE, NAMES, R1, WORKER_GPUS, K, Laboratory
-from simulator.explore.space import Floats, Lengths, Space
+from simulator.explore.paper.laboratory import LARGE, NAMES, R1, K, Laboratory, paper_space
+from simulator.explore.space import Floats, Lengths
 
 PROMPTS = Lengths.constant(16 * K, 2 * K)
 
@@ -17,16 +17,11 @@ NEAR = "DeepSeek-R1, domains of 8"
 
 
 def _decode_fronts(lab: Laboratory) -> Curves:
-    near = Space(
-        platform=lab.platform(R1, domain=8),
-        lengths=PROMPTS,
-        worker_gpus=WORKER_GPUS,
-        across_domains=True,
-    )
+    near = paper_space(lab.platform(R1, domain=8), PROMPTS, across_domains=True)
     return {
-        NAMES[R1]: lab.decode_front(Space(platform=lab.platform(R1), lengths=PROMPTS)),
+        NAMES[R1]: lab.decode_front(paper_space(lab.platform(R1), PROMPTS)),
         NEAR: lab.decode_front(near),
-        NAMES[LARGE]: lab.decode_front(Space(platform=lab.platform(LARGE), lengths=PROMPTS)),
+        NAMES[LARGE]: lab.decode_front(paper_space(lab.platform(LARGE), PROMPTS)),
     }
 
 
@@ -116,9 +111,7 @@ def _by_domain(lab: Laboratory) -> ByDomain:
 
 def _front_of(lab: Laboratory, model: str, domain: int) -> pl.DataFrame:
     platform = lab.platform(model, domain=domain)
-    return lab.split_front(
-        Space(platform=platform, lengths=PROMPTS, worker_gpus=WORKER_GPUS, across_domains=True)
-    )
+    return lab.split_front(paper_space(platform, PROMPTS, across_domains=True))
 
 
 def _domain_curves(found: ByDomain) -> pl.DataFrame:

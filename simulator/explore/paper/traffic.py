@@ -8,8 +8,8 @@ from scipy.stats import lognorm
 
 from simulator.explore.paper.claims import Sheet, Statement, Verdict, rounded
 from simulator.explore.paper.curves import common_ratio, series
-from simulator.explore.paper.laboratory import LARGE, R1, WORKER_GPUS, K, Laboratory
-from simulator.explore.space import Floats, Lengths, Space
+from simulator.explore.paper.laboratory import LARGE, R1, K, Laboratory, paper_space
+from simulator.explore.space import Floats, Lengths
 
 # --- F12 --------------------------------------------------------------------------------------
 
@@ -44,9 +44,7 @@ def _transfers(lab: Laboratory) -> Transfers:
 
 def _constant_front(lab: Laboratory, isl: int, osl: int) -> pl.DataFrame:
     lengths = Lengths.constant(isl, osl)
-    return lab.split_front(
-        Space(platform=lab.platform(R1), lengths=lengths, worker_gpus=WORKER_GPUS)
-    )
+    return lab.split_front(paper_space(lab.platform(R1), lengths))
 
 
 def _need_curves(found: Transfers) -> pl.DataFrame:
@@ -130,7 +128,7 @@ Curves = dict[str, pl.DataFrame]
 
 
 def _constant_and_drawn(lab: Laboratory) -> Curves:
-    space = Space(platform=lab.platform(LARGE), lengths=_log_normal(), worker_gpus=WORKER_GPUS)
+    space = paper_space(lab.platform(LARGE), _log_normal())
     return {
         f"constant {ISL}/{OSL}": lab.fronts(LARGE, ISL, OSL).split,
         "log-normal, same medians": lab.split_front(space),

@@ -127,6 +127,8 @@ CASES = [
     ("dense", (Layout(tp=2), Layout(pp=2))),
     ("experts", (DEP, DEP)),
     ("experts", (Layout(tp=4, ep=4), Layout(tp=2, attention_dp=4, ep=8))),
+    ("experts", (Layout(tp=8, ep=2), Layout(tp=2, attention_dp=4, ep=4))),
+    ("experts", (Layout(tp=4, ep=4), Layout(attention_dp=9, ep=9))),
 ]
 cases = pytest.mark.parametrize(
     ("name", "layouts"), CASES, ids=lambda each: each if isinstance(each, str) else str(each[1])

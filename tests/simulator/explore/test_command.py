@@ -135,6 +135,10 @@ def test_sweeps_work(disaggsim: Command) -> None:
         ("explore.gpus=32", "give worker_gpus alone, not gpus 32 beside it"),
         ("explore=budget", "explore.total_gpus=N is the budget of the whole deployment"),
         ("explore.rate_matching.gpus=32", "explore.total_gpus is the budget"),
+        ("explore.min_tp=3 explore.max_tp=2", "min_tp 3 must be at most max_tp 2"),
+        ("explore.tp=[]", "explore: tp must list at least one degree but got none"),
+        ("explore.max_pp=one", "explore.max_pp must be"),
+        ("explore.min_tp=16", "no layout of Llama-3.1-8B divides at most 2 GPUs with tp ≥ 16"),
         ("explore.total_gpus=0", "total_gpus must be a whole number ≥ 1 or null but got 0"),
         ("explore.draft_tokens=[0,-1]", "draft_tokens must be whole numbers ≥ 0 drafts but got -1"),
         ("explore.draft_tokens=[]", "draft_tokens must list at least one number of drafts"),
@@ -152,10 +156,21 @@ def test_what_cannot_be_explored_is_one_sentence(
     disaggsim: Command, override: str, told: str
 ) -> None:
     """Exit code 2 and one line on stderr that names the problem."""
-    done = disaggsim("task=explore", *SMALL, override)
+    done = disaggsim("task=explore", *SMALL, *override.split())
     assert done.code == 2
     assert told in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+def test_degrees_can_be_limited(disaggsim: Command, tmp_path: Path) -> None:
+    """Without pipelines and with a list of degrees, no pool has any other."""
+    limits = ("explore.max_pp=1", "explore.tp=[2]", "explore.isl=512", "explore.osl=64")
+    done = disaggsim("task=explore", *SMALL, *limits)
+    assert done.code == 0, done.err
+    ranked = pl.read_parquet(the_run(tmp_path) / "ranked.parquet")
+    for pool in ("prefill", "decode", "mixed"):
+        assert set(ranked[f"{pool}_tp"].drop_nulls()) == {2}
+        assert set(ranked[f"{pool}_pp"].drop_nulls()) == {1}
 
 
 def test_the_former_name_of_a_workers_gpus_is_answered(disaggsim: Command, tmp_path: Path) -> None:

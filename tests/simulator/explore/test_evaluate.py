@@ -1,5 +1,6 @@
 """Design points: what they cost, that they fit, and that more hardware never hurts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from simulator.errors import ConfigError
 from simulator.explore.costs import Costs
+from simulator.explore.degrees import Degrees
 from simulator.explore.evaluate import (
     chunk_sizes,
     chunked_seconds,
@@ -25,7 +27,7 @@ from simulator.explore.space import Lengths, Platform, Space, batches, layouts
 from simulator.latency.base import WorkerSpec
 from simulator.latency.passes import Load
 from simulator.latency.speculative import Speculative
-from simulator.layout import Layout, MemoryBudget, plan_memory
+from simulator.layout import Layout, MemoryBudget, Precision, plan_memory
 
 CHAT = Lengths.constant(4096, 512)
 GRID = np.geomspace(1.0, 300.0, 40)
@@ -79,7 +81,7 @@ def test_batches_are_whole_and_reach_the_end(most: int) -> None:
 
 def test_every_kind_of_layout_is_listed(experts: Platform) -> None:
     """TP, TEP, DEP and pipelines of them are all there, valid, within the limits, and once."""
-    listed = list(layouts(experts.model, 16, 8))
+    listed = list(layouts(experts.model, (16, 8, 8)))
     assert len(set(listed)) == len(listed)
     for layout in listed:
         layout.validate(experts.model)
@@ -87,7 +89,82 @@ def test_every_kind_of_layout_is_listed(experts: Platform) -> None:
         assert layout.expert_group <= 8
     stages = {(each.tp, each.ep, each.attention_dp) for each in listed}
     assert {(8, 1, 1), (8, 8, 1), (1, 8, 8), (2, 8, 4)} <= stages
+    assert {(8, 4, 1), (8, 2, 1), (1, 4, 8), (2, 2, 4), (4, 1, 2)} <= stages  # experts shared too
     assert {each.pp for each in listed} == {1, 2, 4, 8, 16}
+
+
+def test_stages_are_any_divisor_of_the_domain(experts: Platform) -> None:
+    """On an NVL72 stages of 9, 36 and 72 GPUs are there, with experts that leave slots over."""
+    listed = set(layouts(experts.model, (72, 72, 72)))
+    assert {each.expert_group for each in listed} == {
+        *(1, 2, 4, 8, 16, 32, 64),
+        *(3, 6, 9, 12, 18, 24, 36, 72),
+    }
+    assert Layout(attention_dp=36, ep=36, pp=2, chunked_pipeline=True) in listed
+    assert Layout(tp=8, attention_dp=9, ep=72) in listed
+    assert all(each.tp != 9 for each in listed)  # 128 heads
+    across = {each.expert_group for each in layouts(experts.model, (24, 24, 8))}
+    assert across == {1, 2, 4, 8, 16, 24}
+
+
+LIMITS: list[tuple[dict[str, Any], Callable[[Layout], bool]]] = [
+    ({"max_pp": 1}, lambda each: each.pp == 1),
+    ({"min_ep": 8}, lambda each: each.ep >= 8),
+    ({"tp": (2, 4), "max_expert_tp": 1}, lambda each: each.tp in (2, 4) and each.expert_tp == 1),
+    (
+        {"attention_dp": (1, 4), "ep": (4,)},
+        lambda each: each.attention_dp in (1, 4) and each.ep == 4,
+    ),
+]
+
+
+@pytest.mark.parametrize(("limits", "allowed"), LIMITS)
+def test_limits_leave_what_they_allow(
+    experts: Platform, limits: dict[str, Any], allowed: Callable[[Layout], bool]
+) -> None:
+    """What is left within limits is exactly what they allow of everything."""
+    every = set(layouts(experts.model, (16, 8, 8)))
+    left = set(layouts(experts.model, (16, 8, 8), Degrees(**limits)))
+    assert left == {each for each in every if allowed(each)}
+    assert 0 < len(left) < len(every)
+
+
+def test_what_is_listed_is_looked_at(dense: Platform) -> None:
+    """A degree that divides no domain and is no power of two is there where it is listed."""
+    degrees = Degrees(tp=(4, 4), pp=(3,))
+    (layout,) = layouts(dense.model, (16, 8, 8), degrees)
+    assert (layout.tp, layout.pp) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"tp": ()}, "tp must list at least one"),
+        ({"pp": (0,)}, "pp must be whole numbers ≥ 1 but got 0"),
+        ({"max_ep": 0}, "max_ep must be whole numbers ≥ 1 but got 0"),
+        ({"min_ep": 8, "max_ep": 4}, "min_ep 8 must be at most max_ep 4"),
+    ],
+)
+def test_limits_check_themselves(values: dict[str, Any], told: str) -> None:
+    """Limits that are none, or leave nothing, are refused by name."""
+    with pytest.raises(ConfigError, match=told):
+        Degrees(**values)
+
+
+def test_limits_that_leave_nothing_are_said(dense: Platform) -> None:
+    """The sentence has the limits."""
+    with pytest.raises(ConfigError, match=r"at most 8 GPUs with tp in \[3\], pp ≤ 2"):
+        space(dense, degrees=Degrees(tp=(3,), max_pp=2))
+
+
+def test_shards_have_whole_blocks_of_scales(make_platform: Callable[..., Platform]) -> None:
+    """In FP8 blocks of 128, experts of 1,536 columns are shared by 4 GPUs, not by 8."""
+    fp8 = Precision(weights="fp8_block", activations="fp8")
+    platform = make_platform("qwen3_235b_a22b", "h200_sxm", "hgx8", precision=fp8)
+    shared = {each.expert_tp for each in space(platform).layouts}
+    assert shared == {1, 2, 4}
+    whole = make_platform("qwen3_235b_a22b", "h200_sxm", "hgx8", precision=Precision())
+    assert {each.expert_tp for each in space(whole).layouts} == {1, 2, 4, 8}
 
 
 def layout_of(row: dict[str, int]) -> Layout:

@@ -58,6 +58,51 @@ def test_no_rank_reads_more_than_it_holds(spec: PassSpec) -> None:
     assert read[-1] == pytest.approx(spec.model.experts / spec.layout.ep, rel=1e-9)
 
 
+@pytest.mark.parametrize("rows", [1, 8, 64])
+def test_shared_experts_split_their_weights(spec: PassSpec, rows: int) -> None:
+    """GPUs that share experts each have their part of every product, of as many experts."""
+    few, many = (replace(spec, layout=Layout(tp=each, ep=4)) for each in (4, 8))
+    assert (few.layout.expert_tp, many.layout.expert_tp) == (1, 2)
+    whole, half = experts(few, rows), experts(many, rows)
+    assert half.flops == pytest.approx(whole.flops / 2)
+    assert half.ramp == pytest.approx(whole.ramp / 2)
+    assert half.narrow == whole.narrow
+    assert distinct_experts(few, rows) == pytest.approx(distinct_experts(many, rows))
+    assert 0.5 < half.bytes / whole.bytes < 0.6  # every GPU reads its tokens whole
+
+
+@pytest.mark.parametrize("rows", [1, 4, 32])
+def test_copies_of_experts_fill_what_is_left_over(spec: PassSpec, rows: int) -> None:
+    """72 ranks hold 4 slots each, 288 for 256 experts: what the busiest reads is drawn at random.
+
+    A token's pick of an expert that has copies goes to any of them.
+    """
+    layout = Layout(attention_dp=72, ep=72)
+    assert layout.expert_slots(spec.model) == 4
+    rng = np.random.default_rng(rows)
+    count, top_k = 288, spec.model.top_k
+    most = []
+    for _ in range(300):
+        hit = np.zeros(count, bool)
+        for _ in range(rows * 72):
+            hit[rng.choice(count, top_k, replace=False)] = True
+        most.append(hit.reshape(72, -1).sum(axis=1).max())
+    laid_out = replace(spec, layout=layout)
+    assert distinct_experts(laid_out, rows) == pytest.approx(np.mean(most), rel=0.1)
+
+
+def test_tokens_go_to_shared_experts_by_plain_collectives(spec: PassSpec) -> None:
+    """Dispatch kernels want whole experts: where GPUs share one, all ranks see all tokens."""
+    kinds = {}
+    for ep in (1, 2, 4, 8):
+        laid_out = replace(spec, layout=Layout(attention_dp=8, ep=ep))
+        passed = forward_pass(laid_out, Load(batch=8.0, context=800.0))
+        kinds[ep] = {op.kind for op in passed if op.name.startswith("expert_")}
+        assert laid_out.dispatches == (ep == 8)
+    plain = {"all_gather", "reduce_scatter"}
+    assert kinds == {1: plain, 2: plain, 4: plain, 8: {"all_to_all"}}
+
+
 def test_highest_normal_is_the_expected_maximum() -> None:
     """Known values of the expected maximum of standard normal draws."""
     known = {1: 0.0, 2: np.pi**-0.5, 3: 1.5 * np.pi**-0.5, 10: 1.53875}
