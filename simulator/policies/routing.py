@@ -60,29 +60,28 @@ class Random:
 
 @dataclass(frozen=True, slots=True)
 class LeastRequests:
-    """The worker with the fewest unfinished requests; ties go to the lowest index."""
+    """The worker with the fewest unfinished requests; the request's draw breaks ties."""
 
-    def choose(self, request: RoutedRequest, pool: PoolView) -> int:  # noqa: ARG002
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
         """Return the worker with the fewest requests."""
-        loads = pool.requests
-        return loads.index(min(loads))
+        return _least(pool.requests, request.draw)
 
 
 @dataclass(frozen=True, slots=True)
 class LeastTokens:
     """The worker with the fewest prompt tokens still to compute (Splitwise's JSQ).
 
-    Ties go to fewer requests, then to the lowest index.
+    Ties go to fewer requests; the request's draw breaks what is left of them.
     """
 
-    def choose(self, request: RoutedRequest, pool: PoolView) -> int:  # noqa: ARG002
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
         """Return the worker with the fewest pending prompt tokens."""
         tokens = pool.tokens
         least = min(tokens)
         if tokens.count(least) == 1:
             return tokens.index(least)
         tied = [worker for worker, load in enumerate(tokens) if load == least]
-        return min(tied, key=pool.requests.__getitem__)
+        return tied[_least([pool.requests[worker] for worker in tied], request.draw)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +89,18 @@ class LeastKV:
     """The worker whose placed requests hold the fewest prompt KV blocks, transfers included.
 
     Counting blocks from the moment of the choice keeps simultaneous choices from herding
-    (Dynamo's decode cost with ``track_output_blocks`` off). Ties go to the lowest index.
+    (Dynamo's decode cost with ``track_output_blocks`` off). The request's draw breaks ties.
     """
 
-    def choose(self, request: RoutedRequest, pool: PoolView) -> int:  # noqa: ARG002
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
         """Return the worker with the fewest placed KV blocks."""
-        loads = pool.kv_blocks
-        return loads.index(min(loads))
+        return _least(pool.kv_blocks, request.draw)
+
+
+def _least(loads: Sequence[int], draw: float) -> int:
+    """Return where the least of ``loads`` is; of several such places, the one ``draw`` falls on."""
+    least = min(loads)
+    at = loads.index(least)
+    for _ in range(int(draw * loads.count(least))):
+        at = loads.index(least, at + 1)
+    return at

@@ -568,12 +568,14 @@ class World:
         if name == "Random":
             return int(draw * size)
         loads = [self.load(site, stage) for site in team]
-        key: dict[str, Callable[[int], Any]] = {
-            "LeastRequests": lambda at: (loads[at][0], at),
-            "LeastTokens": lambda at: (loads[at][1], loads[at][0], at),
-            "LeastKV": lambda at: (loads[at][2], at),
+        keys: dict[str, Callable[[tuple[int, int, int]], Any]] = {
+            "LeastRequests": lambda load: load[0],
+            "LeastTokens": lambda load: (load[1], load[0]),
+            "LeastKV": lambda load: load[2],
         }
-        return min(range(size), key=key[name])
+        costs = [keys[name](load) for load in loads]
+        best = [at for at in range(size) if costs[at] == min(costs)]
+        return best[int(draw * len(best))]
 
     def load(self, site: Site, stage: int) -> tuple[int, int, int]:
         """Return what a router sees: requests, prompt tokens to compute, prompt blocks."""

@@ -57,6 +57,39 @@ def test_least_policies_minimise_what_they_are_named_for(
         assert load[policy.choose(request, view)] == min(load)
 
 
+@pytest.mark.parametrize("policy", [LeastRequests(), LeastTokens(), LeastKV()])
+@given(loads=loads)
+def test_the_draw_chooses_evenly_among_the_tied(
+    policy: RoutingPolicy, loads: tuple[list[int], list[int], list[int]]
+) -> None:
+    """Whoever ties for least is chosen by an equal part of the draws, and nobody else is."""
+    view = PoolView(*[[value // 20 for value in load] for load in loads])
+    size = len(view.requests)
+    costs = {
+        LeastRequests: view.requests,
+        LeastTokens: list(zip(view.tokens, view.requests, strict=True)),
+        LeastKV: view.kv_blocks,
+    }[type(policy)]
+    tied = [at for at, cost in enumerate(costs) if cost == min(costs)]
+    draws = (np.arange(20 * len(tied)) + 0.5) / (20 * len(tied))
+    chosen = Counter(policy.choose(RoutedRequest(0, 1, 1, 0, d), view) for d in draws.tolist())
+    assert chosen == dict.fromkeys(tied, 20)
+    assert size > max(chosen)
+
+
+@pytest.mark.parametrize("policy", [LeastRequests(), LeastTokens(), LeastKV()])
+def test_idle_workers_get_their_share_at_light_load(policy: RoutingPolicy) -> None:
+    """When nearly every choice is a tie, each of 4 + 4 workers serves a quarter, within 4 σ."""
+    deployment = disaggregated(4, 4, router=policy, decode_router=policy)
+    columns = run(deployment, poisson_traffic(4000, 0.5, 20, 5), RunOptions(seed=1)).requests
+    for column in ("prefill_worker", "decode_worker"):
+        handed = columns[column][columns["output_tokens"] > 1]
+        counts = np.array(list(Counter(handed.tolist()).values()))
+        assert len(counts) == 4
+        spread = np.sqrt(len(handed) * 0.25 * 0.75)
+        assert (abs(counts - len(handed) / 4) <= 4 * spread).all()
+
+
 def test_round_robin_takes_turns() -> None:
     """Arrivals reach the prefill workers one after the other."""
     deployment = disaggregated(3, 1, router=RoundRobin())
