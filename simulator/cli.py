@@ -44,6 +44,7 @@ from simulator.explore.sections import Section, map_section, start_section, torn
 from simulator.explore.sensitivity import lengths_map, tornado
 from simulator.explore.start import evaluate_starts, starts_lines
 from simulator.explore.study import OnStudy
+from simulator.plugins import add_folders, fault
 from simulator.report import write_report
 from simulator.report.terminal import summary_table
 from simulator.results import Results, config_digest
@@ -142,12 +143,14 @@ class Job:
 
     ``command`` identifies the command line all jobs of a sweep belong to. ``outcomes`` are of the
     jobs this very process ran, ``results`` those of a single run, ``answer`` an exploration's.
+    ``config_dir`` is the user's folder of settings, whose plug-ins can be imported.
     """
 
     command: str
     outcomes: list[Outcome] = field(default_factory=list)
     results: Results | None = None
     answer: str | None = None
+    config_dir: str | None = None
     process: int = field(default_factory=os.getpid)
 
     def __call__(self, config: DictConfig) -> None:
@@ -156,6 +159,7 @@ class Job:
         Raises:
             ConfigError: in a sweep, another run holds the job's folder: nothing is written there.
         """
+        add_folders(self.config_dir)
         settings = HydraConfig.get()
         sweeping = settings.mode == RunMode.MULTIRUN
         folder = Path(settings.runtime.output_dir)
@@ -182,9 +186,9 @@ class Job:
         """Return how the job ended; unless it is done, ``folder`` does not look complete."""
         try:
             return {"status": self._work(config, folder, sweeping)}
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             discard(folder, keep=sweeping)
-            return _failed(error)
+            return _failed(error, OmegaConf.to_container(config))
         except KeyboardInterrupt:
             discard(folder)
             raise
@@ -279,10 +283,14 @@ def _sections(done: Explored, *, enabled: bool) -> tuple[list[Section], list[str
     return sections, lines
 
 
-def _failed(error: Exception) -> dict[str, Any]:
-    """Return a failed job's ending: one sentence, or the whole traceback of a bug."""
-    if isinstance(error, INPUT_ERRORS):
-        return {"status": "failed", "exit_code": BAD_INPUT, "message": sentence(error)}
+def _failed(error: BaseException, settings: object = None) -> dict[str, Any]:
+    """Return a failed job's ending: one sentence, or the whole traceback of a bug.
+
+    A plug-in among ``settings`` that raised the error is to blame for it.
+    """
+    told = sentence(error) if isinstance(error, INPUT_ERRORS) else fault(error, settings)
+    if told is not None:
+        return {"status": "failed", "exit_code": BAD_INPUT, "message": told}
     text = "".join(traceback.format_exception(error))
     return {"status": "failed", "exit_code": BUG, "message": text}
 
@@ -307,6 +315,7 @@ def _run_hydra(job: Job) -> None:
     HydraConfig.instance().cfg = None  # a sweep before this one in the same process is over
     arguments = _parse(sys.argv[1:])
     _warn_of_shadows(arguments)
+    job.config_dir = arguments.config_dir and str(Path(arguments.config_dir).absolute())
     sys.argv[1:] = _flags_last(sys.argv[1:], arguments.overrides)
     start = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
     start(job)()

@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import Any, Literal, Union
 
 from simulator.errors import USER_ERRORS, ConfigError
+from simulator.plugins import TARGET, check_methods, is_own, words
 
-TARGET = "_target_"
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -95,6 +95,10 @@ def locate(target: object, key: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{key}.{TARGET}: cannot import {target!r}: {error}") from error
+    except Exception as error:
+        if is_own(target):
+            raise
+        raise ConfigError(f"{key}.{TARGET}: importing {module} raised {words(error)}") from error
     if not callable(found):
         raise ConfigError(f"{key}.{TARGET}: {target!r} is not a class or function")
     return typing.cast(Callable[..., Any], found)
@@ -157,7 +161,10 @@ def _parameters(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]
 def _annotations(constructor: Callable[..., Any]) -> dict[str, object]:
     is_class = isinstance(constructor, type)
     owner = inspect.getattr_static(constructor, "__init__") if is_class else constructor
-    return typing.get_type_hints(owner)
+    try:
+        return typing.get_type_hints(owner)
+    except (NameError, TypeError) as error:
+        raise ConfigError(f"the annotations of {constructor!r} cannot be read: {error}") from error
 
 
 def _alternatives(expected: object) -> tuple[Any, ...]:
@@ -177,9 +184,12 @@ def _constructible(expected: object) -> bool:
 
 
 def _check_kind(built: object, expected: object, key: str) -> None:
-    """Refuse an object of another class; a protocol is checked by the names it asks for."""
-    if not any(_is_kind(built, choice) for choice in _alternatives(expected)):
+    """Refuse an object of another class; a protocol is checked by the methods it asks for."""
+    found = next((each for each in _alternatives(expected) if _is_kind(built, each)), None)
+    if found is None:
         raise ConfigError(f"{key} must be {_describe(expected)} but got a {type(built).__name__}")
+    if getattr(found, "_is_protocol", False):
+        check_methods(built, found, key)
 
 
 def _is_kind(built: object, choice: Any) -> bool:

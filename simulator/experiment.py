@@ -23,8 +23,10 @@ import yaml
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError
+from simulator.plugins import plug_ins, source_digest
 from simulator.record import RunRecord
 from simulator.results import SLO, Results
+from workloads.errors import TraceError
 from workloads.trace import Trace
 from workloads.workload import Workload
 
@@ -72,7 +74,11 @@ class Experiment:
             np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(stream,)))
             for stream in range(2)
         )
-        return self.workload.trace(arrivals, lengths)
+        trace = self.workload.trace(arrivals, lengths)
+        if not isinstance(trace, Trace):
+            owner = type(self.workload).__name__
+            raise TraceError(f"workload {owner}: trace must return a Trace but got {trace!r}")
+        return trace
 
 
 def simulate(
@@ -115,10 +121,11 @@ def title(deployment: Deployment) -> str:
 def config_text(plain: Mapping[str, Any]) -> str:
     """Return the YAML of a run's settings, headed by what else decides its outcome.
 
-    That is the version of this program, and the SHA-256 of every input file the settings name:
-    the same settings over a changed file are another run.
+    That is the version of this program, and the SHA-256 of every input file and of the source of
+    every plug-in that the settings name: the same settings over changed ones are another run.
     """
     files = [f"# {key}: sha256 {digest}" for key, digest in _file_digests(plain, "")]
+    files += [f"# {key}: {name} sha256 {source_digest(name)}" for key, name in plug_ins(plain)]
     head = "\n".join([f"# disaggsim {version('disaggsim')}", *files])
     return f"{head}\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}"
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.gpu import GPU
-from simulator.configuration import TARGET, build, check_keys
+from simulator.configuration import build, check_keys
 from simulator.deployment import ROLES, Deployment, Pool
 from simulator.errors import ConfigError
 from simulator.experiment import Experiment
@@ -22,6 +22,7 @@ from simulator.huggingface import Checkpoint, read_checkpoint
 from simulator.latency.roofline import Roofline
 from simulator.layout import TENSOR_DTYPE, Precision
 from simulator.model import Model
+from simulator.plugins import TARGET
 from simulator.results import SLO
 from workloads.trace import Trace
 from workloads.workload import Workload

@@ -30,6 +30,7 @@ FLOORS = {
     "simulator.experiment": 7,
     "simulator.configuration": 7,
     "simulator.settings": 7,
+    "simulator.plugins": 7,
     "simulator.runs": 7,
     "simulator.testing": 7,
     "simulator.validation": 7,

@@ -18,6 +18,7 @@ from command import FAST, TINY, Command
 from simulator.__main__ import main
 from simulator.cli import folder_name
 from simulator.errors import ConfigError
+from simulator.policies.routing import LeastTokens
 from simulator.runs import claimed
 
 TABLES = ("requests", "timeline", "events", "lives", "decisions")
@@ -313,15 +314,15 @@ def test_a_bug_shows_its_traceback(
     disaggsim: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is not the user's fault exits with 1 and hides nothing."""
-    (tmp_path / "broken.py").write_text(
-        "class Broken:\n    def choose(self, request, pool):\n        raise KeyError('mine')\n",
-        encoding="utf-8",
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    ended = disaggsim(*TINY, "router._target_=broken.Broken")
+
+    def broken(*_: object) -> int:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(LeastTokens, "choose", broken)
+    ended = disaggsim(*TINY)
     assert ended.code == 1
     assert "Traceback" in ended.err
-    assert "KeyError: 'mine'" in ended.err
+    assert "KeyError: 'ours'" in ended.err
     assert not summaries(tmp_path)
 
 

@@ -2,6 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from workloads.errors import TraceError
 
@@ -44,6 +48,35 @@ def one_of(owner: str, name: str, value: object, known: Sequence[str]) -> None:
     """Raise ``TraceError`` unless ``value`` is among ``known``."""
     if value not in known:
         raise TraceError(f"{owner}: {name} must be one of {', '.join(known)} but got {value!r}")
+
+
+def pair(owner: str, name: str, values: Any) -> tuple[Any, Any]:
+    """Return what a method ``name`` of anybody's gave as two; raise ``TraceError`` if it is not."""
+    if not isinstance(values, tuple | list) or len(values) != 2:
+        raise TraceError(f"{owner}: {name} must return two arrays but got {values!r}")
+    return values[0], values[1]
+
+
+def numbers(
+    owner: str, name: str, values: Any, *, count: int | None = None, kinds: str = "iuf"
+) -> NDArray[Any]:
+    """Return what anybody's class drew as a plain array of shape (count,).
+
+    ``kinds`` are numpy's of the numbers allowed, those of whole ones being ``iu``.
+
+    Raises:
+        TraceError: it is no row of such numbers, finite ones, or one of another length.
+    """
+    drawn = np.asarray(values)
+    sound = drawn.ndim == 1 and drawn.dtype.kind in kinds and bool(np.isfinite(drawn).all())
+    if not sound or (count is not None and drawn.size != count):
+        size = "" if count is None else f"{count} "
+        what = "finite" if "f" in kinds else "whole"
+        raise TraceError(
+            f"{owner}: {name} must be an array of {size}{what} numbers but got "
+            f"{drawn.dtype} of shape {drawn.shape}"
+        )
+    return drawn
 
 
 def _spaced(unit: str) -> str:

@@ -242,7 +242,13 @@ class IndependentPairs:
         if self.correlation:
             rho = self.correlation
             v = ndtr(rho * ndtri(u) + np.sqrt(1 - rho**2) * ndtri(v))
-        return self.input.quantile(u), self.output.quantile(v)
+        return _drawn("input", self.input, u), _drawn("output", self.output, v)
+
+
+def _drawn(name: str, lengths: Lengths, u: Uniforms) -> Tokens:
+    """Return the lengths at ``u``, which are anybody's to give, as whole numbers."""
+    owner = f"{name} length {type(lengths).__name__}"
+    return checks.numbers(owner, "quantile", lengths.quantile(u), count=u.size, kinds="iu")
 
 
 def _rounded(lengths: Uniforms, most: int) -> Tokens:

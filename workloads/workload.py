@@ -140,11 +140,10 @@ class SyntheticWorkload:
 
     def trace(self, rng_arrivals: np.random.Generator, rng_lengths: np.random.Generator) -> Trace:
         """Return the drawn requests; raise ``TraceError`` if the duration holds none."""
-        times = self._times(rng_arrivals)
+        times = checks.numbers(_owner(self.arrivals), "times", self._times(rng_arrivals))
         if not times.size:
             raise TraceError(f"synthetic workload: no request arrives within {self.duration_s!r} s")
-        inputs, outputs = self._length_pairs().sample(times.size, rng_lengths)
-        columns = {"arrival_s": times, "input_tokens": inputs, "output_tokens": outputs}
+        columns = {"arrival_s": times, **self._lengths(times.size, rng_lengths)}
         frame = canonical_frame(pl.DataFrame(columns))
         drawn = Transform(name="drawn", counts={"requests": times.size})
         meta = TraceMeta(
@@ -157,10 +156,24 @@ class SyntheticWorkload:
         )
         return Trace(frame, meta)
 
+    def _lengths(self, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return the input and output tokens of ``count`` requests."""
+        pairs = self._length_pairs()
+        drawn = checks.pair(_owner(pairs), "sample", pairs.sample(count, rng))
+        return {
+            f"{name}_tokens": checks.numbers(_owner(pairs), name, tokens, count=count, kinds="iu")
+            for name, tokens in zip(("input", "output"), drawn, strict=True)
+        }
+
     def _times(self, rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         if self.concurrency is not None or self.arrivals is None:
             return np.zeros(self.requests or 0)
         return self.arrivals.times(rng, n=self.requests, horizon_s=self.duration_s)
+
+
+def _owner(part: object) -> str:
+    """Return what a part of the workload is called in a sentence about it."""
+    return f"synthetic workload: {type(part).__name__}"
 
 
 def _check_concurrency(concurrency: int | None) -> None:

@@ -12,6 +12,7 @@ from simulator.cluster.timing import DecodeTimes
 from simulator.cluster.wiring import worker_spec
 from simulator.cluster.worker import Listener, WorkerSettings
 from simulator.deployment import Deployment, Pool
+from simulator.latency.checked import bind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Crew:
     def __init__(self, deployment: Deployment, pool: Pool) -> None:
         self.pool = pool
         self.spec = worker_spec(deployment, pool)
-        self._steps = deployment.latency.bind(self.spec)
+        self._steps = bind(deployment.latency, self.spec)
         self._times = DecodeTimes(self._steps)
         self.gaps = GapLog(self._times.seconds)
         self._max_context = deployment.model.max_context

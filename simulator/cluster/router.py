@@ -8,6 +8,7 @@ from simulator.cluster.team import Team
 from simulator.errors import ConfigError
 from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
 
+INTEGERS = (int, np.integer)  # what a policy of anybody's may name a worker by
 _DRAWS = 4096
 
 
@@ -39,7 +40,8 @@ class Router:
         routed = RoutedRequest(request, input_tokens, output_tokens, self._order, draw)
         self._order += 1
         index = self._choose(routed, self._view)
-        if not 0 <= index < (size := len(self.team.workers)):
+        size = len(self.team.workers)
+        if not (isinstance(index, INTEGERS) and 0 <= index < size):
             raise ConfigError(
                 f"router {type(self._policy).__name__}: chose worker {index!r} for request "
                 f"{request}, but the pool has workers 0 to {size - 1}"

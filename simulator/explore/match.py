@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from simulator.errors import ConfigError
 from simulator.explore.pareto import front
 from simulator.explore.space import Lengths, Platform
-from simulator.policies.rate_matching import Balanced, Engine, Match, RateMatcher
+from simulator.policies.rate_matching import Balanced, Engine, Match, RateMatcher, matched
 
 FTL_CUTOFF_S = 10.0
 """Prefill slower than this is never chosen (arXiv 2506.05508)."""
@@ -156,7 +156,7 @@ def _matched(
     More prefill than the deployment serves is worth nothing, a lower TTFT is.
     """
     rate, ttft = (prefill[name].to_numpy()[rows] for name in ("rate", "ttft_s"))
-    match = rule.match(Engine(rate[-1], int(prefill["gpus"][int(rows[-1])])), tokens)
+    match = matched(rule, Engine(rate[-1], int(prefill["gpus"][int(rows[-1])])), tokens)
     needed = match.rate / np.maximum(match.prefill_workers, 1)
     at = np.minimum(np.searchsorted(rate, needed), len(rows) - 1)
     return _Best(match, rows[at], ttft[at])

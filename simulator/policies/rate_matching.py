@@ -51,6 +51,28 @@ class RateMatcher(Protocol):
         ...
 
 
+def matched(rule: RateMatcher, prefill: Engine, decode: Engine) -> Match:
+    """Return the rule's match, one entry per pair; anybody's rule may answer anything.
+
+    Raises:
+        ConfigError: it is no four arrays of the pairs' shape, or counts are not whole and ≥ 0.
+    """
+    answer = rule.match(prefill, decode)
+    owner = f"rate matching {type(rule).__name__}"
+    shape = np.broadcast_shapes(*(np.shape(each) for each in (*prefill, *decode)))
+    if not isinstance(answer, tuple) or len(answer) != len(Match._fields):
+        raise ConfigError(f"{owner}: match must return a Match but got {answer!r}")
+    for name, given in zip(Match._fields, answer, strict=True):
+        column = np.asarray(given)
+        whole = column.dtype.kind in "iu" or (name == "rate" and column.dtype.kind == "f")
+        if column.shape != shape or not whole or not (column >= 0).all():
+            raise ConfigError(
+                f"{owner}: {name} must be {shape} numbers of at least 0, whole ones but for the "
+                f"rate, but got {column.dtype} of shape {column.shape}"
+            )
+    return Match(*answer)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balanced:
     """The fewest GPUs whose pools' rates differ by at most ``tolerance`` of the greater.
