@@ -117,7 +117,7 @@ def words(error: BaseException) -> str:
 
 def _check_method(built: object, name: str, asked: Any, key: str) -> None:
     owner = f"{type(built).__module__}.{type(built).__qualname__}"
-    method = getattr(built, name)
+    method = getattr(built, name, None)
     wanted = list(inspect.signature(asked).parameters.values())[1:]
     positional = [each.name for each in wanted if each.kind is not inspect.Parameter.KEYWORD_ONLY]
     keywords = [each.name for each in wanted if each.kind is inspect.Parameter.KEYWORD_ONLY]

@@ -151,18 +151,19 @@ class Steps:
     stages = {stages}
     def decode_pieces(self, batch):
         return {pieces}
-    def step_seconds(self, tokens, pairs, past, prompts, batch, context):
+    def step_seconds(self, {takes}):
         return {seconds}
 class Mine:
     def bind(self, worker):
         return {bound}
 """
+STEP = "tokens, pairs, past, prompts, batch, context, busiest=None"
 PIECES = "[Piece(float('inf'), 0.01, 0.0, 0.0)]"
 
 
 def latency(**changes: str) -> str:
     """Return a latency model's source with ``changes``."""
-    sound = {"stages": "1", "pieces": PIECES, "seconds": "0.01", "bound": "Steps()"}
+    sound = {"stages": "1", "pieces": PIECES, "seconds": "0.01", "bound": "Steps()", "takes": STEP}
     return LATENCY.format(**{**sound, **changes})
 
 
@@ -210,6 +211,7 @@ MISTAKES = {
     "a latency of broken pieces": ("latency", latency(pieces="[(1.0, 2.0)]"), "decode_pieces"),
     "a latency without end": ("latency", latency(pieces="[Piece(9.0, 1, 0, 0)]"), "decode_pieces"),
     "a latency of no stages": ("latency", latency(stages="0"), "stages"),
+    "a latency that takes less": ("latency", latency(takes="tokens"), "step_seconds must take"),
     "a latency that binds nothing": ("latency", latency(bound="None"), "bind"),
     "arrivals of nothing": ("workload.arrivals", ARRIVALS.format("return None"), "times"),
     "arrivals of text": ("workload.arrivals", ARRIVALS.format("return ['a'] * n"), "times"),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from simulator.errors import ConfigError
-from simulator.latency.base import LatencyModel, Piece, StepModel, WorkerSpec
+from simulator.latency.base import Busiest, LatencyModel, Piece, StepModel, WorkerSpec
+from simulator.plugins import check_methods
 
 NUMBERS = (float, int, np.floating, np.integer)
 
@@ -28,13 +29,9 @@ class CheckedSteps:
     def __init__(self, owner: str, steps: StepModel) -> None:
         self._owner = f"latency {owner}"
         self._steps = steps
-        try:
-            self._seconds = steps.step_seconds
-            stages = steps.stages
-        except AttributeError as error:
-            raise ConfigError(
-                f"{self._owner}: bind must return step times but got {steps!r}"
-            ) from error
+        check_methods(steps, StepModel, f"{self._owner}: bind")
+        self._seconds = steps.step_seconds
+        stages = getattr(steps, "stages", None)
         if isinstance(stages, bool) or not isinstance(stages, int) or stages < 1:
             raise ConfigError(
                 f"{self._owner}: stages must be a whole number of at least 1 but got {stages!r}"
@@ -57,10 +54,17 @@ class CheckedSteps:
         return pieces
 
     def step_seconds(
-        self, tokens: int, pairs: int, past: int, prompts: int, batch: int, context: int
+        self,
+        tokens: int,
+        pairs: int,
+        past: int,
+        prompts: int,
+        batch: int,
+        context: int,
+        busiest: Busiest | None = None,
     ) -> float:
         """Return the model's seconds of a step."""
-        seconds = self._seconds(tokens, pairs, past, prompts, batch, context)
+        seconds = self._seconds(tokens, pairs, past, prompts, batch, context, busiest)
         if isinstance(seconds, NUMBERS) and 0.0 <= seconds < math.inf:
             return seconds
         raise ConfigError(
