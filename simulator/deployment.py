@@ -123,8 +123,9 @@ class Deployment:
 
     Either prefill and decode pools (both), or mixed ones, or all three: then arrivals are routed
     over prefill and mixed workers alike. ``router`` places arrivals, ``decode_router`` places
-    prefilled requests. ``first_token`` says where a client sees it: at the end of ``prefill``, or
-    when the ``decode`` worker takes the request over. ``elastic`` says how the pools change, by
+    prefilled requests. ``first_token`` says where a client sees it: when the ``decode`` worker has
+    taken the request over, through which every answer then goes, even one of a single token; or
+    at the end of ``prefill``, where such an answer ends. ``elastic`` says how the pools change, by
     plan or as ``control`` decides.
     """
 
@@ -136,7 +137,7 @@ class Deployment:
     router: RoutingPolicy = field(default_factory=LeastTokens)
     decode_router: RoutingPolicy = field(default_factory=LeastKV)
     transfer: Transfer = field(default_factory=Transfer)
-    first_token: str = "prefill"  # noqa: S105 - a place, not a secret
+    first_token: str = "decode"  # noqa: S105 - a place, not a secret
     elastic: Elastic = field(default_factory=Elastic)
     control: Control = field(default_factory=Control)
 

@@ -85,10 +85,14 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GapHistogram:
-    """All inter-token gaps, pooled: ``counts`` over n + 1 log-spaced ``edges`` in seconds."""
+    """All inter-token gaps, pooled: ``counts`` over n + 1 rising ``edges`` in seconds.
+
+    The edges are log-spaced, but for a first bin from 0 on and a last one without end.
+    """
 
     edges: NDArray[np.float64]
     counts: NDArray[np.int64]
+    min_s: float
     max_s: float
 
 
@@ -109,6 +113,6 @@ class RunRecord:
     events: tuple[tuple[float, str, int, str], ...]
     gaps: GapHistogram
     end_s: float
-    first_token: str = "prefill"  # noqa: S105 - where the first token is emitted, not a secret
+    first_token: str = "decode"  # noqa: S105 - where the first token is emitted, not a secret
     decisions: tuple[Mapping[str, object], ...] = ()
     notes: Mapping[str, object] = field(default_factory=dict)

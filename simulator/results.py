@@ -71,6 +71,14 @@ DURATIONS = (
         ),
     ),
     Metric(
+        name="ttst_s",
+        label="TTST",
+        meaning="time to second token: the gap between the first and the second token a client "
+        "sees; undefined for fewer than two output tokens",
+        formula="second_token - first_token",
+        expression=_since("second_token_s", "first_token_s"),
+    ),
+    Metric(
         name="e2e_s",
         label="E2E",
         meaning="end-to-end latency: from arrival until the last token",
@@ -132,7 +140,9 @@ DURATIONS = (
 )
 """Durations of one request. The seven stages, nulls as 0, add up to ``e2e_s``."""
 
-STAGES = tuple(metric.name for metric in DURATIONS[3:])
+STAGES = tuple(metric.name for metric in DURATIONS[4:])
+BETWEEN_TOKENS = ("tpot_s", "ttst_s")
+"""Metrics of what comes after the first token: undefined for answers of a single one."""
 SUMMARIZED = tuple(metric.name for metric in DURATIONS if metric.name != "gateway_s")
 
 
@@ -141,12 +151,13 @@ class SLO:
     """Latency targets in seconds; ``None`` is not checked. Defaults are Dynamo's 500 and 50 ms.
 
     A request is good when it completed and every checked metric is at or below its target; a
-    missing metric fails. TPOT of a request with fewer than two output tokens is undefined, not
-    missing: it does not count against the request.
+    missing metric fails. TPOT and TTST of a request with fewer than two output tokens are
+    undefined, not missing: they do not count against the request.
     """
 
     ttft_s: float | None = 0.5
     tpot_s: float | None = 0.05
+    ttst_s: float | None = None
     e2e_s: float | None = None
 
     def __post_init__(self) -> None:
@@ -168,7 +179,7 @@ class SLO:
     def met(self, metric: str) -> pl.Expr:
         """Return whether a request held the target of ``metric``."""
         held = (pl.col(metric) <= self.targets()[metric]).fill_null(value=False)
-        return held | (pl.col("output_tokens") < 2) if metric == "tpot_s" else held
+        return held | (pl.col("output_tokens") < 2) if metric in BETWEEN_TOKENS else held
 
     def good(self) -> pl.Expr:
         """Return whether a request completed within every target."""
@@ -211,33 +222,35 @@ def gap_quantiles(gaps: GapHistogram, shares: Sequence[float] | Floats) -> Float
     bins = np.clip(np.searchsorted(below, ranks, side="left") - 1, 0, len(gaps.counts) - 1)
     bins = np.maximum(bins, np.argmax(gaps.counts > 0))
     inside = (ranks - below[bins]) / np.maximum(gaps.counts[bins], 1)
-    low, high = gaps.edges[bins], np.minimum(gaps.edges[bins + 1], gaps.max_s)
-    quantiles: Floats = np.minimum(low + inside * np.maximum(high - low, 0.0), gaps.max_s)
+    low, high = np.clip((gaps.edges[bins], gaps.edges[bins + 1]), gaps.min_s, gaps.max_s)
+    quantiles: Floats = low + inside * (high - low)
     return quantiles
 
 
 def gap_bin_width(gaps: GapHistogram) -> float:
     """Return the relative width of the histogram's bins (0.02 = 2 %): the percentiles' error."""
-    edges = gaps.edges[gaps.edges > 0]
+    edges = gaps.edges[(gaps.edges > 0) & np.isfinite(gaps.edges)]
     return float(np.max(edges[1:] / edges[:-1]) - 1.0) if len(edges) > 1 else 0.0
 
 
 def gap_distribution(gaps: GapHistogram, mean_s: float | None) -> dict[str, float | int | None]:
     """Return the distribution of all inter-token gaps of all requests, pooled (seconds).
 
-    ``mean_s`` comes exactly from the requests (see :func:`mean_gap`); max is exact; min,
+    ``mean_s`` comes exactly from the requests (see :func:`mean_gap`); min and max are exact;
     percentiles and std are read off the histogram, to within its relative bin width.
     """
     count = int(gaps.counts.sum())
     if not count:
         return _unknown(0)
-    shares = [0.0, *(rank / 100 for rank in PERCENTILES)]
-    low, *ranks = (float(value) for value in gap_quantiles(gaps, shares))
-    middles = np.minimum((gaps.edges[:-1] + gaps.edges[1:]) / 2, gaps.max_s)
+    ranks = [float(each) for each in gap_quantiles(gaps, [rank / 100 for rank in PERCENTILES])]
+    ends = np.clip(gaps.edges, gaps.min_s, gaps.max_s)
+    middles = (ends[:-1] + ends[1:]) / 2
     centre = np.average(middles, weights=gaps.counts)
+    if mean_s is not None:  # a sum over requests, rounded otherwise than each gap
+        mean_s = min(max(mean_s, gaps.min_s), gaps.max_s)
     return {
         "mean": mean_s,
-        "min": low,
+        "min": float(gaps.min_s),
         **{f"p{rank}": value for rank, value in zip(PERCENTILES, ranks, strict=True)},
         "max": float(gaps.max_s),
         "std": float(np.sqrt(np.average((middles - centre) ** 2, weights=gaps.counts))),
@@ -516,13 +529,20 @@ def counted(metric: str, at: int) -> pl.Expr:
     """Return the seconds of stage number ``at`` that count towards ``metric``.
 
     Stages follow each other from the arrival on. TPOT counts what comes after the first token,
-    every other metric what comes before its own moment.
+    TTST what comes between that and the second, every other metric what comes before its moment.
     """
     stage = pl.col(STAGES[at]).fill_null(0.0)
     before = pl.sum_horizontal(pl.lit(0.0), *STAGES[:at])
-    end = pl.col("ttft_s" if metric == "tpot_s" else metric)
-    early = (end - before).clip(0.0, stage)
-    return (stage - early) / (pl.col("output_tokens") - 1) if metric == "tpot_s" else early
+
+    def until(end: pl.Expr) -> pl.Expr:
+        return (end - before).clip(0.0, stage)
+
+    first = pl.col("ttft_s")
+    if metric == "tpot_s":
+        return (stage - until(first)) / (pl.col("output_tokens") - 1)
+    if metric == "ttst_s":
+        return until(first + pl.col("ttst_s")) - until(first)
+    return until(pl.col(metric))
 
 
 def summarize(
@@ -553,6 +573,7 @@ def summarize(
         "duration_s": duration,
         "ttft_s": spread.pop("ttft_s"),
         "tpot_s": spread.pop("tpot_s"),
+        "ttst_s": spread.pop("ttst_s"),
         "itl_s": gap_distribution(record.gaps, mean_gap(requests)),
         **spread,
         "goodput_rps": _per(totals["good"], duration),

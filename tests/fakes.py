@@ -19,7 +19,7 @@ BLOCK = 16
 KV_BLOCKS = 60_000
 PORT = 50e9
 KV_BYTES_PER_TOKEN = 327_680.0
-EDGES = 10.0 ** (np.arange(-6000, 5001) / 1000)
+EDGES = np.concatenate(([0.0], 10.0 ** (np.arange(-6000, 5001) / 1000), [np.inf]))
 COMPLETED, REJECTED = STATUSES.index("completed"), STATUSES.index("rejected")
 
 
@@ -34,7 +34,7 @@ class FakeRun:
     mixed: int = 0
     rejected: float = 0.0
     layerwise: bool = False
-    first_token: str = "prefill"  # noqa: S105 - a place, not a secret
+    first_token: str = "decode"  # noqa: S105 - a place, not a secret
     samples: int = 400
     seed: int = 0
 
@@ -138,9 +138,8 @@ def _decode(columns: Columns, ids: NDArray[np.int64], ready: Floats, run: FakeRu
     load = np.interp(ready, columns["arrival_s"], np.linspace(0.8, 1.6, len(columns["arrival_s"])))
     pace = 0.018 * load * (1.0 + 0.3 * np.sin(ready / 7.0) ** 2)
     at_prefill = run.first_token == "prefill"  # noqa: S105 - a place, not a secret
-    first = columns["prefill_end_s"][ids] if at_prefill else ready + pace
     join = ready + 0.2 * pace
-    columns["first_token_s"][ids] = np.where(tokens > 1, first, columns["prefill_end_s"][ids])
+    columns["first_token_s"][ids] = columns["prefill_end_s"][ids] if at_prefill else join
     columns["decode_queue_enter_s"][ids] = ready
     columns["decode_join_s"][ids] = join
     columns["second_token_s"][ids] = np.where(tokens > 1, join + pace, np.nan)
@@ -157,9 +156,10 @@ def _gaps(columns: Columns) -> GapHistogram:
     counts = np.zeros(len(EDGES) - 1, dtype=np.int64)
     for seconds, weight in ((first, np.ones_like(tokens)), (gap, tokens - 2)):
         bins = np.searchsorted(EDGES, seconds, side="right") - 1
-        np.add.at(counts, np.clip(bins, 0, len(counts) - 1), weight)
-    longest = max(float(np.max(first, initial=0.0)), float(np.max(gap, initial=0.0)))
-    return GapHistogram(edges=EDGES, counts=counts, max_s=longest)
+        np.add.at(counts, bins, weight)
+    seen = np.concatenate((first, gap[tokens > 2]))
+    shortest, longest = float(np.min(seen, initial=np.inf)), float(np.max(seen, initial=0.0))
+    return GapHistogram(edges=EDGES, counts=counts, min_s=shortest, max_s=longest)
 
 
 def _timeline(columns: Columns, pools: list[str], time: Floats) -> dict[str, Floats]:

@@ -8,6 +8,7 @@ its state in between has it advanced to the iteration under way. Iteration ``ste
 
 from collections import deque
 from heapq import heappop, heappush
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ class BatchWorker(Worker):
 
     __slots__ = (
         "_arrived",
+        "_awaiting",
         "_context",
         "_ends",
         "_fresh",
@@ -83,7 +85,8 @@ class BatchWorker(Worker):
         self._arrived: deque[int] = deque()  # KV here, not yet in the batch
         self._pending: deque[int] = deque()  # want blocks for a transfer
         self._paused: dict[int, float] = {}  # preempted -> when its last token was emitted
-        self._fresh: list[int] = []  # joined from a transfer in this iteration
+        self._fresh = 0  # how many joined from a transfer in this iteration
+        self._awaiting: list[int] = []  # get their second token in the next iteration
         self._stalled = False  # by prompts alone: iteration `_step` has its blocks but not begun
         self._late: list[tuple[float, int]] = []  # last token before a stall, of how many
         self._resumed = 0.0  # when the first iteration after the stall ends
@@ -145,10 +148,10 @@ class BatchWorker(Worker):
             self._grow(now)
         if self._ready:
             self._join_ready(now)
-        if self._pending:
-            self._grant()
         if self._arrived:
             self._join_arrived(now)
+        if self._pending:
+            self._grant()
         if self.prompts or self.partial:
             self._prompt_step = self._form(now, len(self._running))
         if self._prompt_step is not None:
@@ -181,7 +184,7 @@ class BatchWorker(Worker):
             first, end = float(marks[0]), float(marks[-1])
         self._leap = leap
         self.alarm.set(end, STEP_END)
-        if self._fresh:
+        if self._awaiting:
             self._stamp_second(first)
         if self._stalled:
             self._stalled, self._resumed = False, first
@@ -229,15 +232,15 @@ class BatchWorker(Worker):
         if not self._piggyback:
             self._stall(now)
             return
-        step.seconds, step.riders = seconds, batch - len(self._fresh)
-        if self._fresh:
+        step.seconds, step.riders = seconds, batch - self._fresh
+        self._fresh = 0  # their first gap ends here, and is not one of this step's
+        if self._awaiting:
             self._stamp_second(step.ends)
-            self._fresh.clear()  # their first gap ends here, and is not one of this step's
 
     def _stall(self, now: float) -> None:
         """Remember whose last token was at ``now``: who just joined, or all if just stalled."""
         self._stalled = True
-        just = len(self._running) - len(self._fresh) - self._held_up()
+        just = len(self._running) - self._fresh - self._held_up()
         if just:
             self._late.append((now, just))
 
@@ -247,8 +250,9 @@ class BatchWorker(Worker):
 
     def _stamp_second(self, when: float) -> None:
         second = self._ledger.second_token
-        for request in self._fresh:
+        for request in self._awaiting:
             second[request] = when
+        self._awaiting.clear()
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -272,8 +276,8 @@ class BatchWorker(Worker):
         context, gaps = self._context, self._gaps
         for since, late in self._late:
             gaps.gap(self._resumed - since, late)
-        gaps.iterations(batch, batch - len(self._fresh) - self._held_up(), context, 1)
-        self._fresh.clear()
+        gaps.iterations(batch, batch - self._fresh - self._held_up(), context, 1)
+        self._fresh = 0
         self._late.clear()
         if count > 1:
             gaps.iterations(batch, batch, context + batch, count - 1)
@@ -439,18 +443,27 @@ class BatchWorker(Worker):
             self._growth[(step - length + 1) % size] += 1
 
     def _join_arrived(self, now: float) -> None:
-        arrived, join = self._arrived, self._ledger.decode_join
+        """Take over whose KV is here; clients now see their first token, if not before."""
+        arrived, ledger = self._arrived, self._ledger
         while arrived and len(self._running) < self._max_seqs:
             request = arrived.popleft()
-            join[request] = now
+            ledger.decode_join[request] = now
+            if isnan(ledger.first_token[request]):
+                ledger.first_token[request] = now
+            if ledger.output_tokens[request] == 1:
+                self.used -= self.blocks(ledger.input_tokens[request])
+                self._listener.finished(request)
+                continue
             self._add(request)
-            self._fresh.append(request)
+            self._fresh += 1
+            self._awaiting.append(request)
 
     def _join_ready(self, now: float) -> None:
         join, queued = self._ledger.decode_join, self._ledger.decode_queue_enter
         for request in self._ready:
             if self._paused.pop(request, None) is None:
                 join[request] = queued[request] = now
+                self._awaiting.append(request)
             self._add(request)
         self._ready.clear()
 

@@ -9,9 +9,10 @@ from simulator.record import GapHistogram
 
 BINS_PER_DECADE = 1000
 DECADES = (-6, 5)
-EDGES: NDArray[np.float64] = 10.0 ** (
+_DECADES = 10.0 ** (
     np.arange(DECADES[0] * BINS_PER_DECADE, DECADES[1] * BINS_PER_DECADE + 1) / BINS_PER_DECADE
 )
+EDGES: NDArray[np.float64] = np.concatenate(([0.0], _DECADES, [np.inf]))
 EDGES.flags.writeable = False
 _FLUSH = 1 << 16
 
@@ -25,14 +26,14 @@ class GapLog:
     expanded later, vectorised, with the same expressions that timed them.
     """
 
-    __slots__ = ("_counts", "_gaps", "_max", "_runs", "_seconds")
+    __slots__ = ("_counts", "_gaps", "_max", "_min", "_runs", "_seconds")
 
     def __init__(self, seconds: SecondsOver) -> None:
         self._seconds = seconds
         self._counts = np.zeros(len(EDGES) - 1, dtype=np.int64)
         self._runs: list[int] = []  # four numbers a run
         self._gaps: list[tuple[float, int]] = []
-        self._max = 0.0
+        self._min, self._max = np.inf, 0.0
 
     def iterations(self, batch: int, weight: int, context: int, count: int) -> None:
         """Record ``count`` iterations of ``batch``; the first has ``context`` KV tokens."""
@@ -77,6 +78,7 @@ class GapLog:
         if len(seconds) == 0:
             return
         seen = seconds[weight > 0]
+        self._min = min(self._min, float(seen.min(initial=np.inf)))
         self._max = max(self._max, float(seen.max(initial=0.0)))
         np.add.at(self._counts, _bins(seconds), weight)
 
@@ -91,22 +93,26 @@ class GapLog:
         return self._counts
 
     @property
+    def shortest(self) -> float:
+        """The shortest gap in seconds (infinite where there is none), once settled."""
+        return self._min
+
+    @property
     def longest(self) -> float:
         """The longest gap in seconds, once settled."""
         return self._max
 
 
 def _bins(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    found = np.searchsorted(EDGES, seconds, side="right") - 1
-    return np.clip(found, 0, len(EDGES) - 2)
+    return np.searchsorted(EDGES, seconds, side="right") - 1
 
 
 def pooled(logs: Sequence[GapLog], firsts: NDArray[np.float64]) -> GapHistogram:
     """Return the histogram of all ``logs``, ``firsts`` (one gap each) included."""
     counts = np.bincount(_bins(firsts), minlength=len(EDGES) - 1).astype(np.int64)
-    longest = float(firsts.max(initial=0.0))
+    shortest, longest = float(firsts.min(initial=np.inf)), float(firsts.max(initial=0.0))
     for log in logs:
         log.settle()
         counts += log.counts
-        longest = max(longest, log.longest)
-    return GapHistogram(edges=EDGES, counts=counts, max_s=longest)
+        shortest, longest = min(shortest, log.shortest), max(longest, log.longest)
+    return GapHistogram(edges=EDGES, counts=counts, min_s=shortest, max_s=longest)

@@ -15,7 +15,8 @@ class Handoff:
 
     A decode worker is chosen and asked for blocks when the prompt is done (layer-wise: when its
     last chunk starts); the transfer begins when both are there, and the prefill worker keeps the
-    prompt's KV until it ends.
+    prompt's KV until it ends. Where clients see their first token ``early``, from the prefill
+    worker, answers of a single token end there.
     """
 
     def __init__(
@@ -25,6 +26,8 @@ class Handoff:
         router: Router,
         team: Team[BatchWorker],
         ways: Ways,
+        *,
+        early: bool,
     ) -> None:
         self._clock = endings.clock
         self._endings = endings
@@ -37,6 +40,7 @@ class Handoff:
         self._layerwise = ways.layerwise
         self._waiting: deque[int] = deque()  # for any decode worker at all
         self.links: Links
+        self._early = early
         self._due: dict[int, float] = {}
         self._flying: dict[int, float] = {}
         self.started_bytes = 0.0
@@ -55,19 +59,24 @@ class Handoff:
 
     def prefilling(self, request: int, end: float) -> None:
         """Begin a layer-wise hand-over while the prompt is being computed."""
-        if self._layerwise and self._ledger.output_tokens[request] > 1:
+        if self._layerwise and not self._ends_early(request):
             self._due[request] = end
             self._hand_over(request)
 
     def prefilled(self, request: int) -> None:
         """Hand a computed prompt over, unless that is under way; or it was all there was to do."""
-        if self._ledger.output_tokens[request] == 1:
+        if self._early:
+            self._ledger.first_token[request] = self._clock.now
+        if self._ends_early(request):
             self.release(request)
             self._endings.completed(request)
         elif self._layerwise:
             self._due.pop(request, None)
         else:
             self._hand_over(request)
+
+    def _ends_early(self, request: int) -> bool:
+        return self._early and self._ledger.output_tokens[request] == 1
 
     def release(self, request: int) -> None:
         """Free a prompt at its prefill worker: nobody needs its KV there any more."""

@@ -95,7 +95,7 @@ class PrefillWorker(Worker):
         load.tokens[index] -= step.placed
         self.prompts_closed += len(step.finishing)
         for request in step.finishing:
-            ledger.prefill_end[request] = ledger.first_token[request] = now
+            ledger.prefill_end[request] = now
             ledger.generated[request] = 1
             load.requests[index] -= 1
             self._listener.prefilled(request)

@@ -93,7 +93,14 @@ class Simulation:
         self.decoders: Team[BatchWorker] = Team()
         router, decode_router = self._routers()
         self.ways = Ways(deployment.fabric, deployment.transfer)
-        self.handoff = Handoff(self.endings, self.roster, decode_router, self.decoders, self.ways)
+        self.handoff = Handoff(
+            self.endings,
+            self.roster,
+            decode_router,
+            self.decoders,
+            self.ways,
+            early=deployment.first_token == "prefill",  # noqa: S105 - a place, not a secret
+        )
         self.handoff.links = self._links()
         self.fleet = self._fleet()
         self.gateway = self._gateway(router)
@@ -242,9 +249,6 @@ class Simulation:
         columns = {name: column[:arrived] for name, column in self.ledger.columns().items()}
         if self.done < self.ledger.size:
             columns = {name: self._so_far(name, column) for name, column in columns.items()}
-        if self.deployment.first_token == "decode":  # noqa: S105 - a place, not a secret
-            handed = ~np.isnan(columns["transfer_queue_enter_s"])
-            np.copyto(columns["first_token_s"], columns["decode_join_s"], where=handed)
         if sample:
             self.telemetry.sample(self.clock.now)
         return RunRecord(

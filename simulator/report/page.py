@@ -148,7 +148,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _latency_table(results: Results) -> str:
-    order = ("ttft_s", "tpot_s", "itl_s", "e2e_s")
+    order = ("ttft_s", "tpot_s", "ttst_s", "itl_s", "e2e_s")
     names = (*order, *(name for name in SUMMARIZED if name not in order))
     rows = []
     for name in names:

@@ -163,7 +163,8 @@ def first_token(results: Results) -> str:
     if results.first_token == "decode":  # noqa: S105 - a place, not a secret
         return (
             "In this run the first token is emitted when the decode worker has taken the request "
-            "over: TTFT includes the KV transfer and the wait for the decode batch."
+            "over, also where it is the only one: TTFT includes the KV transfer and the wait for "
+            "the decode batch."
         )
     return (
         "In this run the first token is emitted by the prefill worker when the prompt is done: "
@@ -179,13 +180,13 @@ def definitions(results: Results) -> list[tuple[str, str, str]]:
         (
             "ITL",
             "inter-token latency: every gap between two tokens, all requests pooled; percentiles "
-            f"are read off a histogram whose bins are {width} wide, mean and max are exact",
+            f"are read off a histogram whose bins are {width} wide, mean, min and max are exact",
             "time of a token - time of the one before",
         ),
         (
             "Good request",
-            "completed, with every target held; TPOT of a request with fewer than two output "
-            "tokens is undefined and does not count against it",
+            "completed, with every target held; TPOT and TTST of a request with fewer than two "
+            "output tokens are undefined and do not count against it",
             "metric ≤ target, for each target",
         ),
         ("Goodput", "good requests per second", "good requests / duration"),

@@ -10,7 +10,13 @@ from simulator.report import prose
 from simulator.report.theme import number, seconds, share
 from simulator.results import Results
 
-ROWS = (("TTFT", "ttft_s"), ("TPOT", "tpot_s"), ("ITL", "itl_s"), ("E2E", "e2e_s"))
+ROWS = (
+    ("TTFT", "ttft_s"),
+    ("TPOT", "tpot_s"),
+    ("TTST", "ttst_s"),
+    ("ITL", "itl_s"),
+    ("E2E", "e2e_s"),
+)
 
 
 def summary_table(results: Results) -> Group:

@@ -72,8 +72,9 @@ def tiny(**changes: dict[int, float]) -> RunRecord:
         timeline=_gauges(np.array([2.0, 4.0]), workers=3),
         workers=tuple(_worker(index, pool) for index, pool in enumerate(POOLS)),
         events=((0.0, "ready", 0, ""), (5.0, "note", -1, "all")),
-        gaps=GapHistogram(edges=EDGES, counts=counts, max_s=3.5 / 3),
+        gaps=GapHistogram(edges=EDGES, counts=counts, min_s=1.0, max_s=3.5 / 3),
         end_s=10.0,
+        first_token="prefill",  # noqa: S106 - a place, not a secret
     )
 
 
@@ -114,6 +115,7 @@ def test_each_duration_follows_its_definition() -> None:
     expected: dict[str, list[float | None]] = {
         "ttft_s": [0.75, 1.0, None],
         "tpot_s": [1.125, None, None],
+        "ttst_s": [1.0, None, None],
         "e2e_s": [5.25, 1.0, None],
         "gateway_s": [0.0, 0.0, None],
         "prefill_queue_s": [0.25, 0.5, None],
@@ -273,7 +275,7 @@ def test_a_missed_target_names_its_stage_by_hand() -> None:
 
 
 @pytest.mark.parametrize("first_token", ["prefill", "decode"])
-@pytest.mark.parametrize("metric", ["ttft_s", "tpot_s", "e2e_s"])
+@pytest.mark.parametrize("metric", ["ttft_s", "tpot_s", "ttst_s", "e2e_s"])
 def test_what_counts_towards_a_metric_adds_up_to_it(metric: str, first_token: str) -> None:
     """The stages' seconds that count towards a metric are the whole of it, for every request."""
     run = FakeRun(requests=300, mixed=1, layerwise=True, first_token=first_token)
@@ -301,6 +303,13 @@ def test_goodput_is_at_most_throughput_and_grows_with_the_target(
     assert tight["slo_attainment"] <= loose["slo_attainment"] <= completed / 60
 
 
+def test_a_late_second_token_misses_its_target() -> None:
+    """TTST is a target like the others, and an answer of one token has none to miss."""
+    for target, good in ((0.9, 1), (1.0, 2)):
+        slo = SLO(ttft_s=None, tpot_s=None, ttst_s=target)
+        assert results_of(tiny(), slo).summary["slo_attainment"] == good / 3
+
+
 def test_percentiles_interpolate_linearly() -> None:
     """Between two order statistics the percentile lies on the straight line."""
     told = distribution(np.array([4.0, np.nan, 1.0, 3.0, 2.0]))
@@ -320,10 +329,26 @@ def test_percentiles_are_ordered_and_inside(values: list[float]) -> None:
     assert (numbers[0], numbers[-1]) == (min(values), max(values))
 
 
+def pooled(gaps: list[float]) -> GapHistogram:
+    """Return the histogram of these gaps."""
+    counts = np.histogram(gaps, EDGES)[0]
+    return GapHistogram(edges=EDGES, counts=counts, min_s=min(gaps), max_s=max(gaps))
+
+
+@given(st.lists(st.sampled_from([0.0, 3e-9, 4e-7, 1e-6, 0.02, 3e5, 2e7]), min_size=1))
+def test_pooled_gaps_lie_between_their_ends(gaps: list[float]) -> None:
+    """Also of gaps below and above all decades, mean and percentiles lie within min and max."""
+    told = gap_distribution(pooled(gaps), float(np.mean(gaps)))
+    assert (told["min"], told["max"]) == (min(gaps), max(gaps))
+    ranks = [told[name] for name in ("min", "p50", "p75", "p90", "p95", "p99", "max")]
+    assert ranks == sorted(ranks)  # type: ignore[type-var]
+    assert min(gaps) <= told["mean"] <= max(gaps)  # type: ignore[operator]
+
+
 @given(st.lists(st.floats(1e-5, 1e3), min_size=1, max_size=50))
 def test_gap_quantiles_are_exact_to_one_bin(gaps: list[float]) -> None:
     """A quantile off the histogram is within one bin's width of an order statistic around it."""
-    histogram = GapHistogram(edges=EDGES, counts=np.histogram(gaps, EDGES)[0], max_s=max(gaps))
+    histogram = pooled(gaps)
     assert gap_bin_width(histogram) == pytest.approx(10**0.001 - 1)
     exact, slack = np.sort(gaps), 1 + 1.01 * gap_bin_width(histogram)
     for share in (0.0, 0.5, 0.9, 1.0):
@@ -338,7 +363,8 @@ def test_itl_mean_is_exact_where_the_histogram_is_not() -> None:
     """The pooled mean comes from the requests' columns and agrees with the gaps' own."""
     record = fake_record(FakeRun(requests=200))
     told = results_of(record).summary["itl_s"]
-    middles = (record.gaps.edges[1:] + record.gaps.edges[:-1]) / 2
+    edges = np.clip(record.gaps.edges, record.gaps.min_s, record.gaps.max_s)
+    middles = (edges[1:] + edges[:-1]) / 2
     assert told["mean"] == pytest.approx(np.average(middles, weights=record.gaps.counts), rel=3e-3)
 
 

@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.clock import STEP_END
 from simulator.cluster.simulation import Simulation
@@ -121,7 +123,7 @@ class SteppingWorker(BatchWorker):
             self.decode_tokens += 1
             sequence.length += 1
             sequence.left -= 1
-            if sequence.last_token is None:
+            if sequence.left == self._ledger.output_tokens[sequence.request] - 2:
                 self._ledger.second_token[sequence.request] = now
             sequence.last_token = now
             sequence.stalled = False
@@ -163,9 +165,9 @@ class SteppingWorker(BatchWorker):
                 self._ledger.decode_queue_enter[sequence.request] = now
             self.batch.append(sequence)
         self.coming = []
-        self.grant()
         while self.landed and len(self.batch) < self.settings.batching.max_num_seqs:
             self.take(self.landed.popleft(), now)
+        self.grant()
         self.computing = self.chunks(now)
         if self.computing is None and not self.batch:
             self._rest(now)
@@ -176,7 +178,13 @@ class SteppingWorker(BatchWorker):
         """Let a transferred request join."""
         ledger = self._ledger
         ledger.decode_join[request] = now
+        if np.isnan(ledger.first_token[request]):
+            ledger.first_token[request] = now
         left, length = ledger.output_tokens[request] - 1, ledger.input_tokens[request] + 1
+        if not left:
+            self.used -= self.held[request]
+            self._listener.finished(request)
+            return
         self.batch.append(Sequence(request, length, left, self.held[request], None))
 
     def make_room(self, now: float) -> None:

@@ -234,7 +234,7 @@ class Prefill(Site):
         self.counts["steps"] += 1
         self.counts["prefill_tokens"] += sum(chunk.size for chunk in chunks)
         for chunk in chunks:
-            if chunk.last and self.world.layerwise and chunk.job.answer > 1:
+            if chunk.last and self.world.layerwise and not self.world.ends_here(chunk.job):
                 self.world.hand_over(chunk.job, ends)
 
     def close(self, step: Step) -> None:
@@ -244,7 +244,7 @@ class Prefill(Site):
         for job in [chunk.job for chunk in step.chunks if chunk.last]:
             job.moments["prefill_end_s"] = self.world.now
             job.tokens.append(self.world.now)
-            if job.answer == 1:
+            if self.world.ends_here(job):
                 del self.held[job]
                 self.world.finish(job)
             elif not self.world.layerwise:
@@ -318,7 +318,7 @@ class Batch(Site):
         for job in step.riders:
             job.tokens.append(self.world.now)
             self.counts["decode_tokens"] += 1
-            if job.prefill is not self and len(job.tokens) == 2:
+            if len(job.tokens) == 2:
                 job.moments["second_token_s"] = self.world.now
         for chunk in step.chunks:
             if not chunk.again:
@@ -343,11 +343,16 @@ class Batch(Site):
             self.preempted.discard(job)
             self.running.append(job)
         self.computed = []
-        self.grant()
         batching = self.pool.batching
         while self.landed and len(self.running) < batching.max_num_seqs:
-            self.running.append(self.landed.pop(0))
-            self.running[-1].moments["decode_join_s"] = self.world.now
+            job = self.landed.pop(0)
+            job.moments["decode_join_s"] = self.world.now
+            if len(job.tokens) < job.answer:
+                self.running.append(job)
+                continue
+            del self.held[job]
+            self.world.finish(job)
+        self.grant()
         chunks = self.chunks(len(self.running) if batching.piggyback else 0)
         self.stalled = bool(chunks) and not batching.piggyback
         riders = [] if self.stalled else list(self.running)
@@ -592,6 +597,10 @@ class World:
 
     # --- hand-over -----------------------------------------------------------------------------
 
+    def ends_here(self, job: Job) -> bool:
+        """Tell whether an answer ends with its prompt: a single token that is seen there."""
+        return job.answer == 1 and self.deployment.first_token == "prefill"  # noqa: S105
+
     def hand_over(self, job: Job, due: float | None) -> None:
         """Choose a decode worker and ask it for blocks; ``due``: when the prompt will be done."""
         site = self.decoders[self.choose(1, self.decoders)]
@@ -790,7 +799,7 @@ class World:
 
     def emitted(self, job: Job) -> list[float]:
         """Return when the client saw each token."""
-        handed = job.prefill is not job.decode and job.answer > 1
+        handed = job.prefill is not job.decode
         if self.deployment.first_token == "prefill" or not handed:  # noqa: S105
             return job.tokens
         if "decode_join_s" not in job.moments:

@@ -187,11 +187,46 @@ def test_what_can_never_be_served_is_rejected(inputs: int, outputs: int, reason:
 
 
 def test_first_token_at_decode_includes_the_hand_over() -> None:
-    """`first_token=decode` moves the first token of handed-over requests to their join."""
-    deployment = replace(disaggregated(1, 1, latency=FLAT), first_token="decode")  # noqa: S106
+    """A client sees its first token when the decode worker takes over, were it the only one."""
+    deployment = disaggregated(1, 1, latency=FLAT)
     columns = run(deployment, traffic([0.0, 0.0], 10, [5, 1]), RunOptions()).requests
-    assert columns["first_token_s"][0] == columns["decode_join_s"][0]
-    assert columns["first_token_s"][1] == columns["prefill_end_s"][1]
+    assert (columns["first_token_s"] == columns["decode_join_s"]).all()
+    assert (columns["transfer_end_s"] > columns["prefill_end_s"]).all()
+    assert columns["finish_s"][1] == columns["first_token_s"][1]
+    assert columns["finish_s"] - columns["first_token_s"] == pytest.approx([0.4, 0.0])
+
+
+def test_first_token_at_prefill_spares_short_answers_the_hand_over() -> None:
+    """`first_token=prefill`: it is there when the prompt is, and an answer of one token ends."""
+    deployment = replace(disaggregated(1, 1, latency=FLAT), first_token="prefill")  # noqa: S106
+    columns = run(deployment, traffic([0.0, 0.0], 10, [5, 1]), RunOptions()).requests
+    assert (columns["first_token_s"] == columns["prefill_end_s"]).all()
+    assert columns["finish_s"][1] == columns["prefill_end_s"][1]
+    assert np.isnan(columns["transfer_start_s"][1])
+
+
+def test_an_answer_of_one_token_frees_its_blocks_for_who_waits() -> None:
+    """With blocks for one prompt at the decode worker, answers of one token follow each other."""
+    deployment = disaggregated(1, 1, latency=FLAT, batching=Batching(kv_blocks=4))
+    columns = run(deployment, traffic([0.0] * 3, 60, 1), RunOptions()).requests
+    assert (columns["status"] == STATUSES.index("completed")).all()
+    assert len(set(columns["finish_s"])) == 3
+
+
+def test_the_second_token_follows_the_first_by_an_iteration() -> None:
+    """Handed over or not, the second token comes with the first iteration after the first."""
+    load = traffic([0.0, 0.0], 10, [5, 2])
+    for deployment in (disaggregated(1, 1, latency=FLAT), colocated(1, latency=FLAT)):
+        columns = run(deployment, load, RunOptions()).requests
+        assert columns["second_token_s"] - columns["first_token_s"] == pytest.approx(0.1)
+        assert columns["second_token_s"][1] == columns["finish_s"][1]
+
+
+def test_a_stall_delays_the_second_token() -> None:
+    """Prompts computed alone after the first token come before the second."""
+    columns = run(stalling(), traffic([0.0, 0.15], [100, 50], [4, 2]), RunOptions()).requests
+    # 0–0.2 prompt 0; 0.2–0.35 prompt 1 alone; 0.35–0.47 both.
+    assert columns["second_token_s"] == pytest.approx([0.47, 0.47])
 
 
 def three_pools() -> Deployment:
