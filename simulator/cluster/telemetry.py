@@ -53,6 +53,8 @@ class Telemetry:
     def wake(self, now: float) -> None:
         """Sample, and arm the next sample on the grid."""
         self.sample(now)
+        if len(self._samples) >= MAX_SAMPLES:
+            self._thin()  # here only: the last sample, at the end of the run, always stays
         self._tick += 1
         self.alarm.set(self._tick * self._interval, TICK)
         self._on_sample(now)
@@ -66,10 +68,12 @@ class Telemetry:
         for worker in workers:
             self._integrate(worker, now)
         self._samples.append((now, self._numbers, rows))
-        if len(self._samples) >= MAX_SAMPLES:
-            self._samples = self._samples[::2]
-            self._interval *= 2
-            self._tick //= 2
+
+    def _thin(self) -> None:
+        """Keep every second sample; the next ones come half as often."""
+        self._samples = self._samples[::2]
+        self._interval *= 2
+        self._tick //= 2
 
     def _integrate(self, worker: Worker, now: float) -> None:
         """Add the block-seconds since the last reading, the blocks changing evenly."""
