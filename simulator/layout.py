@@ -1,14 +1,13 @@
 """How one worker spreads a model over its GPUs, and what memory that leaves for KV."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
 from hardware.gpu import GPU
 from simulator.errors import CapacityError, ConfigError, LayoutError
+from simulator.memory import MemoryRule
 from simulator.model import Model
-
-GIB = 2.0**30
 
 DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
     {
@@ -52,11 +51,6 @@ KV_DTYPES = ("bf16", "fp16", "fp8", "int8", "nvfp4")
 
 PARTS = ("attention", "linear_attention", "dense_ffn", "shared_experts", "lm_head")
 """Parts of a model that may be stored in another dtype than its ``weights``."""
-
-NON_TORCH_BYTES = 3.5 * GIB
-"""CUDA context, graphs, workspaces per GPU (AIConfigurator's ``other_mem``)."""
-NCCL_BYTES = 0.35 * GIB
-"""NCCL buffers per GPU of a worker of several (AIConfigurator: 0.33 to 0.38 GiB)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,7 +308,8 @@ class MemoryBudget:
     ``role`` decides that step: a prefill or mixed worker computes up to
     ``max_num_batched_tokens`` tokens at once, a decode worker one per sequence; both limits are
     those of one attention-DP rank. ``kv_blocks``, of the whole worker, is what an engine was seen
-    to have: it then stands in place of the count computed here, and nothing is refused.
+    to have: it then stands in place of the count computed here, and nothing is refused. ``rule``
+    is how the engine divides memory, and what ``memory_utilization`` is a share of.
 
     Raises:
         ConfigError: a value is out of range.
@@ -327,6 +322,7 @@ class MemoryBudget:
     max_num_seqs: int = 256
     role: str = "mixed"
     kv_blocks: int | None = None
+    rule: MemoryRule = field(default_factory=MemoryRule)
 
     def __post_init__(self) -> None:
         if self.kv_blocks is not None and self.kv_blocks < 1:
@@ -349,11 +345,39 @@ class MemoryBudget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Bytes of one pipeline stage on each of its GPUs: weights, reserve, KV of one token."""
+    """Bytes of one pipeline stage on each of its GPUs.
+
+    Weights, what the engine's ``processes`` hold before computing, the largest ``step``, the
+    ``states`` of sequences' linear layers, and the KV of one token.
+    """
 
     weights: float
-    reserve: float
+    processes: float
+    step: float
+    states: float
     kv_per_token: float
+
+    @property
+    def reserve(self) -> float:
+        """Bytes that are neither weights nor KV."""
+        return self.processes + self.step + self.states
+
+    def kv_room(self, memory: float, budget: MemoryBudget) -> float:
+        """Return the bytes left for KV on a GPU with ``memory`` bytes; below 0 if none are."""
+        rule, share = budget.rule, budget.memory_utilization
+        offered = memory - rule.hidden_bytes
+        if rule.share_of == "total":
+            return share * offered - self.weights - self.reserve
+        if rule.share_of == "unloaded":
+            return share * (offered - self.processes) - self.weights - self.states
+        return share * (offered - self.processes - self.weights - self.step) - self.states
+
+    def tokens(self, memory: float, budget: MemoryBudget) -> float:
+        """Return the tokens whose KV fits on a GPU; endless where this stage writes none."""
+        room = self.kv_room(memory, budget)
+        if room < 0:
+            return 0.0
+        return room / self.kv_per_token if self.kv_per_token else float(2**62)
 
 
 def plan_memory(
@@ -377,9 +401,8 @@ def plan_memory(
     budget = budget or MemoryBudget()
     layout.validate(model)
     stages = _stages(model, layout, precision, budget)
-    usable = gpu.memory_bytes * budget.memory_utilization
-    room = [_tokens_in(usable, stage) for stage in stages]
-    blocks = int(min(room) // budget.block_size)
+    room = min(stage.tokens(gpu.memory_bytes, budget) for stage in stages)
+    blocks = int(room // budget.block_size)
     if budget.kv_blocks is not None:
         blocks = -(-budget.kv_blocks // layout.attention_dp)
     elif blocks < 1:
@@ -412,16 +435,23 @@ def _stages(
     spans = layout.stage_layers(model.layers)
     return tuple(
         Stage(
-            weights=_stage_weights(model, layout, precision, span),
-            reserve=_stage_reserve(model, layout, budget, span),
+            weights=_stage_weights(model, layout, precision, span, budget.rule),
+            processes=budget.rule.processes(layout.gpus),
+            step=_stage_step(model, layout, budget, span),
+            states=_stage_states(model, layout, budget, span),
             kv_per_token=_stage_kv_per_token(model, layout, precision, span),
         )
         for span in spans
     )
 
 
-def _stage_weights(model: Model, layout: Layout, precision: Precision, span: range) -> float:
+def _stage_weights(
+    model: Model, layout: Layout, precision: Precision, span: range, rule: MemoryRule
+) -> float:
     layers = sum(_layer_weights(model, layout, precision, layer) for layer in span)
+    sparse = sum(map(model.is_moe_layer, span)) if precision.weights == "mxfp4" else 0
+    if sparse:
+        layers += sparse * _padding(model, layout, rule) * precision.weight_bytes
     table = model.embedding_params / layout.tp
     first, last = span.start == 0, span.stop == model.layers
     # A tied head is the embedding itself where both are on the same GPU, else a second copy.
@@ -456,6 +486,18 @@ def _ffn_weights(model: Model, layout: Layout, precision: Precision, layer: int)
     return routed + shared + model.router_params * precision.embedding_bytes
 
 
+def _padding(model: Model, layout: Layout, rule: MemoryRule) -> float:
+    """Return the parameters by which one layer's MXFP4 experts are padded on a GPU."""
+    width = model.moe_intermediate // layout.expert_tp
+    padded = _up(model.hidden, rule.mxfp4_hidden) * _up(width, rule.mxfp4_width)
+    each = model.expert_params / layout.expert_tp
+    return layout.expert_slots(model) * each * (padded / (model.hidden * width) - 1.0)
+
+
+def _up(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
+
+
 def _stage_kv_per_token(model: Model, layout: Layout, precision: Precision, span: range) -> float:
     writing = sum(1 for layer in span if not model.linear_layers or model.is_growing_layer(layer))
     elements = model.kv_elements_per_token_layer
@@ -465,16 +507,21 @@ def _stage_kv_per_token(model: Model, layout: Layout, precision: Precision, span
     return writing * elements * precision.kv_bytes + index
 
 
-def _stage_reserve(model: Model, layout: Layout, budget: MemoryBudget, span: range) -> float:
-    reserve = NON_TORCH_BYTES + (NCCL_BYTES if layout.gpus > 1 else 0.0)
-    reserve += _activation_bytes(model, layout, budget.step_tokens)
+def _stage_step(model: Model, layout: Layout, budget: MemoryBudget, span: range) -> float:
+    """Return the bytes of the largest step: activations, and in the last stage what samples."""
+    logits = 0
     if span.stop == model.layers:
-        reserve += min(budget.step_tokens, budget.max_num_seqs) * model.vocab * 4  # fp32 logits
+        logits = min(budget.step_tokens, budget.max_num_seqs) * model.vocab
+    return budget.rule.step(_activation_bytes(model, layout, budget.step_tokens), logits)
+
+
+def _stage_states(model: Model, layout: Layout, budget: MemoryBudget, span: range) -> float:
+    """Return the bytes of every sequence's linear layers."""
     linear = sum(1 for layer in span if not model.is_growing_layer(layer))
-    if model.linear_layers and linear:
-        state = model.linear_state_bytes() * linear / model.linear_layers / layout.tp
-        reserve += state * budget.max_num_seqs
-    return reserve
+    if not (model.linear_layers and linear):
+        return 0.0
+    state = model.linear_state_bytes() * linear / model.linear_layers / layout.tp
+    return state * budget.max_num_seqs
 
 
 def _activation_bytes(model: Model, layout: Layout, tokens: int) -> float:
@@ -495,19 +542,11 @@ def _activation_bytes(model: Model, layout: Layout, tokens: int) -> float:
 # --- refusing -------------------------------------------------------------------------------
 
 
-def _tokens_in(usable: float, stage: Stage) -> float:
-    """Return the tokens whose KV fits beside a stage's weights; endless where it writes none."""
-    free = usable - stage.weights - stage.reserve
-    if free < 0:
-        return 0.0
-    return free / stage.kv_per_token if stage.kv_per_token else float(2**62)
-
-
 def _fits(
-    model: Model, layout: Layout, precision: Precision, usable: float, budget: MemoryBudget
+    model: Model, layout: Layout, precision: Precision, memory: float, budget: MemoryBudget
 ) -> bool:
     stages = _stages(model, layout, precision, budget)
-    return all(_tokens_in(usable, stage) >= budget.block_size for stage in stages)
+    return all(stage.tokens(memory, budget) >= budget.block_size for stage in stages)
 
 
 def _wider(model: Model, layout: Layout) -> Iterator[Layout]:
@@ -532,19 +571,31 @@ def _divides_all(model: Model, layout: Layout) -> bool:
 def _does_not_fit(
     model: Model, layout: Layout, precision: Precision, gpu: GPU, budget: MemoryBudget
 ) -> str:
-    usable = gpu.memory_bytes * budget.memory_utilization
+    memory = gpu.memory_bytes
     stages = _stages(model, layout, precision, budget)
-    worst = min(stages, key=lambda stage: _tokens_in(usable, stage))
+    worst = min(stages, key=lambda stage: stage.tokens(memory, budget))
     fitting = next(
-        (w for w in _wider(model, layout) if _fits(model, w, precision, usable, budget)), None
+        (w for w in _wider(model, layout) if _fits(model, w, precision, memory, budget)), None
     )
     advice = f"{fitting} would fit" if fitting else "no wider layout fits: use a narrower dtype"
     return (
         f"{model.name} with {precision.weights} weights and {layout} does not fit {gpu.name}: "
         f"a GPU needs {worst.weights / 1e9:.1f} GB for weights and {worst.reserve / 1e9:.1f} GB "
-        f"of reserve before any KV, but memory_utilization {budget.memory_utilization:g} of "
-        f"{gpu.memory_bytes / 1e9:.1f} GB leaves {usable / 1e9:.1f} GB; {advice}"
+        f"of reserve before any KV, but {_share(budget, memory)}; {advice}"
     )
+
+
+def _share(budget: MemoryBudget, memory: float) -> str:
+    """Say what of a GPU's memory the engine may use."""
+    share, rule = budget.memory_utilization, budget.rule
+    offered = memory - rule.hidden_bytes
+    if rule.share_of == "total":
+        return (
+            f"memory_utilization {share:g} of {offered / 1e9:.1f} GB leaves "
+            f"{share * offered / 1e9:.1f} GB"
+        )
+    whole = "is free before loading" if rule.share_of == "unloaded" else "they leave"
+    return f"KV gets memory_utilization {share:g} of what {whole} of {offered / 1e9:.1f} GB"
 
 
 # --- checks ---------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ FLOORS = {
     "simulator.plugins": 2,
     "simulator.record": 2,
     "simulator.dropped": 2,
+    "simulator.memory": 2,
     "simulator.model": 2,
     "simulator.huggingface": 2,
     "simulator.layout": 2,

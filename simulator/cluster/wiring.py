@@ -11,6 +11,7 @@ from simulator.cluster.links import Port
 from simulator.deployment import Deployment, Pool, Transfer
 from simulator.errors import ConfigError
 from simulator.latency.base import WorkerSpec
+from simulator.latency.engine import memory_rule
 from simulator.layout import MemoryBudget, plan_memory
 
 
@@ -31,6 +32,7 @@ def worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
         max_num_seqs=batching.rank_seqs(ranks),
         role=pool.role,
         kv_blocks=batching.kv_blocks,
+        rule=memory_rule(deployment.latency),
     )
     try:
         memory = plan_memory(deployment.model, pool.layout, pool.precision, gpu, budget)

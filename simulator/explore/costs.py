@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from simulator.errors import CapacityError
 from simulator.explore.space import Floats, Platform
 from simulator.latency.base import WorkerSpec
+from simulator.latency.engine import memory_rule
 from simulator.latency.passes import Load
 from simulator.latency.speculative import Speculative
 from simulator.latency.step import Step as Pass
@@ -61,6 +62,7 @@ class Costs:
             max_num_batched_tokens=tokens,
             max_num_seqs=seqs,
             role=role,
+            rule=memory_rule(platform.latency),
         )
         try:
             return plan_memory(platform.model, layout, platform.precision, platform.gpu, budget)

@@ -6,7 +6,7 @@ One small file per engine under ``conf/engine``; :func:`load` reads one by name.
 import math
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,7 @@ import yaml
 
 from simulator.errors import ConfigError
 from simulator.latency.passes import Number
+from simulator.memory import MemoryRule
 
 SHIPPED = "conf"
 FOLDER = "engine"
@@ -36,7 +37,8 @@ class Engine:
     graph; with ``graphs_prompts`` that holds for steps with prompt chunks too. Other steps are
     launched kernel by kernel, ``launch_s`` seconds each, and take at least that. Without
     ``graph_sizes`` nothing is padded and every step is captured. Attention-DP ranks, whose batches
-    differ, wait for each other a share ``rank_wait`` of the GPU's seconds.
+    differ, wait for each other a share ``rank_wait`` of the GPU's seconds. ``memory`` is how the
+    engine divides a GPU's memory.
 
     Raises:
         ConfigError: a value is out of range, or the sizes do not rise.
@@ -54,6 +56,7 @@ class Engine:
     graph_sizes: tuple[int, ...] = ()
     graphs_prompts: bool = True
     launch_s: float = 0.0
+    memory: MemoryRule = field(default_factory=MemoryRule)
     versions: str = ""
     source: str = ""
 
@@ -115,13 +118,17 @@ class Engine:
         return np.maximum(gpu, host) if self.overlap_scheduling else gpu + host
 
 
+def memory_rule(latency: object) -> MemoryRule:
+    """Return how the engine whose steps ``latency`` models divides memory."""
+    profile = getattr(latency, "profile", None)
+    return profile.memory if isinstance(profile, Engine) else MemoryRule()
+
+
 def load(name: str) -> Engine:
     """Return a shipped engine by name; ``ConfigError`` for another, naming those there are."""
-    path = resources.files(SHIPPED) / FOLDER / f"{name}.yaml"
     if name not in known():
         raise ConfigError(f"latency: engine must be one of {', '.join(known())} but got {name!r}")
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return _built(name, raw)
+    return _built(name, _raw(name))
 
 
 def known() -> list[str]:
@@ -131,10 +138,25 @@ def known() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
+def _raw(name: str) -> dict[str, Any]:
+    """Return a profile's settings; those of the one it is ``like`` where it has none of its own.
+
+    Its memory may be ``like`` another profile's.
+    """
+    text = (resources.files(SHIPPED) / FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    own: dict[str, Any] = yaml.safe_load(text)
+    memory: dict[str, Any] = own.get("memory", {})
+    if (other := memory.pop("like", None)) is not None:
+        own["memory"] = _raw(other)["memory"] | memory
+    other = own.pop("like", None)
+    return own if other is None else _raw(other) | own
+
+
 def _built(name: str, raw: Mapping[str, Any]) -> Engine:
     wanted = {each.name for each in fields(Engine)}
     values = {key: raw[key] for key in raw}
     if unknown := set(values) - wanted:
         raise ConfigError(f"engine {name}.yaml: no such setting: {', '.join(sorted(unknown))}")
     values["graph_sizes"] = tuple(values.get("graph_sizes", ()))
+    values["memory"] = MemoryRule(**values.get("memory", {}))
     return Engine(**{"name": name, **values})

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simulator.validation import capacity
+from simulator.validation.names import Catalogue
 from simulator.validation.replay import QUANTILES, Replayed, queue_error
 from simulator.validation.score import BY, SILICON, Scored, statistics
 
@@ -130,6 +132,7 @@ def markdown(
         "## vLLM runs, replayed request by request",
         _REPLAY,
         *_runs(rows, replays),
+        capacity.section(Catalogue.shipped()),
         "## What was skipped, and why",
         _skipped(summary),
     ]
