@@ -5,7 +5,11 @@ Three kinds of file: the parquet :meth:`workloads.trace.Trace.write_parquet` wri
 and ``output_tokens``.
 """
 
+import os
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -61,18 +65,45 @@ class Canonical:
 def _load(path: Path) -> tuple[TraceMeta | None, pl.DataFrame]:
     """Return the account, if the file holds one, and the columns there is a use for."""
     try:
-        entry = pl.read_parquet_metadata(path).get(METADATA_KEY)
-        scan = pl.scan_parquet(path, glob=False)
-        schema = scan.collect_schema()
-        _check_size(path, scan.select(pl.len()).collect().item())
-        if entry is not None:
-            return TraceMeta.from_json(entry), _own(scan, schema).collect()
-        _check_columns(path, schema)
-        return None, scan.select(*COLUMNS.needed, *_kept(schema)).collect()
+        with _own_threads_silent():
+            return _read(path)
     except TraceError as error:
         raise TraceError(_named(path, error)) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise TraceError(f"{path}: the parquet file is damaged ({_first_line(error)})") from error
+
+
+@contextmanager
+def _own_threads_silent() -> Iterator[None]:
+    """Keep from the terminal what polars' threads print when they panic over a damaged file.
+
+    They write to the process's stderr itself before the error reaches us, who tell it in a
+    sentence.
+    """
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr to keep clean
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _read(path: Path) -> tuple[TraceMeta | None, pl.DataFrame]:
+    entry = pl.read_parquet_metadata(path).get(METADATA_KEY)
+    scan = pl.scan_parquet(path, glob=False)
+    schema = scan.collect_schema()
+    _check_size(path, scan.select(pl.len()).collect().item())
+    if entry is not None:
+        return TraceMeta.from_json(entry), _own(scan, schema).collect()
+    _check_columns(path, schema)
+    return None, scan.select(*COLUMNS.needed, *_kept(schema)).collect()
 
 
 def _own(scan: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
