@@ -34,7 +34,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from simulator.configuration import RENAMED, suggest, unknown
+from simulator.configuration import RENAMED, unknown
 from simulator.errors import BAD_INPUT, BUG, INTERRUPTED, USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, absolute_files, config_text, simulate
 from simulator.explore.confirm import confirm, confirmed_lines
@@ -44,6 +44,7 @@ from simulator.explore.sections import Section, map_section, start_section, torn
 from simulator.explore.sensitivity import lengths_map, tornado
 from simulator.explore.start import evaluate_starts, starts_lines
 from simulator.explore.study import OnStudy
+from simulator.nearest import dotted, suggest
 from simulator.plugins import add_folders, fault
 from simulator.report import write_report
 from simulator.report.terminal import summary_table
@@ -489,11 +490,39 @@ def _hydra_sentence(error: HydraException) -> str:
     cause = error.__cause__
     parent = getattr(cause, "parent_node", None)
     if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):
-        known = {str(key) for key in parent}
+        known = {str(key) for key in parent if not str(key).startswith("_")}
         if cause.full_key == str(cause.key):  # at the top, groups are settings too
             known = known - {"hydra"} | {each.name for each in _groups()}
-        return unknown(str(cause.full_key), sorted(known))
+        key = str(cause.full_key)
+        tree = list(dotted(_plain_tree(parent)))
+        return _of_another_choice(key, tree) or unknown(key, sorted(known), tree)
     return text
+
+
+def _plain_tree(node: DictConfig) -> dict[str, Any]:
+    """Return all settings around ``node`` as they were written, Hydra's own left out."""
+    tree = OmegaConf.to_container(node._get_root(), resolve=False, throw_on_missing=False)
+    settings = cast(dict[str, Any], tree)
+    return {name: value for name, value in settings.items() if name != "hydra"}
+
+
+def _of_another_choice(key: str, tree: Sequence[str]) -> str:
+    """Return that another choice of the key's group has this setting, if there is one."""
+    group, _, rest = key.partition(".")
+    folder = next((each for each in _groups() if each.name == group), None)
+    if folder is None or not rest:
+        return ""
+    for path in sorted(folder.iterdir(), key=lambda each: each.name):
+        if not path.name.endswith(".yaml"):
+            continue
+        keys = list(dotted(yaml.safe_load(path.read_text(encoding="utf-8")) or {}))
+        inner = [each for each in keys if each.rpartition(".")[2] == rest]
+        elsewhere = any(each.rpartition(".")[2] == rest for each in tree)
+        if rest in keys or (inner and not elsewhere):
+            name = f"{group}={path.name.removesuffix('.yaml')}"
+            has = "has it" if rest in keys else f"has {group}.{inner[0]}"
+            return f"{key}: no such setting; {name} {has}"
+    return ""
 
 
 def _groups() -> list[Traversable]:

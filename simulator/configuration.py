@@ -5,18 +5,19 @@ meant for is declared as. Keys are compared with the constructor's, values with 
 and every error names the key by its full path (``pools.prefill.workers``).
 """
 
-import difflib
 import importlib
 import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Union
 
 from simulator.errors import USER_ERRORS, ConfigError
+from simulator.nearest import dotted, nearest
 from simulator.plugins import TARGET, check_methods, is_own, words
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -41,10 +42,24 @@ def build(node: object, expected: object, key: str) -> Any:
     return _scalar(node, expected, key)
 
 
+class UnknownSettingError(ConfigError):
+    """There is no setting ``name`` here; perhaps there is one above."""
+
+    def __init__(self, key: str, name: str, text: str) -> None:
+        super().__init__(text)
+        self.key, self.name = key, name
+
+
 def check_keys(
-    node: Mapping[str, object], known: Iterable[str], required: Iterable[str], key: str
+    node: Mapping[str, object],
+    known: Iterable[str],
+    required: Iterable[str],
+    key: str,
+    below: Iterable[str] = (),
 ) -> None:
     """Refuse the first key of ``node`` that is not ``known`` and the first ``required`` one absent.
+
+    ``below`` are dotted keys that ``node`` may have deeper down beside those that it has.
 
     Raises:
         ConfigError: naming the key, and the closest known one.
@@ -52,10 +67,29 @@ def check_keys(
     known = list(known)
     for name in node:
         if name not in known:
-            raise ConfigError(unknown(_join(key, str(name)), known))
+            deeper = [_join(key, each) for each in (*dotted(node), *below)]
+            text = unknown(_join(key, str(name)), known, deeper)
+            raise UnknownSettingError(_join(key, str(name)), str(name), text)
     for name in required:
         if name not in node:
             raise ConfigError(f"{_join(key, name)} is missing")
+
+
+@contextmanager
+def looking_up(known: Iterable[str], key: str) -> Iterator[None]:
+    """Point to the setting of ``known`` at ``key`` when one of that name is unknown further down.
+
+    Raises:
+        ConfigError: as what is done within, with the better hint.
+    """
+    try:
+        yield
+    except UnknownSettingError as error:
+        if error.name not in known:
+            raise
+        meant = _join(key, error.name)
+        text = f"{error.key}: no such setting; did you mean {meant}?"
+        raise UnknownSettingError(error.key, "", text) from error
 
 
 RENAMED: Mapping[str, str] = MappingProxyType(
@@ -68,16 +102,12 @@ RENAMED: Mapping[str, str] = MappingProxyType(
 """Settings and choices there were once, and what to give in their place."""
 
 
-def unknown(key: str, known: Sequence[str]) -> str:
-    """Return that there is no setting ``key``, and which of ``known``, or of others, was meant."""
-    meant = RENAMED.get(key) or suggest(key.rpartition(".")[2], known)
-    return f"{key}: no such setting; {meant}"
+def unknown(key: str, known: Sequence[str], tree: Sequence[str] = ()) -> str:
+    """Return that there is no setting ``key``, and which of ``known``, or of others, was meant.
 
-
-def suggest(name: object, known: Sequence[str]) -> str:
-    """Return a clause that names what ``name`` may have meant, or else all of ``known``."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+    ``tree`` are the full keys of the settings around it.
+    """
+    return f"{key}: no such setting; {RENAMED.get(key) or nearest(key, known, tree)}"
 
 
 def locate(target: object, key: str) -> Callable[..., Any]:
@@ -133,18 +163,27 @@ def _call(constructor: Callable[..., Any], node: Mapping[str, object], key: str)
     """Build the arguments of ``constructor`` and call it, naming ``key`` in what it refuses."""
     parameters = _parameters(constructor)
     required = [n for n, p in parameters.items() if p.default is inspect.Parameter.empty]
-    check_keys(node, parameters, required, key)
     annotations = _annotations(constructor)
-    values = {
-        name: build(value, annotations.get(name, Any), _join(key, name))
-        for name, value in node.items()
-    }
+    check_keys(node, parameters, required, key, _below(annotations))
+    with looking_up(parameters, key):
+        values = {
+            name: build(value, annotations.get(name, Any), _join(key, name))
+            for name, value in node.items()
+        }
     try:
         return constructor(**values)
     except USER_ERRORS as error:
         raise type(error)(_at(key, str(error))) from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+def _below(annotations: Mapping[str, object]) -> Iterator[str]:
+    """Yield the dotted keys one level down, of the parameters that can only be one class."""
+    for name, annotation in annotations.items():
+        for choice in _alternatives(annotation):
+            if _constructible(choice):
+                yield from (f"{name}.{inner}" for inner in _parameters(choice))
 
 
 def _at(key: str, problem: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.gpu import GPU
-from simulator.configuration import build, check_keys
+from simulator.configuration import build, check_keys, looking_up
 from simulator.deployment import ROLES, Deployment, Pool
 from simulator.errors import ConfigError
 from simulator.experiment import Experiment
@@ -57,12 +57,13 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
     check_keys(settings, KEYS, ("model", "hardware", "pools", "workload", *_DEPLOYMENT[:2]), "")
     settings = resolve(settings)
     hints = get_type_hints(Experiment)
-    return Experiment(
-        deployment=_deployment(settings),
-        workload=build(settings["workload"], Workload, "workload"),
-        slo=build(settings.get("slo", {}), SLO, "slo"),
-        **{name: build(settings[name], hints[name], name) for name in _RUN if name in settings},
-    )
+    with looking_up(KEYS, ""):
+        return Experiment(
+            deployment=_deployment(settings),
+            workload=build(settings["workload"], Workload, "workload"),
+            slo=build(settings.get("slo", {}), SLO, "slo"),
+            **{name: build(settings[name], hints[name], name) for name in _RUN if name in settings},
+        )
 
 
 def resolve(settings: Mapping[str, Any], *, tell: bool = False) -> dict[str, Any]:
@@ -261,6 +262,6 @@ def _pool(role: str, node: object) -> Pool:
     if not isinstance(node, Mapping):
         raise ConfigError(f"{key} must be a group of settings but got {node!r}")
     own = [each.name for each in fields(Pool) if each.name != "role"]
-    check_keys({name: None for name in node if name != TARGET}, own, (), key)
+    check_keys({name: each for name, each in node.items() if name != TARGET}, own, (), key)
     pool: Pool = build({**node, "role": role}, Pool, key)
     return pool

@@ -18,6 +18,7 @@ FLOORS = {
     "simulator.record": 2,
     "simulator.dropped": 2,
     "simulator.memory": 2,
+    "simulator.nearest": 2,
     "simulator.model": 2,
     "simulator.huggingface": 2,
     "simulator.layout": 2,

@@ -175,6 +175,16 @@ BAD = {
     "a class that is absent": (["latency._target_=nowhere.Model"], "nowhere.Model"),
     "a class that is no class": (["latency._target_=math.pi"], "math.pi"),
     "a class of another kind": (["router._target_=simulator.results.SLO"], "router"),
+    "a setting one level too high": (["rate=5"], "did you mean workload.arrivals.rate?"),
+    "a setting one level too low": (["workload.seed=5"], "did you mean seed?"),
+    "an added one too high": (["+workload.rate=5"], "did you mean workload.arrivals.rate?"),
+    "an added one too low": (["+workload.seed=5"], "did you mean seed?"),
+    "a setting of another choice": (["workload.path=a.csv"], "workload=trace has it"),
+    "one below another choice": (["workload.rate_scale=2"], "workload=trace has workload.replay."),
+    "a trace whose unit is in doubt": (
+        ["workload=trace", "workload.path=seconds.jsonl"],
+        "seconds.jsonl: row 2, timestamp is 2.5, but the format counts whole milliseconds",
+    ),
     "values without -m": (["seed=1,2"], "-m"),
     "a broken override": (["seed=[1"], "seed=[1"),
     "a value to be quoted": (["workload.path=a=b"], "quote"),
@@ -252,6 +262,8 @@ def write_bad_files(folder: Path) -> None:
     (folder / "noise.csv").write_bytes(bytes(range(256)) * 8)
     packed = gzip.compress(TRACE.encode() * 50)
     (folder / "cut.csv.gz").write_bytes(packed[: len(packed) // 2])
+    rows = ({"timestamp": t, "input_length": 9, "output_length": 3} for t in (0, 2.5, 7.25))
+    (folder / "seconds.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (folder / "other.csv").write_text("colour,size\nred,3\n", encoding="utf-8")
     negative = TRACE.splitlines()[0] + "\n2023-11-16 18:17:03.0000000,-5,7\n"
     (folder / "minus.csv").write_text(negative, encoding="utf-8")
