@@ -77,6 +77,7 @@ def advise(
     return Advice(
         sentence=_sentence((split, mixed), gain, regime, (limits, aim))
         + _used((split, mixed), done.space.total_gpus)
+        + _steady(mixed, done.space.longest_gap)
         + _hungry(starved, split),
         gain=gain,
         regime=regime,
@@ -164,6 +165,14 @@ def _used(best: tuple[Row | None, Row | None], total_gpus: int | None) -> str:
     named = zip(("disaggregated", "co-located"), best, strict=True)
     used = " and ".join(f"{row['gpus']} {kind}" for kind, row in named if row is not None)
     return f" Of {total_gpus} GPUs it uses {used}."
+
+
+def _steady(mixed: Row | None, longest_gap: float | None) -> str:
+    """Return how long the decodes of the best co-located deployment wait for prompts."""
+    if mixed is None:
+        return ""
+    judged = "any is" if longest_gap is None else f"{longest_gap:g} TPOTs are"
+    return f" Co-located, tokens come up to {mixed['gap_s'] * 1e3:.3g} ms apart ({judged} allowed)."
 
 
 def _hungry(starved: Row | None, split: Row | None) -> str:

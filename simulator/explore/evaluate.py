@@ -9,6 +9,8 @@ fit its GPUs is not there. A worker's columns:
 * ``ttft_s``: seconds of a prompt that waits for none but those computed with it; of a sample of
   lengths, of the prompt longer than ``attainment`` of them; ``tpot_s``: mean seconds per output
   token, and ``tpot_tail_s``: what ``attainment`` of the requests stay below;
+* ``gap_s``: the longest seconds between a user's tokens, of co-located workers those of a step
+  that computes prompts too; ``pace_s``: the greater of TPOT and ``gap_s / longest_gap``;
 * ``draft_tokens``: tokens a decode step drafts per sequence (not for prefill, which drafts none);
 * ``prompts``: of a co-located worker, those a rank computes at a time while its decodes wait, 0
   where they ride on decode steps;
@@ -300,6 +302,8 @@ def _decode(space: Space, costs: Costs, layout: Layout) -> Frames:
             "batch": in_flight,
             "tpot_s": seconds,
             "tpot_tail_s": slow,
+            "gap_s": seconds,
+            "pace_s": seconds,
             "rate": in_flight / (seconds * space.lengths.steps),
         }
         yield Points(layout, room.memory, columns, {"draft_tokens": drafts}).frame(fits)
@@ -394,8 +398,9 @@ def _stalled(space: Space, costs: Costs, layout: Layout) -> Frames:
             varies = space.deviations**2 * stalls * spread * lengths.brevity
             cycle = stall + tpot * lengths.steps
             ttft = own + (prompts - 1.0) / 2.0 * cycle / batch
-            costed = np.zeros(1), ttft, tpot, tpot + np.sqrt(over**2 + varies)
-            columns = _colocated_columns(layout, batch, costed, cycle)
+            gap = decode + stall * np.maximum(np.ceil(stalls), 1.0)
+            times = _Times(ttft, tpot, tpot + np.sqrt(over**2 + varies), gap)
+            columns = _colocated_columns(space, layout, batch, (0, times, cycle))
             alike = {"draft_tokens": drafts, "prompts": prompts}
             yield Points(*worker, columns, alike).frame(fits)
 
@@ -478,8 +483,8 @@ def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
             slow = tpot + np.sqrt(over**2 + space.deviations**2 * np.maximum(varies, 0.0))
             cycle = tpot * lengths.steps
             ttft = mix.own_pieces * own + (mix.prompts - 1.0) / 2.0 * cycle / batch
-            costed = np.full(1, mix.chunk), ttft, tpot, np.minimum(slow, mixed + over)
-            columns = _colocated_columns(layout, batch, costed, cycle)
+            times = _Times(ttft, tpot, np.minimum(slow, mixed + over), mixed)
+            columns = _colocated_columns(space, layout, batch, (mix.chunk, times, cycle))
             alike = {"draft_tokens": drafts, "prompts": 0}
             yield Points(*worker, columns, alike).frame(fits)
 
@@ -538,20 +543,32 @@ def _beside(chunk: Load, decodes: Load) -> Load:
     return chunk._replace(batch=decodes.batch, context=decodes.context)
 
 
-def _colocated_columns(
-    layout: Layout, batch: Floats, costed: tuple[Floats, Floats, Floats, Floats], cycle: Floats
-) -> dict[str, Floats]:
-    """Return the columns of points with these chunks, TTFTs, TPOTs and TPOT tails.
+class _Times(NamedTuple):
+    """Seconds of co-located points: TTFT, TPOT, its tail, and a step that computes prompts."""
 
-    ``cycle`` is how long a sequence keeps its seat in the batch.
+    ttft: Floats
+    tpot: Floats
+    tail: Floats
+    gap: Floats
+
+
+def _colocated_columns(
+    space: Space, layout: Layout, batch: Floats, costed: tuple[int, _Times, Floats]
+) -> dict[str, Floats]:
+    """Return the columns of points with chunks of so many tokens, their times, and their cycle.
+
+    That is how long a sequence keeps its seat in the batch.
     """
-    chunk, ttft, tpot, tail = costed
+    chunk, times, cycle = costed
     in_flight = batch * layout.attention_dp * layout.pp
+    steady = 0.0 if space.longest_gap is None else times.gap / space.longest_gap
     return {
         "batch": in_flight,
-        "chunk": chunk,
-        "ttft_s": ttft,
-        "tpot_s": tpot,
-        "tpot_tail_s": tail,
+        "chunk": np.full(1, chunk),
+        "ttft_s": times.ttft,
+        "tpot_s": times.tpot,
+        "tpot_tail_s": times.tail,
+        "gap_s": times.gap,
+        "pace_s": np.maximum(times.tpot, steady),
         "rate": in_flight / cycle,
     }

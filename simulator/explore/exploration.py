@@ -20,7 +20,7 @@ from simulator.explore.export import Surroundings, aiconfigurator, experiment_te
 from simulator.explore.match import CLUSTER, FTL_CUTOFF_S
 from simulator.explore.pareto import pareto
 from simulator.explore.sections import STYLE, Section
-from simulator.explore.space import Lengths, Platform, Space
+from simulator.explore.space import LONGEST_GAP, Lengths, Platform, Space
 from simulator.explore.start import Start
 from simulator.explore.study import OnStudy, Study, study
 from simulator.policies.rate_matching import Balanced, RateMatcher
@@ -39,9 +39,11 @@ class Options(Degrees):
 
     ``isl`` and ``osl`` are tokens of every request (``None``: the workload's own, of which at most
     ``sample`` requests are drawn). ``attainment`` is the share of requests that are to hold the
-    limits: TTFT and TPOT are judged at that quantile. ``worker_gpus`` bounds the GPUs of one
-    worker, ``total_gpus`` those of the whole deployment (``None``: as many as the pools' rates
-    ask); ``gpus``, the former name of ``worker_gpus``, is moved there with a warning.
+    limits: TTFT and TPOT are judged at that quantile. ``longest_gap`` TPOTs is the longest a
+    co-located worker's steps with prompts may take (``None``: only means count). ``worker_gpus``
+    bounds the GPUs of one worker, ``total_gpus`` those of the whole deployment (``None``: as many
+    as the pools' rates ask); ``gpus``, the former name of ``worker_gpus``, is moved
+    there with a warning.
     ``ttft_cutoff_s`` drops slower points; a TTFT target below it takes its place. ``aim`` ranks
     deployments, of which the best ``confirm`` are simulated under random arrivals. ``start`` is the
     path of an AIConfigurator
@@ -55,6 +57,7 @@ class Options(Degrees):
     osl: int | None = None
     sample: int = 4096
     attainment: float = 0.9
+    longest_gap: float | None = LONGEST_GAP
     worker_gpus: int = WORKER_GPUS
     total_gpus: int | None = None
     gpus: int | None = None
@@ -287,4 +290,5 @@ def _space(exploration: Exploration, platform: Platform) -> Space:
         degrees=Degrees(**{each.name: getattr(options, each.name) for each in fields(Degrees)}),
         draft_tokens=options.draft_tokens or (),
         attainment=options.attainment,
+        longest_gap=options.longest_gap,
     )

@@ -90,6 +90,8 @@ def disaggregated(
         chosen["ttft_s"],
         "tpot_s",
         "tpot_tail_s",
+        "gap_s",
+        "pace_s",
         pl.Series("prefill_workers", match.prefill_workers),
         pl.Series("decode_workers", match.decode_workers),
         pl.Series("gpus", match.gpus),
@@ -184,6 +186,8 @@ def colocated(
         "ttft_s",
         "tpot_s",
         "tpot_tail_s",
+        "gap_s",
+        "pace_s",
         "gpus",
         "rate",
         pl.lit(0, dtype=pl.Int64).alias("prefill_gpus"),
@@ -207,15 +211,15 @@ def with_aims(
 ) -> pl.DataFrame:
     """Return the deployments with what they are judged by.
 
-    ``interactivity`` tokens/s per user, ``throughput`` output tokens/s per GPU, ``gpu_ratio``
-    prefill over decode GPUs, ``usd_per_mtok`` per million output tokens at the GPUs' hourly
-    price, and ``joules_per_token`` of output with every GPU at its TDP, an upper bound (both null
-    where a data sheet has none).
+    ``interactivity`` tokens/s per user (by ``pace_s``: long gaps count, not only their mean),
+    ``throughput`` output tokens/s per GPU, ``gpu_ratio`` prefill over decode GPUs,
+    ``usd_per_mtok`` per million output tokens at the GPUs' hourly price, and ``joules_per_token``
+    of output with every GPU at its TDP, an upper bound (both null where a data sheet has none).
     """
     tokens = pl.col("rate") * lengths.mean_osl
     parts = list(zip(("prefill_gpus", "decode_gpus"), platforms, strict=True))
     return deployments.with_columns(
-        (1.0 / pl.col("tpot_s")).alias("interactivity"),
+        (1.0 / pl.col("pace_s")).alias("interactivity"),
         (tokens / pl.col("gpus")).alias("throughput"),
         (pl.col("prefill_gpus") / pl.col("decode_gpus")).alias("gpu_ratio"),
         (_total(parts, "usd_per_hour") / 3600.0 / tokens * 1e6).alias("usd_per_mtok"),
@@ -228,9 +232,10 @@ def within(
 ) -> pl.DataFrame:
     """Return the deployments whose TTFT and TPOT stay within the limits given.
 
-    Both are those of the slowest requests that count (``Space.attainment``), not means.
+    Both are those of the slowest requests that count (``Space.attainment``), not means; no gap
+    between tokens may be longer than ``Space.longest_gap`` times the TPOT's limit.
     """
-    limits = (("ttft_s", ttft_s), ("tpot_tail_s", tpot_s))
+    limits = (("ttft_s", ttft_s), ("tpot_tail_s", tpot_s), ("pace_s", tpot_s))
     for name, limit in limits:
         if limit is not None and len(deployments):
             deployments = deployments.filter(pl.col(name) <= limit)

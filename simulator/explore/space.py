@@ -24,6 +24,9 @@ Floats = NDArray[np.float64]
 
 CHUNKS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 """Tokens of a prompt chunk, per attention rank."""
+LONGEST_GAP = 5.0
+"""TPOTs between two tokens at most: Sarathi-Serve's strict target is five times an undisturbed
+decode iteration (arXiv 2403.02310, section 5)."""
 STRATA = 64
 """Groups of like prompts whose seconds stand for those of a whole sample."""
 STEP = 1.02
@@ -226,6 +229,8 @@ class Space:
     what the platform's latency model drafts). ``across_domains`` also looks at stages that leave
     the scale-up domain. ``layouts`` overrides what :func:`layouts` lists. ``attainment`` is the
     share of requests whose TTFT and TPOT are judged: those of the slower rest may be any.
+    ``longest_gap`` is how many TPOTs the steps of a co-located worker may take that compute prompts
+    while others decode (``None``: any number, only the mean counts).
     """
 
     platform: Platform
@@ -241,6 +246,7 @@ class Space:
     degrees: Degrees = field(default_factory=Degrees)
     layouts: tuple[Layout, ...] = ()
     attainment: float = 0.9
+    longest_gap: float | None = LONGEST_GAP
 
     def __post_init__(self) -> None:
         for name in ("worker_gpus", "max_batch", "fine"):
@@ -272,6 +278,10 @@ class Space:
         if not 0 < self.attainment < 1:
             raise ConfigError(
                 f"explore: attainment must lie between 0 and 1 but got {self.attainment!r}"
+            )
+        if self.longest_gap is not None and not 1 <= self.longest_gap < math.inf:
+            raise ConfigError(
+                f"explore: longest_gap must be at least 1 TPOT or null but got {self.longest_gap!r}"
             )
         model = self.platform.model
         longest = max(map(sum, zip(self.lengths.isl, self.lengths.osl, strict=True)))

@@ -50,6 +50,25 @@ def test_the_gain_is_of_the_best_within_the_limits(done: Study) -> None:
     assert advice.gain == advice.split["throughput"] / advice.mixed["throughput"]
 
 
+@pytest.mark.parametrize("longest", [1.5, 5.0, None])
+def test_steps_with_prompts_are_judged(dense: Platform, longest: float | None) -> None:
+    """No co-located worker is advised whose steps with prompts take too many TPOTs."""
+    few: dict[str, Any] = {"worker_gpus": 2, "prompt_batches": (1, 8), "chunks": (256, 1024)}
+    space = Space(platform=dense, lengths=PROMPTS, longest_gap=longest, **few)
+    limits = Limits(ttft_s=8.0, tpot_s=0.02)
+    advice = advise(study(space, cutoff_s=8.0), limits)
+    free = advise(study(replace(space, longest_gap=None), cutoff_s=8.0), limits)
+    assert advice.mixed is not None
+    assert free.mixed is not None
+    assert free.mixed["gap_s"] > 10 * 0.02  # rare huge chunks win where only the mean counts
+    if longest is None:
+        assert advice.mixed == free.mixed
+        return
+    assert advice.mixed["gap_s"] <= longest * 0.02
+    assert advice.mixed["throughput"] > 0.5 * free.mixed["throughput"]
+    assert f"{advice.mixed['gap_s'] * 1e3:.3g} ms apart ({longest:g} TPOTs" in advice.sentence
+
+
 def test_only_what_the_fabric_feeds_is_recommended(dense: Platform) -> None:
     """On a slow network nothing that needs more for KV is advised or ranked, and it is said."""
     alone = replace(dense, fabric=replace(dense.fabric, domain_gpus=1))

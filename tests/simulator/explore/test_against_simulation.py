@@ -14,6 +14,7 @@ from simulator.explore.space import Lengths, Platform, Space
 from simulator.layout import Layout
 from simulator.policies.rate_matching import Balanced
 from simulator.record import RunRecord
+from simulator.results import gap_quantiles
 
 LENGTHS = Lengths.constant(1000, 64)
 SEATS, PROMPTS = 48, 2
@@ -191,5 +192,9 @@ def test_a_mixed_worker_keeps_its_rate(
         batching=batching,
     )
     deployment = deployed(dense.drafting(drafts), (pool,))
-    rate, _ = steady(run(deployment, all_at_once(40 * batch), RunOptions()))
+    record = run(deployment, all_at_once(40 * batch), RunOptions())
+    rate, _ = steady(record)
     assert rate == pytest.approx(points["rate"][0], rel=0.03)
+    share = float(points["batch"][0] * LENGTHS.isl[0] / (LENGTHS.steps * chunk))
+    longest = gap_quantiles(record.gaps, np.array([1.0 - share / 2]))
+    assert longest[0] == pytest.approx(points["gap_s"][0], rel=0.05)

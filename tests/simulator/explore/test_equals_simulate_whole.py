@@ -13,6 +13,7 @@ from simulator.explore.evaluate import collect, colocated_points
 from simulator.explore.space import Lengths, Platform, Space
 from simulator.layout import Layout
 from simulator.record import RunRecord
+from simulator.results import gap_quantiles
 
 SHORT, LONG = Lengths.constant(1000, 64), Lengths.constant(1000, 512)
 GENERATIONS = 6
@@ -133,9 +134,14 @@ def steady(case: Case, record: RunRecord) -> tuple[float, float]:
 
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_a_stalled_worker_keeps_its_promise(case: Case, request: pytest.FixtureRequest) -> None:
-    """Throughput and TPOT are those of the point within 1 %."""
+    """Throughput, TPOT and the gap at a stall are those of the point within 1 %."""
     platform: Platform = request.getfixturevalue(case.platform)
     promised = point(case, platform)
-    rate, tpot = steady(case, simulated(case, platform))
+    record = simulated(case, platform)
+    rate, tpot = steady(case, record)
     assert rate == pytest.approx(promised["rate"], rel=0.01)
     assert tpot == pytest.approx(promised["tpot_s"], rel=0.01)
+    stalls = (case.batch / case.prompts - 1.0) / case.lengths.steps
+    most = stalls % 1.0 or 1.0  # the share of steps after which as many as ever stall
+    (longest,) = gap_quantiles(record.gaps, np.array([1.0 - most / 4.0]))
+    assert longest == pytest.approx(promised["gap_s"], rel=0.01)

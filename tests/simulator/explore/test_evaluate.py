@@ -382,6 +382,7 @@ def test_progress_counts_layouts_and_points(dense: Platform) -> None:
     [
         ({"worker_gpus": 0}, "worker_gpus"),
         ({"total_gpus": 0}, "total_gpus"),
+        ({"longest_gap": 0.5}, "longest_gap"),
         ({"max_batch": 0}, "max_batch"),
         ({"chunks": (0,)}, "chunks"),
         ({"prompt_batches": ()}, "prompt_batches"),

@@ -37,6 +37,7 @@ def test_the_chosen_prefill_is_the_best_fast_enough(
     assert chosen["rate"][0] / chosen["gpus"][0] == best
 
 
+TIMES = ("tpot_s", "tpot_tail_s", "gap_s", "pace_s")
 RATES = st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0, 4.5, 7.0])
 PREFILLS = st.lists(
     st.tuples(st.sampled_from([1, 2, 4, 8]), RATES, st.floats(0.1, 9.0)), min_size=1, max_size=8
@@ -47,7 +48,7 @@ DECODES = st.lists(st.tuples(st.sampled_from([1, 2, 4, 8]), RATES), min_size=1, 
 def frame(rows: list[tuple[float, ...]], *columns: str) -> pl.DataFrame:
     """Return workers of these columns; what does not matter for matching is 1."""
     other = dict.fromkeys(("tp", "pp", "ep", "attention_dp", "batch", "kv_gpus"), 1)
-    more = {"chunk": 0, "draft_tokens": 0, "tpot_s": 0.01, "tpot_tail_s": 0.01}
+    more = {"chunk": 0, "draft_tokens": 0, **dict.fromkeys(TIMES, 0.01)}
     plain = pl.DataFrame(rows, schema=list(columns), orient="row")
     return plain.with_columns(pl.lit(value).alias(name) for name, value in (other | more).items())
 
