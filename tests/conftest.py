@@ -16,7 +16,7 @@ def disaggsim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     """Return a function that runs the command line in this process, in an empty directory."""
-    from simulator.cli import main
+    from simulator.__main__ import main
 
     monkeypatch.chdir(tmp_path)
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from importlib.abc import MetaPathFinder
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 
 import polars as pl
@@ -117,15 +119,43 @@ def test_colocated_workers_run(disaggsim: Command, tmp_path: Path) -> None:
     assert hours["mixed"] == hours["total"] > 0
 
 
-def test_help_lists_the_choices(disaggsim: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    """``--help`` names the groups and their choices, and is short enough to read."""
-    with pytest.raises(SystemExit) as ended:
-        disaggsim("--help")
-    assert ended.value.code == 0
-    out = capsys.readouterr().out
-    assert "least_tokens" in out
-    assert "llama_3_1_70b" in out
-    assert len(out.splitlines()) < 60
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_choices(flag: str, disaggsim: Command, tmp_path: Path) -> None:
+    """``--help`` names the groups and their choices, the user's too, and is short."""
+    (tmp_path / "own" / "router").mkdir(parents=True)
+    (tmp_path / "own" / "router" / "mine.yaml").touch()
+    ended = disaggsim("seed=1", flag, "--config-dir", "own")
+    assert ended.code == 0
+    groups = {line.partition(":")[0] for line in ended.out.splitlines() if ":" in line}
+    shipped = files("conf")
+    for path in shipped.iterdir():
+        if path.is_dir() and path.name not in ("hydra", "__pycache__"):
+            assert path.name in {group.partition("/")[0] for group in groups}
+    assert "router: least_kv, least_requests, least_tokens, mine, random, round_robin" in ended.out
+    assert "llama_3_1_70b" in ended.out
+    assert len(ended.out.splitlines()) < 60
+    assert "mine" not in disaggsim("--help").out
+
+
+def test_the_version_is_ours(disaggsim: Command) -> None:
+    """``--version`` tells this program's version, not Hydra's."""
+    ended = disaggsim("--version")
+    assert (ended.code, ended.out) == (0, f"disaggsim {version('disaggsim')}\n")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_words_cost_no_imports(flag: str) -> None:
+    """What is only told is told without the engine, the frames, the figures or Hydra."""
+    code = (
+        f"import sys; sys.argv[1:] = [{flag!r}]\n"
+        "from simulator.__main__ import main\n"
+        "assert main() == 0\n"
+        "print('loaded:', *{name.partition('.')[0] for name in sys.modules})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.partition("loaded: ")[2].split())
+    assert "yaml" in loaded
+    assert not loaded & {"hydra", "numpy", "plotly", "polars", "rich", "scipy", "simpy"}
 
 
 def test_cfg_shows_what_can_be_set(disaggsim: Command) -> None:

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import gamma as gamma_function
 
 from workloads import checks
@@ -93,6 +92,8 @@ class Weibull:
     @property
     def shape(self) -> float:
         """Weibull shape w that gives ``cv``."""
+        from scipy.optimize import brentq  # here: slow to import, and nothing else needs it
+
         return float(brentq(lambda w: _weibull_cv(w) - self.cv, 0.15, 30.0, xtol=1e-12))
 
     def times(
