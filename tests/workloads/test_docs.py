@@ -1,0 +1,32 @@
+"""docs/traces.md names every setting of a trace and every column of a file."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from simulator.record import COUNTS, TIMES
+from workloads.readers import READERS
+from workloads.readers.times import UNITS
+from workloads.replay import Replay
+from workloads.trace import SCHEMA
+from workloads.workload import TraceWorkload
+
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "traces.md").read_text(encoding="utf-8")
+SETTINGS = [f"workload.{each.name}" for each in fields(TraceWorkload)]
+NAMES = [
+    *(*SCHEMA, *TIMES, *COUNTS, *UNITS, *(each.name for each in fields(Replay))),
+    *(reader.name for reader in READERS),
+]
+
+
+@pytest.mark.parametrize("name", dict.fromkeys(NAMES))
+def test_columns_and_values_are_named(name: str) -> None:
+    """Each stands in the page as code."""
+    assert f"`{name}`" in TEXT
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_are_named(name: str) -> None:
+    """Each stands in the page by its full key."""
+    assert name in TEXT
