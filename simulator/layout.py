@@ -220,9 +220,9 @@ class Layout:
         named = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name[-1] == "p"]
         return " ".join(f"{name}={value}" for name, value in named if value > 1) or "tp=1"
 
-    def kv_heads_per_gpu(self, model: Model) -> int:
+    def kv_heads_per_gpu(self, model: Model, *, windowed: bool = False) -> int:
         """Return the KV heads one GPU holds: at least one, replicated where ``tp`` has more."""
-        return max(1, model.kv_heads // self.tp)
+        return max(1, model.heads_of(windowed=windowed).kv_heads // self.tp)
 
     def stage_layers(self, layers: int) -> tuple[range, ...]:
         """Return each pipeline stage's layers; left-over ones go to stages away from the ends.
@@ -243,12 +243,15 @@ class Layout:
             LayoutError: naming the degree, the model's number it must divide, and both values.
 
         """
-        _divides("tp", self.tp, "heads", model.heads, model)
-        if model.kv_heads % self.tp and self.tp % model.kv_heads and model.attention == "gqa":
-            raise LayoutError(
-                f"layout: tp {self.tp} must divide the {model.kv_heads} kv_heads of {model.name}, "
-                "or be a multiple of them (KV heads are then replicated)"
-            )
+        for windowed in (False, True) if model.window_layers else (False,):
+            heads, kind = model.heads_of(windowed=windowed), "window_" if windowed else ""
+            _divides("tp", self.tp, f"{kind}heads", heads.heads, model)
+            held = heads.kv_heads
+            if held % self.tp and self.tp % held and model.attention == "gqa":
+                raise LayoutError(
+                    f"layout: tp {self.tp} must divide the {held} {kind}kv_heads of {model.name}, "
+                    "or be a multiple of them (KV heads are then replicated)"
+                )
         if model.linear_layers:
             _divides("tp", self.tp, "linear_key_heads", model.linear_key_heads, model)
         if self.pp > model.layers:
@@ -467,10 +470,12 @@ def _layer_weights(model: Model, layout: Layout, precision: Precision, layer: in
     if model.linear_layers and not model.is_growing_layer(layer):
         part = model.linear_params_per_layer / layout.tp
         return part * precision.stored_bytes("linear_attention") + ffn
-    heads = layout.kv_heads_per_gpu(model) / model.kv_heads
+    windowed = not model.is_growing_layer(layer)
+    held = layout.kv_heads_per_gpu(model, windowed=windowed)
+    kv_heads = model.heads_of(windowed=windowed).kv_heads
     attention = (
-        (model.query_params + model.gate_params_per_layer) / layout.tp
-        + model.key_value_params * heads
+        (model.query_params(windowed=windowed) + model.gate_params_per_layer) / layout.tp
+        + model.key_value_params(windowed=windowed) * held / kv_heads
         + model.latent_params
         + (model.index_params_per_layer if model.is_index_layer(layer) else 0)
     )
@@ -499,12 +504,21 @@ def _up(size: int, multiple: int) -> int:
 
 
 def _stage_kv_per_token(model: Model, layout: Layout, precision: Precision, span: range) -> float:
-    writing = sum(1 for layer in span if not model.linear_layers or model.is_growing_layer(layer))
-    elements = model.kv_elements_per_token_layer
-    if model.attention == "gqa":
-        elements = 2 * layout.kv_heads_per_gpu(model) * model.head_dim
+    full = sum(map(model.is_growing_layer, span))
+    elements = full * _elements_per_gpu(model, layout, windowed=False)
+    if not model.linear_layers:
+        elements += (len(span) - full) * _elements_per_gpu(model, layout, windowed=True)
     index = model.index_bytes_per_token / model.layers * len(span)
-    return writing * elements * precision.kv_bytes + index
+    return elements * precision.kv_bytes + index
+
+
+def _elements_per_gpu(model: Model, layout: Layout, *, windowed: bool) -> float:
+    """Return the KV elements one token leaves on a GPU in one layer of this kind."""
+    elements = model.kv_elements_per_layer(windowed=windowed)
+    if model.attention == "mla":
+        return elements
+    kv_heads = model.heads_of(windowed=windowed).kv_heads
+    return elements / kv_heads * layout.kv_heads_per_gpu(model, windowed=windowed)
 
 
 def _stage_step(model: Model, layout: Layout, budget: MemoryBudget, span: range) -> float:

@@ -15,6 +15,40 @@ INDEX_SCALE_BYTES = 4
 """Bytes of the fp32 scale beside one token's fp8 index key (DeepSeek-V3.2 stores one per key)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The heads of one softmax-attention layer: how many, and elements of a key and a value.
+
+    With ``tied_values`` a value is made of the key's projection and has none of its own.
+    """
+
+    heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    tied_values: bool = False
+
+    @property
+    def query_width(self) -> int:
+        """Elements of all heads' queries."""
+        return self.heads * self.key_dim
+
+    @property
+    def output_width(self) -> int:
+        """Elements of all heads' outputs."""
+        return self.heads * self.value_dim
+
+    @property
+    def projected(self) -> int:
+        """Elements that the projections of one KV head make."""
+        return self.key_dim + (0 if self.tied_values else self.value_dim)
+
+    @property
+    def kv_elements(self) -> int:
+        """Elements one token leaves in the layer's KV cache."""
+        return self.kv_heads * (self.key_dim + self.value_dim)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One LLM's architecture. Counts are per model; dimensions are elements.
@@ -27,7 +61,10 @@ class Model:
     state and no growing KV. ``index_top_k`` > 0 marks sparse attention (DSA): at most that many
     tokens are attended, as the indexers of ``index_layers`` (``None`` = all) layers choose, which
     the others share. ``output_gate`` marks softmax attention with a further, gating projection
-    (Qwen3-Next). ``mtp_layers`` are not counted in any size: they load only to speculate.
+    (Qwen3-Next). Windowed layers may have ``window_heads``, ``window_kv_heads`` and
+    ``window_head_dim`` of their own (0: as the others); values have ``v_dim`` elements (0:
+    ``head_dim``), and with ``tied_values`` those of layers that see all are made of the keys'
+    projection (Gemma 4). ``mtp_layers`` are not counted in any size: they load only to speculate.
 
     Raises:
         ConfigError: a dimension is not a whole number in range, or two contradict each other.
@@ -59,6 +96,10 @@ class Model:
     shared_intermediate: int = 0
     window: int | None = None
     full_attention_layers: int | None = None
+    window_heads: int = 0
+    window_kv_heads: int = 0
+    window_head_dim: int = 0
+    tied_values: bool = False
     linear_key_heads: int = 0
     linear_value_heads: int = 0
     linear_head_dim: int = 0
@@ -102,6 +143,12 @@ class Model:
             self._fail(f"attention must be gqa or mla but got {self.attention!r}")
         if self.heads % self.kv_heads:
             self._fail(f"kv_heads {self.kv_heads} must divide heads {self.heads}")
+        windowed = self.heads_of(windowed=True)
+        if windowed.heads % windowed.kv_heads:
+            self._fail(
+                f"window_kv_heads {windowed.kv_heads} must divide the {windowed.heads} heads of "
+                "windowed layers"
+            )
         if self.attention == "mla":
             # Without q_lora (DeepSeek-V2-Lite) the query is projected directly.
             for name in ("kv_lora", "rope_dim", "nope_dim", "v_dim"):
@@ -109,7 +156,7 @@ class Model:
                     self._fail(f"mla attention needs {name} ≥ 1 but got {getattr(self, name)}")
             return
         for name in _MLA:
-            if getattr(self, name):
+            if getattr(self, name) and name != "v_dim":
                 self._fail(f"{name} {getattr(self, name)} belongs to mla attention, not to gqa")
 
     def _check_layer_kinds(self) -> None:
@@ -215,21 +262,37 @@ class Model:
         """Return whether ``layer`` (from 0) has an indexer; such layers are spread evenly."""
         return _spread(layer, self.indexing_layers, self.layers)
 
+    def heads_of(self, *, windowed: bool) -> Heads:
+        """Return the heads of a windowed layer, or of one that sees the whole context."""
+        if not windowed:
+            value = self.v_dim or self.head_dim
+            return Heads(self.heads, self.kv_heads, self.head_dim, value, self.tied_values)
+        dim = self.window_head_dim or self.head_dim
+        return Heads(
+            self.window_heads or self.heads,
+            self.window_kv_heads or self.kv_heads,
+            dim,
+            self.v_dim or dim,
+        )
+
     # --- parameters -------------------------------------------------------------------------
 
-    @property
-    def query_params(self) -> int:
-        """Parameters of one layer that tensor parallelism always shards (query, output, MLA up)."""
+    def query_params(self, *, windowed: bool = False) -> int:
+        """Return the parameters of one layer that tensor parallelism always shards.
+
+        Query and output projections, and latent attention's up projections.
+        """
         if self.attention == "gqa":
-            return 2 * self.hidden * self.heads * self.head_dim
+            heads = self.heads_of(windowed=windowed)
+            return self.hidden * (heads.query_width + heads.output_width)
         query = (self.q_lora or self.hidden) * self.heads * (self.nope_dim + self.rope_dim)
         up = self.kv_lora * self.heads * (self.nope_dim + self.v_dim)
         return query + up + self.heads * self.v_dim * self.hidden
 
-    @property
-    def key_value_params(self) -> int:
-        """Parameters of one layer's key and value projections (GQA; sharded up to ``kv_heads``)."""
-        return 0 if self.attention == "mla" else 2 * self.hidden * self.kv_heads * self.head_dim
+    def key_value_params(self, *, windowed: bool = False) -> int:
+        """Return one layer's key and value projections (GQA; sharded up to its KV heads)."""
+        heads = self.heads_of(windowed=windowed)
+        return 0 if self.attention == "mla" else self.hidden * heads.kv_heads * heads.projected
 
     @property
     def latent_params(self) -> int:
@@ -238,10 +301,10 @@ class Model:
             return 0
         return self.hidden * (self.q_lora + self.kv_lora + self.rope_dim)
 
-    @property
-    def attention_params_per_layer(self) -> int:
-        """Parameters of one softmax-attention layer's projections (no norms, biases or indexer)."""
-        return self.query_params + self.key_value_params + self.latent_params
+    def attention_params(self, *, windowed: bool = False) -> int:
+        """Return one softmax-attention layer's projections (no norms, biases or indexer)."""
+        query = self.query_params(windowed=windowed)
+        return query + self.key_value_params(windowed=windowed) + self.latent_params
 
     @property
     def gate_params_per_layer(self) -> int:
@@ -305,12 +368,14 @@ class Model:
         """
         moe = self.experts * self.expert_params + self.shared_expert_params + self.router_params
         ffn = self.ffn_dense_layers * self.dense_ffn_params + self.moe_layers * moe
-        return self.layers * self.attention_params_per_layer + ffn + self._embedding_and_head
+        full = (self.layers - self.window_layers) * self.attention_params()
+        windowed = self.window_layers * self.attention_params(windowed=True)
+        return full + windowed + ffn + self._embedding_and_head
 
     @property
     def stored_params(self) -> int:
         """Parameters a worker loads: linear layers as they are, indexers and gates included."""
-        linear = self.linear_params_per_layer - self.attention_params_per_layer
+        linear = self.linear_params_per_layer - self.attention_params()
         index = self.indexing_layers * self.index_params_per_layer
         gates = self.kv_layers * self.gate_params_per_layer
         return self.total_params + self.linear_layers * linear + index + gates
@@ -323,12 +388,14 @@ class Model:
 
     # --- KV ---------------------------------------------------------------------------------
 
-    @property
-    def kv_elements_per_token_layer(self) -> int:
-        """Elements one token leaves in one layer's KV cache (MLA: latent and rotary key)."""
+    def kv_elements_per_layer(self, *, windowed: bool = False) -> int:
+        """Return the elements one token leaves in one layer's KV cache.
+
+        Of latent attention, the latent and the rotary key.
+        """
         if self.attention == "mla":
             return self.kv_lora + self.rope_dim
-        return 2 * self.kv_heads * self.head_dim
+        return self.heads_of(windowed=windowed).kv_elements
 
     def kv_bytes_per_token(self, kv_bytes: float) -> float:
         """Return the KV bytes of one token at ``kv_bytes`` per element, over all ``kv_layers``.
@@ -337,17 +404,21 @@ class Model:
         truth for a given context is :meth:`kv_bytes`. The sparse indexer's keys are apart, in
         :attr:`index_bytes_per_token`.
         """
-        return self.kv_layers * self.kv_elements_per_token_layer * kv_bytes
+        return self._growing_bytes(kv_bytes) + self._window_bytes(kv_bytes)
+
+    def _growing_bytes(self, kv_bytes: float) -> float:
+        return self.growing_layers * self.kv_elements_per_layer() * kv_bytes
+
+    def _window_bytes(self, kv_bytes: float) -> float:
+        return self.window_layers * self.kv_elements_per_layer(windowed=True) * kv_bytes
 
     def growing_kv_bytes_per_token(self, kv_bytes: float) -> float:
         """Return the bytes every further token of a long context adds, indexer keys included."""
-        growing = self.growing_layers * self.kv_elements_per_token_layer * kv_bytes
-        return growing + self.index_bytes_per_token
+        return self._growing_bytes(kv_bytes) + self.index_bytes_per_token
 
     def kv_bytes(self, context: int, kv_bytes: float) -> float:
         """Return the bytes a sequence of ``context`` tokens holds, windows and states included."""
-        kept = min(context, self.window or 0) * self.window_layers
-        windowed = kept * self.kv_elements_per_token_layer * kv_bytes
+        windowed = min(context, self.window or 0) * self._window_bytes(kv_bytes)
         growing = self.growing_kv_bytes_per_token(kv_bytes) * context
         return growing + windowed + self.linear_state_bytes()
 

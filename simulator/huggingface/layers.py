@@ -45,7 +45,11 @@ def _speculative(config: Config) -> int:
 
 def windows(config: Config, key: str, default: Sequence[str], size: int | None = None) -> Shape:
     """Return the windowed layers and their window, the number of tokens under ``key``."""
-    kinds = layer_kinds(config, default)
+    return sized(config, key, layer_kinds(config, default), size)
+
+
+def sized(config: Config, key: str, kinds: Sequence[str], size: int | None = None) -> Shape:
+    """Return the windowed ones among layers of these kinds, and their window."""
     if "linear" in kinds:
         raise config.fail("layer_types", "free of linear_attention in a model of this type")
     if "window" not in kinds:

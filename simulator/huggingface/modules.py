@@ -1,7 +1,8 @@
 """A model's matrices by the names that checkpoints give them, with their parameters."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from simulator.model import Model
 
@@ -21,18 +22,34 @@ class Module:
     params: int
 
 
-def modules(model: Model) -> Iterator[Module]:
-    """Yield the matrices of every layer, and the LM head; of a layer's experts the first."""
+ROUTED = ("mlp.experts.0", "block_sparse_moe.experts.0", "feed_forward.experts.0", "experts.0")
+SHARED = (
+    *("mlp.shared_experts", "mlp.shared_expert", "block_sparse_moe.shared_experts"),
+    *("feed_forward.shared_expert", "share_expert", "mlp.shared_mlp"),
+)
+"""Where most models keep their experts, and those that every token passes through."""
+HOMES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = MappingProxyType(
+    dict.fromkeys(("gemma4", "gemma4_text"), (("experts.0",), ("mlp",)))
+)
+"""The same of model types that keep them elsewhere."""
+
+
+def modules(model: Model, kind: str) -> Iterator[Module]:
+    """Yield the matrices of a model of type ``kind``; of a layer's experts the first.
+
+    Every layer's, and the LM head.
+    """
     for layer in range(model.layers):
         root = f"layers.{layer}."
         growing = model.is_growing_layer(layer)
-        yield from (
-            _linear(model, root)
-            if model.linear_layers and not growing
-            else (_latent(model, root) if model.attention == "mla" else _grouped(model, root))
-        )
+        if model.linear_layers and not growing:
+            yield from _linear(model, root)
+        elif model.attention == "mla":
+            yield from _latent(model, root)
+        else:
+            yield from _grouped(model, root, windowed=not growing)
         if model.is_moe_layer(layer):
-            yield from _experts(model, root)
+            yield from _experts(model, root, kind)
         else:
             yield from _ffn("dense_ffn", ("mlp", "feed_forward"), root, model.dense_ffn_params)
     yield Module("lm_head", ("lm_head", "head"), model.embedding_params)
@@ -44,12 +61,13 @@ def _attention(root: str, name: str, params: int, *fused: str) -> Module:
     return Module("attention", tuple(names), params)
 
 
-def _grouped(model: Model, root: str) -> Iterator[Module]:
-    width = model.hidden * model.head_dim
-    yield _attention(root, "q_proj", model.heads * width, "qkv_proj")
-    yield _attention(root, "k_proj", model.kv_heads * width, "qkv_proj")
-    yield _attention(root, "v_proj", model.kv_heads * width, "qkv_proj")
-    yield _attention(root, "o_proj", model.heads * width, "out_proj")
+def _grouped(model: Model, root: str, *, windowed: bool) -> Iterator[Module]:
+    heads, hidden = model.heads_of(windowed=windowed), model.hidden
+    yield _attention(root, "q_proj", hidden * heads.query_width, "qkv_proj")
+    yield _attention(root, "k_proj", hidden * heads.kv_heads * heads.key_dim, "qkv_proj")
+    if not heads.tied_values:
+        yield _attention(root, "v_proj", hidden * heads.kv_heads * heads.value_dim, "qkv_proj")
+    yield _attention(root, "o_proj", hidden * heads.output_width, "out_proj")
 
 
 def _latent(model: Model, root: str) -> Iterator[Module]:
@@ -80,14 +98,13 @@ def _linear(model: Model, root: str) -> Iterator[Module]:
     yield Module("linear_attention", (f"{home}out_proj",), values * model.hidden)
 
 
-def _experts(model: Model, root: str) -> Iterator[Module]:
-    routed = ("mlp.experts.0", "block_sparse_moe.experts.0", "feed_forward.experts.0", "experts.0")
+def _experts(model: Model, root: str, kind: str) -> Iterator[Module]:
+    routed, shared = HOMES.get(kind, (ROUTED, SHARED))
+    grouped = tuple(home.removesuffix(".0") for home in routed)
     params = model.experts * model.expert_params
-    yield from _ffn("weights", routed, root, params, "mlp.experts", "feed_forward.experts")
+    yield from _ffn("weights", routed, root, params, *grouped)
     if model.shared_experts:
-        shared = ("mlp.shared_experts", "mlp.shared_expert", "block_sparse_moe.shared_experts")
-        homes = (*shared, "feed_forward.shared_expert", "share_expert", "mlp.shared_mlp")
-        yield from _ffn("shared_experts", homes, root, model.shared_expert_params)
+        yield from _ffn("shared_experts", shared, root, model.shared_expert_params)
 
 
 def _ffn(

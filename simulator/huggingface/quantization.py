@@ -75,7 +75,7 @@ def precision_of(model: Model, config: Config, scheme: Scheme) -> Precision:
     """
     base = _base(config)
     tallies: dict[str, Counter[Stored | None]] = {}
-    for module in modules(model):
+    for module in modules(model, config.kind):
         tallies.setdefault(module.part, Counter())[scheme.of(module)] += module.params
     found = {part: _most(config, part, tally) for part, tally in tallies.items()}
     main = "weights" if model.is_moe else "dense_ffn"

@@ -12,6 +12,7 @@ from simulator.huggingface.layers import (
     layer_kinds,
     mistral_window,
     patterned,
+    sized,
     switched_window,
     windows,
 )
@@ -147,6 +148,48 @@ def _gemma3(config: Config) -> Shape:
     return _gqa(config) | _dense_ffn(config) | windows(config, "sliding_window", kinds, 4096)
 
 
+def _gemma2(config: Config) -> Shape:
+    kinds = ["full" if at % 2 else "window" for at in range(config.layers)]
+    return _gqa(config) | _dense_ffn(config) | windows(config, "sliding_window", kinds, 4096)
+
+
+def _gemma4(config: Config) -> Shape:
+    """Return Gemma 4: wide heads in the layers that see all, an FFN beside the experts."""
+    for key, least in (("hidden_size_per_layer_input", 256), ("num_kv_shared_layers", 0)):
+        if config.count(key, least, least=0):
+            raise config.fail(key, "0: layers' own embeddings and shared KV are not modelled;")
+    if config.flag("use_double_wide_mlp", False):
+        raise config.fail("use_double_wide_mlp", "false: wider FFNs are not modelled;")
+    kinds = layer_kinds(config, every(6, config.layers, "full", "window"))
+    kinds[-1] = "full"
+    tied = config.flag("attention_k_eq_v", False)
+    narrow = _gqa(config)
+    return {
+        "kv_heads": config.count("num_global_key_value_heads", config.count("num_key_value_heads")),
+        "head_dim": config.count("global_head_dim", config.count("head_dim", 256)),
+        "window_kv_heads": narrow["kv_heads"],
+        "window_head_dim": narrow["head_dim"],
+        "tied_values": tied,
+        **sized(config, "sliding_window", kinds, 512),
+        **_beside_experts(config),
+    }
+
+
+def _beside_experts(config: Config) -> Shape:
+    """Return Gemma 4's FFN, which every token passes through beside its experts, if any."""
+    if not config.flag("enable_moe_block", False):
+        config.read.update(("num_experts", "num_experts_per_tok", "moe_intermediate_size"))
+        return _dense_ffn(config)
+    return {
+        "dense_layers": 0,
+        "experts": config.count("num_experts"),
+        "top_k": config.count("num_experts_per_tok"),
+        "moe_intermediate": config.count("moe_intermediate_size"),
+        "shared_experts": 1,
+        "shared_intermediate": config.count("intermediate_size"),
+    }
+
+
 def _bloom(config: Config) -> Shape:
     heads, hidden = config.count("num_attention_heads"), config.count("hidden_size")
     if hidden % heads:
@@ -241,8 +284,7 @@ def _qwen_hybrid(config: Config) -> Shape:
 def _routed(config: Config) -> Shape:
     """Return DeepSeek's experts, or its dense FFNs where a file has none."""
     mtp: Shape = {"mtp_layers": config.count("num_nextn_predict_layers", 0, least=0)}
-    sparse = first_dense(config)
-    layers = expert_layers(config, sparse)
+    layers = expert_layers(config, _listed_experts(config) or first_dense(config))
     if layers["dense_layers"] == config.layers:
         config.read.update(("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"))
         return mtp | _dense_ffn(config)
@@ -254,6 +296,18 @@ def _routed(config: Config) -> Shape:
     }
     config.read.add("intermediate_size")
     return shape | mtp | (_dense_ffn(config) if layers["dense_layers"] else {})
+
+
+def _listed_experts(config: Config) -> list[bool] | None:
+    """Return the sparse layers that a text such as ``3,4,5`` lists, ``None`` if absent."""
+    text = config.text("moe_layers_enum")
+    if text is None:
+        return None
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers) or len(text) > 100_000:
+        raise config.fail("moe_layers_enum", "layers' numbers with commas between")
+    listed = {int(number) for number in numbers}
+    return [at in listed for at in range(config.layers)]
 
 
 def _glm_moe(config: Config) -> Shape:
@@ -272,6 +326,42 @@ def _deepseek_sparse(config: Config) -> Shape:
         "index_layers": index_layers(config),
     }
     return _deepseek(config) | index
+
+
+def _mimo_flash(config: Config) -> Shape:
+    """Return MiMo-V2-Flash: windows with KV heads of their own, values of ``v_head_dim``."""
+    count = config.layers
+    default = ["full" if not at or not (at + 1) % 6 else "window" for at in range(count)]
+    listed = patterned(config, "hybrid_layer_pattern", {0: "full", 1: "window"})
+    kinds = layer_kinds(config, listed or default)
+    value = config.count("v_head_dim", config.count("head_dim"))
+    if config.count("swa_v_head_dim", value) != value:
+        raise config.fail("swa_v_head_dim", f"v_head_dim, {value},")
+    config.read.update(("sliding_window_size", "attention_chunk_size"))
+    own: Shape = {
+        "v_dim": value,
+        "window_heads": config.count("swa_num_attention_heads", 0, least=0),
+        "window_kv_heads": config.count("swa_num_key_value_heads", 0, least=0),
+        "window_head_dim": config.count("swa_head_dim", 0, least=0),
+    }
+    window = sized(config, "sliding_window", kinds)
+    return _gqa(config) | _routed(config) | window | (own if window else {"v_dim": value})
+
+
+def _step3(config: Config) -> Shape:
+    """Return Step-3.5 and 3.7: windowed layers with heads of their own, one shared expert."""
+    other = config.inner("attention_other_setting")
+    heads = config.count("num_sliding_attention_heads", 0, least=0)
+    own: Shape = {"window_heads": heads}
+    if other is not None:
+        own["window_heads"] = heads or other.count("num_attention_heads", 0, least=0)
+        own["window_kv_heads"] = other.count("num_key_value_heads", 0, least=0)
+        own["window_head_dim"] = other.count("head_dim", 0, least=0)
+    kinds = layer_kinds(config, ["full"] * config.layers)
+    window = sized(config, "sliding_window", kinds)
+    shared = config.count("share_expert_dim", 1280)
+    experts = _routed(config) | {"shared_experts": 1, "shared_intermediate": shared}
+    return _gqa(config) | experts | window | (own if window else {})
 
 
 def _llama4(config: Config) -> Shape:
@@ -304,21 +394,32 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "deepseek_v2": _deepseek,
         "deepseek_v3": _deepseek,
         "deepseek_v32": _deepseek_sparse,
+        "ernie4_5": _llama,
+        "gemma2": _gemma2,
         "gemma3": _gemma3,
         "gemma3_text": _gemma3,
+        "gemma4": _gemma4,
+        "gemma4_text": _gemma4,
+        "glm4": _llama,
         "glm4_moe": _glm_moe,
+        "glm4v_moe": _glm_moe,
+        "glm4v_moe_text": _glm_moe,
         "glm_moe_dsa": _deepseek_sparse,
         "gpt_oss": _gpt_oss,
+        "granite": _llama,
         "kimi_k2": _deepseek,
         "kimi_k25": _deepseek,
         "llama": _llama,
         "llama4": _llama4,
         "llama4_text": _llama4,
         "mimo": _qwen,
+        "mimo_v2_flash": _mimo_flash,
         "minimax_m2": _minimax,
         "mistral": _mistral,
         "mistral3": _mistral,
         "mixtral": _mixtral,
+        "olmo2": _llama,
+        "phi3": _mistral,
         "qwen2": _qwen,
         "qwen2_5_vl": _qwen,
         "qwen2_5_vl_text": _qwen,
@@ -336,10 +437,13 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "qwen3_vl_moe": _qwen3_moe,
         "qwen3_vl_moe_text": _qwen3_moe,
         "qwen3_vl_text": _qwen,
+        "seed_oss": _llama,
+        "step3p5": _step3,
+        "step3p7": _step3,
     }
 )
 
-TIED = frozenset({"bloom", "gemma3", "gemma3_text"})
+TIED = frozenset({"bloom", "ernie4_5", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text"})
 """Types whose embeddings are tied unless the file says otherwise."""
 
 _GEMMA3: Mapping[str, int] = MappingProxyType(

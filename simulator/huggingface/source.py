@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from simulator.errors import ConfigError
+from simulator.model import MAX_LAYERS
 
 MAX_BYTES = 16_000_000
 """The largest published one, which lists every quantised expert, has 3 MB; more is not one."""
@@ -20,8 +21,10 @@ ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "num_attention_heads": ("n_head", "n_heads"),
         "num_key_value_heads": ("num_kv_heads", "n_head_kv", "num_attention_groups"),
         "hidden_size": ("n_embd", "d_model"),
-        "num_experts_per_tok": ("experts_per_token", "num_experts_per_token", "top_k_experts"),
-        "n_routed_experts": ("num_experts", "num_local_experts"),
+        "num_experts_per_tok": (
+            *("experts_per_token", "num_experts_per_token", "top_k_experts", "moe_top_k"),
+        ),
+        "n_routed_experts": ("num_experts", "num_local_experts", "moe_num_experts"),
         "num_experts": ("n_routed_experts", "num_local_experts"),
         "num_local_experts": ("num_experts", "n_routed_experts"),
         "max_position_embeddings": ("n_positions", "max_seq_len", "seq_length"),
@@ -141,7 +144,10 @@ class Config:
     @property
     def layers(self) -> int:
         """The number of layers, speculative ones left out."""
-        return self.count("num_hidden_layers")
+        layers = self.count("num_hidden_layers")
+        if layers > MAX_LAYERS:  # lists of as many are made
+            raise self.fail("num_hidden_layers", f"at most {MAX_LAYERS}")
+        return layers
 
 
 def load(file: Path) -> Mapping[str, object]:

@@ -45,8 +45,12 @@ def attention_terms(spec: PassSpec) -> list[Term]:
     model = spec.model
     full, windowed = model.growing_layers, model.window_layers
     kinds = [(full, float(model.index_top_k) or math.inf), (windowed, float(model.window or 0))]
-    attention = _mla_terms if model.attention == "mla" else _gqa_terms
-    terms = [term for layers, limit in kinds if layers for term in attention(spec, layers, limit)]
+    terms = []
+    for windowed, (layers, limit) in enumerate(kinds):
+        if layers and model.attention == "mla":
+            terms += _mla_terms(spec, layers, limit)
+        elif layers:
+            terms += _gqa_terms(spec, layers, limit, windowed=bool(windowed))
     if model.index_top_k:
         terms += _indexer_terms(spec, model.indexing_layers)
     if model.linear_layers:
@@ -87,17 +91,15 @@ def _capped(value: Number, count: Number, limit: float) -> Number:
     return np.minimum(value, count * limit) if limit < math.inf else value
 
 
-def local_heads(spec: PassSpec) -> tuple[float, int]:
-    """Query and KV heads on one rank; KV heads are replicated when ``tp`` exceeds them."""
-    return spec.model.heads / spec.layout.tp, spec.layout.kv_heads_per_gpu(spec.model)
-
-
-def _gqa_terms(spec: PassSpec, layers: int, limit: float) -> list[Term]:
-    heads, kv_heads = local_heads(spec)
-    dim = spec.model.head_dim
-    per_pair = layers * 4.0 * heads * dim
-    key_bytes = layers * 2.0 * kv_heads * dim * spec.precision.kv_bytes
-    query_bytes = layers * 2.0 * heads * dim * RESIDUAL_BYTES
+def _gqa_terms(spec: PassSpec, layers: int, limit: float, *, windowed: bool) -> list[Term]:
+    heads = spec.model.heads_of(windowed=windowed)
+    kv_heads = spec.layout.kv_heads_per_gpu(spec.model, windowed=windowed)
+    # Per head: the products of query and key, and of weight and value.
+    width = (heads.query_width + heads.output_width) / spec.layout.tp
+    per_pair = layers * 2.0 * width
+    elements = kv_heads * (heads.key_dim + heads.value_dim)
+    key_bytes = layers * elements * spec.precision.kv_bytes
+    query_bytes = layers * width * RESIDUAL_BYTES
     return [
         Term(
             name=f"{phase}_attention",

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simulator.latency.attention import at_load, attention_terms, local_heads
+from simulator.latency.attention import at_load, attention_terms
 from simulator.latency.passes import (
     RESIDUAL_BYTES,
     Load,
@@ -113,7 +113,7 @@ def _embedding(spec: PassSpec, rows: Number) -> Iterator[Operator]:
 def _projections(spec: PassSpec, rows: Number) -> Iterator[Operator]:
     model, tp = spec.model, spec.layout.tp
     layers, linear = model.kv_layers, model.linear_layers
-    gemms = _mla_gemms(spec, layers) if model.attention == "mla" else _gqa_gemms(spec, layers)
+    gemms = _mla_gemms(spec, layers) if model.attention == "mla" else _gqa_gemms(spec)
     if linear:
         gemms += _linear_gemms(spec, linear)
     for gemm in gemms:
@@ -123,15 +123,29 @@ def _projections(spec: PassSpec, rows: Number) -> Iterator[Operator]:
         yield _collective("attention_reduce", "all_reduce", layers + linear, message, tp)
 
 
-def _gqa_gemms(spec: PassSpec, layers: int) -> list[_Gemm]:
-    heads, kv_heads = local_heads(spec)
-    model, stored = spec.model, "attention"
-    width = heads * model.head_dim
-    gate = width if model.output_gate else 0.0
-    projected = width + 2 * kv_heads * model.head_dim + gate
+def _gqa_gemms(spec: PassSpec) -> list[_Gemm]:
+    model = spec.model
+    kinds = [(model.kv_layers - model.window_layers, False), (model.window_layers, True)]
+    if kinds[1][0] and model.heads_of(windowed=True) == model.heads_of(windowed=False):
+        kinds = [(model.kv_layers, False)]  # the same products: one kernel's curve for all
     return [
-        _gemm(spec, "qkv", (projected, model.hidden), layers, stored),
-        _gemm(spec, "attention_out", (model.hidden, width), layers, stored),
+        gemm
+        for layers, windowed in kinds
+        if layers
+        for gemm in _softmax_gemms(spec, layers, windowed=windowed)
+    ]
+
+
+def _softmax_gemms(spec: PassSpec, layers: int, *, windowed: bool) -> list[_Gemm]:
+    model, tp = spec.model, spec.layout.tp
+    heads = model.heads_of(windowed=windowed)
+    kv_heads = spec.layout.kv_heads_per_gpu(model, windowed=windowed)
+    width, out = heads.query_width / tp, heads.output_width / tp
+    gate = width if model.output_gate else 0.0
+    projected = width + kv_heads * heads.projected + gate
+    return [
+        _gemm(spec, "qkv", (projected, model.hidden), layers, "attention"),
+        _gemm(spec, "attention_out", (model.hidden, out), layers, "attention"),
     ]
 
 

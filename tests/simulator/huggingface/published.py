@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hypothesis import strategies as st
+
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
     "hidden_size": 4096,
@@ -213,3 +215,20 @@ def written(folder: Path, config: object) -> Path:
     path = folder / "config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     return path
+
+
+ODD: list[Any] = [
+    *(None, True, -3, 0, 4, 8, 32, 0.5, 1e300, float("nan"), 10**40),
+    *("", "8", "FP8", "re:(", [], [None], ["lm_head"], {}, {"num_bits": 4}),
+]
+"""What no key should hold, or only some."""
+
+
+def mutated(node: Any, draw: st.DrawFn) -> Any:
+    """Replace or remove something anywhere in a nested configuration."""
+    if not isinstance(node, dict) or not node or draw(st.integers(0, 3)) == 0:
+        return draw(st.sampled_from(ODD))
+    key = draw(st.sampled_from(sorted(node)))
+    if draw(st.integers(0, 4)) == 0:
+        return {name: value for name, value in node.items() if name != key}
+    return node | {key: mutated(node[key], draw)}

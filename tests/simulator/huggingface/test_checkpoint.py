@@ -68,6 +68,11 @@ def test_sparse_step_and_listed_layers_are_dense(tmp_path: Path) -> None:
             "vocab_size must be a whole number >= 1 but got 1000000000.0",
         ),
         (LLAMA | {"vocab_size": 10**40}, "vocab must be at most 1000000000 but got 1000"),
+        (LLAMA | {"num_hidden_layers": 10**40}, "num_hidden_layers must be at most 10000 but got"),
+        (
+            CONFIGS["gpt_oss_20b"] | {"num_hidden_layers": 10**9},
+            "num_hidden_layers must be at most 10000 but got 1000000000",
+        ),
         (LLAMA | {"num_attention_heads": 0}, "num_attention_heads must be .* but got 0"),
         (LLAMA | {"num_attention_heads": 33}, "head_dim must be given where 33 heads"),
         (LLAMA | {"num_key_value_heads": 7}, "kv_heads 7 must divide heads 32"),

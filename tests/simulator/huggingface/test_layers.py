@@ -4,11 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from simulator.cli import compose
 from simulator.errors import ConfigError
+from simulator.experiment import simulate
 from simulator.huggingface import read_checkpoint
+from simulator.layout import Layout, Precision, plan_memory
 from simulator.model import Model
-from tests.simulator.huggingface.published import CONFIGS, DEEPSEEK, LLAMA, QWEN_MOE, written
+from tests.shipped import shipped
+from tests.simulator.huggingface.published import (
+    CONFIGS,
+    DEEPSEEK,
+    LLAMA,
+    QWEN_MOE,
+    mutated,
+    written,
+)
 
 QWEN2: dict[str, Any] = LLAMA | {"model_type": "qwen2", "num_hidden_layers": 12}
 SPARSE: dict[str, Any] = CONFIGS["deepseek_v3_2"] | {
@@ -214,3 +227,200 @@ def test_unknown_keys_are_counted(tmp_path: Path) -> None:
     (note,) = read_checkpoint(written(tmp_path / "c", config)).notes
     assert note.startswith("2 keys are not known to this reader and left aside: new_trick, other")
     assert read_checkpoint(written(tmp_path / "c", LLAMA | {"rope_theta": 1e6})).notes == ()
+
+
+# --- models whose layers differ in their heads ----------------------------------------------
+
+GEMMA4: dict[str, Any] = {
+    "model_type": "gemma4",
+    "text_config": {
+        "model_type": "gemma4_text",
+        "attention_k_eq_v": True,
+        "enable_moe_block": True,
+        "global_head_dim": 64,
+        "head_dim": 32,
+        "hidden_size": 256,
+        "hidden_size_per_layer_input": 0,
+        "intermediate_size": 512,
+        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2,
+        "max_position_embeddings": 8192,
+        "moe_intermediate_size": 96,
+        "num_attention_heads": 8,
+        "num_experts": 16,
+        "num_global_key_value_heads": 2,
+        "num_hidden_layers": 12,
+        "num_key_value_heads": 4,
+        "sliding_window": 128,
+        "top_k_experts": 2,
+        "vocab_size": 1000,
+    },
+}
+MIMO: dict[str, Any] = {
+    "model_type": "mimo_v2_flash",
+    "head_dim": 48,
+    "hidden_size": 256,
+    "hybrid_layer_pattern": [0, 1, 1, 0, 1, 1],
+    "intermediate_size": 512,
+    "max_position_embeddings": 8192,
+    "moe_intermediate_size": 64,
+    "moe_layer_freq": [0, 1, 1, 1, 1, 1],
+    "n_routed_experts": 8,
+    "num_attention_heads": 8,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 6,
+    "num_key_value_heads": 2,
+    "sliding_window": 128,
+    "swa_head_dim": 48,
+    "swa_num_attention_heads": 8,
+    "swa_num_key_value_heads": 4,
+    "swa_v_head_dim": 32,
+    "v_head_dim": 32,
+    "vocab_size": 1000,
+}
+STEP: dict[str, Any] = {
+    "model_type": "step3p7",
+    "text_config": {
+        "model_type": "step3p5",
+        "attention_other_setting": {"num_attention_heads": 12, "num_attention_groups": 4},
+        "head_dim": 32,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "layer_types": ["full_attention"] + ["sliding_attention"] * 3 + ["full_attention"],
+        "max_position_embeddings": 8192,
+        "moe_intermediate_size": 64,
+        "moe_layers_enum": "1,2,3",
+        "moe_num_experts": 8,
+        "moe_top_k": 2,
+        "num_attention_groups": 2,
+        "num_attention_heads": 8,
+        "num_hidden_layers": 4,
+        "num_nextn_predict_layers": 1,
+        "share_expert_dim": 80,
+        "sliding_window": 128,
+        "vocab_size": 1000,
+    },
+}
+
+
+def test_gemma_4_by_hand(tmp_path: Path) -> None:
+    """Wide tied heads see all, narrow ones windows; an FFN stands beside the experts."""
+    found = model(tmp_path, GEMMA4)
+    full = 256 * (8 * 64 + 8 * 64 + 2 * 64)  # q, output, key; values are the keys
+    windowed = 256 * (8 * 32 + 8 * 32 + 2 * 4 * 32)
+    ffn = 12 * 3 * 256 * (512 + 16 * 96) + 12 * 256 * 16
+    assert found.total_params == 2 * full + 10 * windowed + ffn + 1000 * 256
+    assert found.kv_bytes_per_token(2.0) == 2.0 * (2 * 2 * 2 * 64 + 10 * 4 * 2 * 32)
+    held = 2.0 * (500 * 2 * 2 * 2 * 64 + 128 * 10 * 4 * 2 * 32)
+    assert found.kv_bytes(500, 2.0) == held
+
+
+def test_mimo_v2_flash_by_hand(tmp_path: Path) -> None:
+    """Keys of 48 and values of 32 elements; windowed layers have twice the KV heads."""
+    found = model(tmp_path, MIMO)
+    query = 256 * 8 * (48 + 32)
+    attention = 2 * (query + 256 * 2 * 80) + 4 * (query + 256 * 4 * 80)
+    ffn = 3 * 256 * 512 + 5 * (8 * 3 * 256 * 64 + 256 * 8)
+    assert found.total_params == attention + ffn + 2 * 1000 * 256
+    assert found.kv_bytes_per_token(1.0) == 2 * 2 * 80 + 4 * 4 * 80
+    assert (found.window_layers, found.growing_layers) == (4, 2)
+
+
+def test_step_3_by_hand(tmp_path: Path) -> None:
+    """Windowed layers have more heads; listed layers have experts and one shared."""
+    found = model(tmp_path, STEP)
+    attention = 256 * 32 * ((2 * 8 + 2 * 2) + 3 * (2 * 12 + 2 * 4))
+    ffn = 3 * 256 * 512 + 3 * (8 * 3 * 256 * 64 + 3 * 256 * 80 + 256 * 8)
+    assert found.total_params == attention + ffn + 2 * 1000 * 256
+    assert (found.mtp_layers, found.window_layers) == (1, 3)
+
+
+@pytest.mark.parametrize("config", [GEMMA4, MIMO, STEP], ids=["gemma4", "mimo", "step3"])
+@pytest.mark.parametrize("tp", [1, 2, 4])
+def test_layers_that_differ_are_spread(config: dict[str, Any], tp: int, tmp_path: Path) -> None:
+    """GPUs together hold every parameter once, and KV heads as often as they are replicated."""
+    found, gpu = model(tmp_path, config), shipped("hardware", "h100_sxm")
+    plan = plan_memory(found, Layout(tp=tp, ep=tp), Precision(), gpu)
+    held = tp * plan.weights_bytes_per_gpu
+    whole = plan_memory(found, Layout(), Precision(), gpu).weights_bytes_per_gpu
+    kv_heads = found.heads_of(windowed=False).kv_heads
+    assert held >= whole
+    if tp <= kv_heads:
+        routers = (tp - 1) * found.moe_layers * found.router_params * 2.0
+        assert held == pytest.approx(whole + routers)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            GEMMA4["text_config"] | {"hidden_size_per_layer_input": 256},
+            "hidden_size_per_layer_input must be 0",
+        ),
+        (GEMMA4["text_config"] | {"num_kv_shared_layers": 4}, "num_kv_shared_layers must be 0"),
+        (MIMO | {"swa_v_head_dim": 16}, "swa_v_head_dim must be v_head_dim, 32, but got 16"),
+        (MIMO | {"hybrid_layer_pattern": [2] * 6}, "hybrid_layer_pattern must be made of 0, 1"),
+        (MIMO | {"swa_num_key_value_heads": 3}, "window_kv_heads 3 must divide the 8 heads"),
+        (STEP["text_config"] | {"moe_layers_enum": "1,x"}, "moe_layers_enum must be layers"),
+    ],
+)
+def test_what_these_models_may_not_ask_for(
+    config: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    """Shared KV, embeddings per layer and values that differ are refused by name."""
+    with pytest.raises(ConfigError, match=words):
+        model(tmp_path, config)
+
+
+def test_experts_beside_an_ffn_are_quantised_apart(tmp_path: Path) -> None:
+    """Gemma 4's ``mlp`` is not its experts, though their names begin alike elsewhere."""
+    quantised = {
+        "quant_method": "modelopt",
+        "quant_algo": "NVFP4",
+        "ignore": ["*.self_attn*", "*.mlp*", "lm_head"],
+    }
+    found = read_checkpoint(written(tmp_path / "c", GEMMA4 | {"quantization_config": quantised}))
+    assert found.precision == Precision(
+        weights="nvfp4", activations="nvfp4", attention="bf16", shared_experts="bf16"
+    )
+
+
+@pytest.mark.parametrize("config", [GEMMA4, MIMO, STEP], ids=["gemma4", "mimo", "step3"])
+def test_layers_that_differ_are_simulated(config: dict[str, Any], tmp_path: Path) -> None:
+    """A model whose layers differ in their heads runs, step by step, like any other."""
+    path = written(tmp_path / "c", config)
+    experiment = compose(
+        [
+            *(f"model.config_json={path}", "workload.requests=5", "workload=constant"),
+            *("pools.prefill.layout.tp=2", "pools.decode.layout.tp=2"),
+            *("workload.input_lengths.tokens=500", "workload.output_lengths.tokens=20"),
+        ]
+    )
+    assert simulate(experiment).summary["requests"]["completed"] == 5
+
+
+# --- anything ------------------------------------------------------------------------------
+
+SEEDS: list[dict[str, Any]] = [*CONFIGS.values(), SPARSE, GEMMA4, MIMO, STEP]
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> Any:
+    """Draw a configuration with one to four things about it changed, at any depth."""
+    node: Any = draw(st.sampled_from(SEEDS))
+    for _ in range(draw(st.integers(1, 4))):
+        node = mutated(node, draw)
+    return node
+
+
+@given(config=mutations())
+def test_any_change_gives_a_model_or_a_sentence(
+    tmp_path_factory: pytest.TempPathFactory, config: Any
+) -> None:
+    """Whatever is changed of any type, the outcome is a model or a sentence naming the file."""
+    path = written(tmp_path_factory.getbasetemp() / "any", config)
+    try:
+        outcome = f"{path} {read_checkpoint(path).model.stored_params}"
+    except ConfigError as error:
+        outcome = str(error)
+    assert str(path) in outcome
+    assert "\n" not in outcome

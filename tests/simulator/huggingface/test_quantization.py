@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from simulator.errors import ConfigError
 from simulator.huggingface import Checkpoint, read_checkpoint
 from simulator.layout import Precision
-from tests.simulator.huggingface.published import CONFIGS, DEEPSEEK, LLAMA, QWEN_MOE, written
+from tests.simulator.huggingface.published import (
+    CONFIGS,
+    DEEPSEEK,
+    LLAMA,
+    QWEN_MOE,
+    mutated,
+    written,
+)
 
 DENSE: dict[str, Any] = LLAMA | {"num_hidden_layers": 3}
 EXPERTS: dict[str, Any] = DEEPSEEK | {"num_hidden_layers": 5, "first_k_dense_replace": 2}
@@ -330,10 +337,6 @@ def test_unreadable_quantisation_is_refused(quantised: object, words: str, tmp_p
     assert "\n" not in str(caught.value)
 
 
-ODD: list[Any] = [
-    *(None, True, -3, 0, 4, 8, 32, 0.5, 1e300, float("nan"), 10**40),
-    *("", "8", "FP8", "re:(", [], [None], ["lm_head"], {}, {"num_bits": 4}),
-]
 WHOLE: list[dict[str, Any]] = [
     BLOCKED | {"modules_to_not_convert": ["lm_head"]},
     compressed(group(INT4, FP8), ignore=["re:.*attn.*"], kv_cache_scheme=FP8),
@@ -343,16 +346,6 @@ WHOLE: list[dict[str, Any]] = [
     {"quant_method": "bitsandbytes", "load_in_4bit": True},
     {"quant_method": "mxfp4", "modules_to_not_convert": []},
 ]
-
-
-def mutated(node: Any, draw: st.DrawFn) -> Any:
-    """Replace or remove something anywhere in a nested configuration."""
-    if not isinstance(node, dict) or not node or draw(st.integers(0, 3)) == 0:
-        return draw(st.sampled_from(ODD))
-    key = draw(st.sampled_from(sorted(node)))
-    if draw(st.integers(0, 4)) == 0:
-        return {name: value for name, value in node.items() if name != key}
-    return node | {key: mutated(node[key], draw)}
 
 
 @st.composite
