@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hardware.gpu import GPU
 from simulator.configuration import build, check_keys, looking_up
 from simulator.deployment import ROLES, Deployment, Pool
+from simulator.dropped import Arrived, Refused, dropped, warning
 from simulator.errors import ConfigError
 from simulator.experiment import Experiment
 from simulator.explore.advice import Limits
@@ -202,7 +203,20 @@ def _lengths(
         )
     drawn = _sample(short, options.sample, experiment.seed)
     lengths = Lengths(isl=tuple(prompts[drawn].tolist()), osl=tuple(answers[drawn].tolist()))
-    return lengths, _traffic(trace, lengths, len(trace) - len(short))
+    lost = _not_explored(trace, prompts + answers, model)
+    return lengths, _traffic(trace, lengths, len(trace) - len(short)) + lost
+
+
+def _not_explored(trace: Trace, tokens: NDArray[np.int64], model: Model) -> str:
+    """Return a warning where much of the trace was dropped or exceeds the context, else nothing."""
+    over = tokens[tokens > model.max_context]
+    refused: dict[str, Refused] = {}
+    if len(over):
+        longest, total = int(over.max()), int(over.sum())
+        refused["exceeds_context"] = Refused(requests=len(over), tokens=total, longest=longest)
+    arrived = Arrived(requests=len(trace), tokens=int(tokens.sum()), refused=refused)
+    text = warning(dropped(asdict(trace.meta), arrived), refused, model.max_context)
+    return f"\nWarning: {text}." if text else ""
 
 
 def _sample(rows: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:

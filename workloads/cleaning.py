@@ -12,6 +12,10 @@ from workloads import checks
 from workloads.trace import STATUS, Trace, TraceMeta, Transform, canonical_frame, token_sum
 from workloads.where import Where
 
+DAY_S = 86_400
+LONGEST_GAP_DAYS = 3
+"""Traces may pause over a weekend; more is likely a wrong time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -178,6 +182,7 @@ def _finish(rows: pl.DataFrame, meta: TraceMeta, utc_offset: str | None) -> Trac
     ties = int((times.diff() == 0).sum())
     if ties:
         meta = meta.after(Transform(name="ties_kept", counts={"rows": ties}))
+    meta = _warned_of_a_gap(rows, times, meta)
     if times.name == "time_ns" and times.len():
         time_ns = times.to_numpy()
         arrivals = (time_ns - time_ns[0]) / 1e9
@@ -185,3 +190,19 @@ def _finish(rows: pl.DataFrame, meta: TraceMeta, utc_offset: str | None) -> Trac
             meta = replace(meta, t0=f"{np.datetime64(int(time_ns[0]), 'ns')}{utc_offset}")
         rows = rows.with_columns(pl.Series("arrival_s", arrivals, dtype=pl.Float64))
     return Trace(canonical_frame(rows), meta)
+
+
+def _warned_of_a_gap(rows: pl.DataFrame, times: pl.Series, meta: TraceMeta) -> TraceMeta:
+    """Return ``meta`` with a warning if days pass without a request, as one wrong time makes it."""
+    gaps = times.diff()
+    at = gaps.arg_max()
+    if at is None:
+        return meta
+    days = float(gaps[at]) / (DAY_S if times.name == "arrival_s" else DAY_S * 1e9)
+    if days <= LONGEST_GAP_DAYS:
+        return meta
+    text = (
+        f"{meta.name}: {days:,.0f} days pass without a request before data row "
+        f"{rows['source_row'][at] + 1}; a wrong time there, or workload.time_unit, would explain it"
+    )
+    return replace(meta, warnings=(*meta.warnings, text))

@@ -122,7 +122,7 @@ def test_an_unlikely_rate_is_told_with_the_setting(
     tmp_path: Path, stamps: tuple[int, ...], rate: str
 ) -> None:
     """Whole numbers are read in the format's unit; a rate no service has comes with a warning."""
-    (warning,) = read_trace(jsonl(tmp_path, *stamped(*stamps))).meta.warnings
+    warning = read_trace(jsonl(tmp_path, *stamped(*stamps))).meta.warnings[0]
     assert rate in warning
     assert "workload.time_unit=s, us or ns" in warning
     assert "trace.jsonl" in warning
@@ -132,6 +132,23 @@ def test_an_ordinary_trace_is_not_warned_of(tmp_path: Path) -> None:
     """Some requests a second, a batch at one instant, and a single request raise no question."""
     for stamps in ((0, 300, 650, 1200), (0, 0, 0), (17,)):
         assert read_trace(jsonl(tmp_path, *stamped(*stamps))).meta.warnings == ()
+
+
+@pytest.mark.parametrize("kind", ["dates", "numbers", "columns"])
+def test_days_without_a_request_are_told(tmp_path: Path, kind: str) -> None:
+    """One wrong time among good ones makes a gap that no service has."""
+    day = 86_400
+    if kind == "dates":
+        dates = ("2026-03-04 05:00:00", "2026-03-04 05:00:01", "2032-03-04 05:00:02")
+        path = write(tmp_path, AZURE + "".join(f"{date},9,9\n" for date in dates))
+    elif kind == "numbers":
+        path = jsonl(tmp_path, *stamped(START * 1000, 0, START * 1000 + 500))
+    else:
+        path = write(tmp_path, "arrival_s,input_tokens,output_tokens\n0,9,9\n9,9,9\n999999,9,9\n")
+    text = read_trace(path).meta.warnings[-1]
+    assert f"before data row {1 if kind == 'numbers' else 3}" in text
+    weekend = jsonl(tmp_path, *stamped(*range(0, 3 * day * 1000, 50_000_000)))
+    assert "days pass" not in " ".join(read_trace(weekend).meta.warnings)
 
 
 def test_numbers_where_dates_belong_are_asked_about(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def tokens(text: pl.Series, where: Where) -> pl.Series:
         values = values.str.replace(WHOLE, "$1")
         counts = values.cast(pl.Int64, strict=False)
     good = counts.is_not_null()
-    if text.dtype.is_float():
+    if text.dtype.is_numeric() and not text.dtype.is_integer():
         good = good & (counts == text)
     where.require(good, text, expected)
     where.require(counts >= 0, text, f"{expected}, not a negative one")

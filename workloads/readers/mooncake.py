@@ -34,7 +34,10 @@ from workloads.where import Where
 
 BLOCK_SIZE = 512
 NEEDED = ("timestamp", "input_length", "output_length")
-SESSION_FIELDS = ("session_id", "delay", "chat_id")
+CHAT = "chat_id"
+SESSION_FIELDS = ("session_id", "delay", CHAT)
+"""Rows with one of these may hold a turn's new tokens alone; with the last it is not Mooncake."""
+
 IDENTITY = tuple(name for name in NAMES if name not in SESSION_FIELDS)
 FLOAT = pl.Float64()
 EXACT = 2.0**53
@@ -53,12 +56,12 @@ class Mooncake:
     name = "mooncake"
 
     def sniff(self, head: bytes, path: Path) -> bool:  # noqa: ARG002 - the content decides
-        """Tell whether the file begins with an object of Mooncake's fields and no session."""
+        """Tell whether the file begins with an object of Mooncake's fields."""
         row = first_object(head)
         return (
             row is not None
             and all(name in row for name in NEEDED)
-            and not any(name in row for name in SESSION_FIELDS)
+            and CHAT not in row
             and isinstance(row.get("hash_ids") or [], list)
         )
 
@@ -184,8 +187,8 @@ class _File:
         for name in SESSION_FIELDS:
             if name in fields:
                 raise TraceError(
-                    f"{where.path}: row {where.first_row} has the field {name}; sessions in "
-                    "Mooncake rows are not supported, expected rows without it"
+                    f"{where.path}: row {where.first_row} has the field {name}: sessions in "
+                    "Mooncake rows, which may count a turn's new tokens alone, are not supported"
                 )
         stamp = {"timestamp": _date(fields, where)} if self.dates else {}
         texts = [name for name, dtype in schema.items() if dtype == pl.String and name not in stamp]

@@ -229,6 +229,7 @@ def test_requests_beyond_the_context_are_left_out_and_counted(
     done = disaggsim("task=explore", *SMALL, "workload=trace", f"workload.path={path}")
     assert done.code == 0, done.err
     assert "Lengths of 2 of the 3 requests of long.jsonl, without 1 that exceed" in done.out
+    assert f"Warning: {140_009 / 140_527:.1%} of the tokens" in done.out
     path.write_text(rows[1], encoding="utf-8")
     done = disaggsim("task=explore", *SMALL, "workload=trace", f"workload.path={path}")
     assert done.code == 2
