@@ -27,6 +27,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from simulator.explore.costs import Costs, Room, Step
+from simulator.explore.ranks import Sizes, at_once, groups_of, side_by_side
 from simulator.explore.space import Floats, Lengths, Space
 from simulator.latency.passes import Load
 from simulator.layout import Layout, Memory
@@ -371,12 +372,12 @@ def _decode_loads(space: Space, layout: Layout, batch: Floats) -> tuple[Load, Lo
 
 
 def _stalled(space: Space, costs: Costs, layout: Layout) -> Frames:
-    """Prompts computed whole between decode steps: ``p`` at a time and rank, ``b`` decoding.
+    """Prompts computed whole between decode steps, up to ``p`` at a time and rank, ``b`` decoding.
 
-    Requests arrive one by one, so ``p`` prompts gather while ``p`` sequences end: the mean wait
-    of half of that is part of TTFT.
+    None waits for others to gather: a stall computes the prompts for whose seats a decode step has
+    ended sequences.
     """
-    lengths, seats = space.lengths, _Seats.of(space, layout)
+    lengths, seats, fewer = space.lengths, _Seats.of(space, layout), 0
     for prompts in space.prompt_batches:
         largest = max(max(lengths.isl), round(prompts * lengths.mean_isl))
         step = Step(role="mixed", fixed=largest, each=1)
@@ -385,47 +386,77 @@ def _stalled(space: Space, costs: Costs, layout: Layout) -> Frames:
             break
         worker = layout, room.memory
         batch = space.batches(room.last)
-        stall, spread = _stall(lengths, costs, worker, prompts)
-        own = _unlucky_stall(space, costs, worker, prompts) if lengths.varied else stall
-        fits = seats.fit(room, batch) & (batch >= prompts)
+        stalls = _stalls(space, costs, worker, (batch, prompts, fewer))
+        fits = seats.fit(room, batch) & stalls.distinct
+        fewer = prompts
         mean, tail = _decode_loads(space, layout, batch)
         for drafts in space.draft_tokens:
             decode = costs.seconds(*worker, mean, drafts)
             over = 0.0 if tail is None else costs.seconds(*worker, tail, drafts) - decode
-            # A generation holds batch / prompts stalls; a sequence's own is before its first token.
-            stalls = np.maximum(batch / prompts - 1.0, 0.0) / lengths.steps
-            tpot = decode + stall * stalls
-            varies = space.deviations**2 * stalls * spread * lengths.brevity
-            cycle = stall + tpot * lengths.steps
-            ttft = own + (prompts - 1.0) / 2.0 * cycle / batch
-            gap = decode + stall * np.maximum(np.ceil(stalls), 1.0)
-            times = _Times(ttft, tpot, tpot + np.sqrt(over**2 + varies), gap)
+            # A sequence's own stall is before its first token.
+            seen = np.maximum(stalls.rate - 1.0 / lengths.steps, 0.0)
+            tpot = decode + stalls.seconds * seen
+            varies = space.deviations**2 * seen * stalls.square * lengths.brevity
+            cycle = stalls.seconds + tpot * lengths.steps
+            gap = decode + stalls.seconds * stalls.run
+            times = _Times(stalls.own, tpot, tpot + np.sqrt(over**2 + varies), gap)
             columns = _colocated_columns(space, layout, batch, (0, times, cycle))
             alike = {"draft_tokens": drafts, "prompts": prompts}
             yield Points(*worker, columns, alike).frame(fits)
 
 
-def _stall(
-    lengths: Lengths, costs: Costs, worker: tuple[Layout, Memory], prompts: int
-) -> tuple[float, float]:
-    """Return mean and mean square of the seconds so many prompts at once take."""
-    tokens, pairs, share = lengths.strata
-    load = Load(tokens=prompts * tokens, pairs=prompts * pairs, prompts=float(prompts))
-    seconds = costs.seconds(*worker, load)
-    return float(seconds @ share), float(seconds**2 @ share)
+class _Stalls(NamedTuple):
+    """Decodes held up by prompts: ``rate`` stalls an iteration, of ``seconds`` (mean) each.
+
+    ``square`` is the mean of its square, ``own`` the stall of the prompt whose TTFT counts, and
+    ``run`` how many follow each other where there are any. Points that a smaller number of prompts
+    at a time has too are not ``distinct``.
+    """
+
+    rate: Floats
+    run: Floats
+    seconds: Floats
+    square: Floats
+    own: Floats
+    distinct: NDArray[np.bool_]
 
 
-def _unlucky_stall(
-    space: Space, costs: Costs, worker: tuple[Layout, Memory], prompts: int
-) -> float:
-    """Return the seconds of a long prompt with others of the mean length."""
-    lengths, others = space.lengths, prompts - 1.0
-    isl = float(lengths.prompt(space.attainment))
+def _stalls(
+    space: Space, costs: Costs, worker: tuple[Layout, Memory], sizes: tuple[Floats, int, int]
+) -> _Stalls:
+    """Return the stalls of batches by up to so many prompts a rank (and microbatch), and not fewer.
+
+    Sequences end at random: a Poisson number in an iteration. As many prompts are dealt out evenly
+    over the ranks and computed in one stall, or in several where one got more than ``prompts``.
+    """
+    (batch, prompts, fewer), (layout, _) = sizes, worker
+    lengths, ranks, stages = space.lengths, layout.attention_dp, layout.pp
+    ended = ranks * stages * batch / lengths.steps
+    rate = groups_of(ranks * stages * prompts, ended)
+    most = groups_of(ranks, ended) / rate  # prompts on the fullest rank
+    each = ended / ranks / rate
+    tokens, _, share = lengths.strata
+    longest = Sizes(tokens, share).fullest(np.clip(ended / rate, 1.0, ranks))
+    fullest = most * lengths.mean_isl + longest - lengths.mean_isl
     load = Load(
-        tokens=isl + others * lengths.mean_isl,
-        pairs=isl * (isl + 1.0) / 2.0 + others * lengths.pairs,
-        prompts=float(prompts),
+        tokens=fullest / stages,
+        pairs=fullest * lengths.pairs / lengths.mean_isl / stages,
+        prompts=most / stages,
+        occupied=each * lengths.mean_isl / fullest,
     )
+    seconds = costs.seconds(*worker, load)
+    spread = (tokens**2 @ share) / lengths.mean_isl**2 - 1.0
+    square = seconds**2 * (1.0 + spread / np.maximum(ended / rate, 1.0))
+    own = np.maximum(seconds, _unlucky_stall(space, costs, worker))
+    before = groups_of(ranks * stages * fewer, ended) if fewer else np.full_like(rate, np.inf)
+    run = rate / -np.expm1(-ended)
+    return _Stalls(rate, run, seconds, square, own, before > 1.001 * rate)
+
+
+def _unlucky_stall(space: Space, costs: Costs, worker: tuple[Layout, Memory]) -> float:
+    """Return the seconds that the prompt whose TTFT counts takes alone."""
+    isl = float(space.lengths.prompt(space.attainment))
+    load = Load(tokens=isl, pairs=isl * (isl + 1.0) / 2.0, prompts=1.0)
     return float(costs.seconds(*worker, load)[0])
 
 
@@ -433,8 +464,8 @@ class _Mix(NamedTuple):
     """How prompts ride on decode steps, by their chunks of up to ``chunk`` tokens a rank.
 
     ``pieces`` are the steps of a request that carry its prompt, below 1 where several share one,
-    and ``run`` the successive ones an arbitrary such step is among. ``load`` is a chunk's;
-    ``own_pieces`` and ``own`` are those of the prompt whose TTFT counts.
+    and ``run`` the successive ones an arbitrary such step is among. ``load`` is a chunk's and
+    ``sizes`` are theirs; ``own_pieces`` and ``own`` are those of the prompt whose TTFT counts.
     """
 
     chunk: int
@@ -443,6 +474,7 @@ class _Mix(NamedTuple):
     load: Load
     own_pieces: float
     own: Load
+    sizes: Sizes
 
     @property
     def prompts(self) -> float:
@@ -455,7 +487,8 @@ def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
 
     A batch that finishes ``b / steps`` requests an iteration needs their prompts' chunks; a chunk
     too small for that cannot keep the batch full and is left out. A chunk of several prompts
-    gathers them as :func:`_stalled` does.
+    gathers them as :func:`_stalled` does. Attention ranks take theirs as seats fall free, each in
+    its time (:mod:`simulator.explore.ranks`).
     """
     lengths, seats = space.lengths, _Seats.of(space, layout)
     for mix in _mixes(space):
@@ -470,16 +503,18 @@ def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
         batch = space.batches(room.last)
         share = batch * mix.pieces / lengths.steps
         fits = seats.fit(room, batch, mix.prompts) & (share <= 1.0) & (batch >= mix.prompts)
+        busy, load = _on_ranks(mix, layout, share)
         mean, tail = _decode_loads(space, layout, batch)
         for drafts in space.draft_tokens:
-            mixed = costs.seconds(*worker, _beside(mix.load, mean), drafts)
+            mixed = costs.seconds(*worker, _beside(load, mean), drafts)
             alone = costs.seconds(*worker, mean, drafts)
             over = 0.0 if tail is None else costs.seconds(*worker, tail, drafts) - alone
             own = mixed
             if lengths.varied:
                 own = costs.seconds(*worker, _beside(mix.own, mean), drafts)
-            tpot = share * mixed + (1.0 - share) * alone
-            varies = share * (1.0 - share) * mix.run * lengths.brevity * (mixed - alone) ** 2
+                own = own if layout.attention_dp == 1 else np.maximum(own, mixed)
+            tpot = busy * mixed + (1.0 - busy) * alone
+            varies = busy * (1.0 - busy) * mix.run * lengths.brevity * (mixed - alone) ** 2
             slow = tpot + np.sqrt(over**2 + space.deviations**2 * np.maximum(varies, 0.0))
             cycle = tpot * lengths.steps
             ttft = mix.own_pieces * own + (mix.prompts - 1.0) / 2.0 * cycle / batch
@@ -487,6 +522,18 @@ def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
             columns = _colocated_columns(space, layout, batch, (mix.chunk, times, cycle))
             alike = {"draft_tokens": drafts, "prompts": 0}
             yield Points(*worker, columns, alike).frame(fits)
+
+
+def _on_ranks(mix: _Mix, layout: Layout, share: Floats) -> tuple[Floats, Load]:
+    """Return the share of steps with any chunk, and what the fullest rank then works on.
+
+    ``share`` of its steps carry one on each rank.
+    """
+    ranks = layout.attention_dp
+    if ranks == 1:
+        return share, mix.load
+    busy, together = at_once(ranks, share)
+    return busy, side_by_side(mix.load, mix.sizes, ranks, together)
 
 
 def _mixes(space: Space) -> list[_Mix]:
@@ -511,7 +558,8 @@ def _constant_mix(isl: int, chunk: int) -> _Mix:
         prompts=max(1.0, chunk / isl),
     )
     most = max(1.0, isl / chunk)
-    return _Mix(chunk, isl / chunk, most, load, most, load)
+    alike = Sizes(np.array([float(chunk)]), np.ones(1))
+    return _Mix(chunk, isl / chunk, most, load, most, load, alike)
 
 
 def _varied_mix(space: Space, chunk: int) -> _Mix:
@@ -535,6 +583,7 @@ def _varied_mix(space: Space, chunk: int) -> _Mix:
             past=chunk * (own - 1.0) / 2.0,
             prompts=1.0,
         ),
+        sizes=Sizes(*lengths.cuts(chunk)),
     )
 
 

@@ -162,6 +162,14 @@ class Lengths:
         earlier = chunk * count * (count - 1.0) / 2.0
         return Pieces(float(count.mean()), float((count**2).mean()), float(earlier.mean()))
 
+    def cuts(self, chunk: int) -> tuple[Floats, Floats]:
+        """Return tokens and share of the chunks of prompts so cut: ends in groups, full ones."""
+        full = np.ceil(self._prompts / chunk) - 1.0
+        groups = np.array_split(np.sort(self._prompts - full * chunk), min(STRATA, len(full)))
+        tokens = np.array([*(each.mean() for each in groups), chunk])
+        count = np.array([*(len(each) for each in groups), full.sum()])
+        return tokens, count / count.sum()
+
     @property
     def before(self) -> float:
         """Mean tokens of a prompt that lie before a cut, where a stream of prompts is cut anywhere.

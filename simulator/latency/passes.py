@@ -38,7 +38,8 @@ class Load(NamedTuple):
     """What the busiest attention rank works on in one step; floats or arrays that broadcast.
 
     ``tokens`` new prompt tokens of ``prompts`` chunks, attending ``pairs`` and following ``past``
-    earlier tokens, beside ``batch`` decodes over ``context`` KV tokens.
+    earlier tokens, beside ``batch`` decodes over ``context`` KV tokens. ``occupied``: the prompt
+    tokens that all ranks have on average, as a share of this one's; experts see those.
     """
 
     tokens: Number = 0.0
@@ -47,6 +48,7 @@ class Load(NamedTuple):
     prompts: Number = 0.0
     batch: Number = 0.0
     context: Number = 0.0
+    occupied: Number = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,7 +135,7 @@ class Step:
             ]
         )
         unhidden: Number = 0.0
-        gpu = gpu + self._drafts(half)
+        gpu = gpu + self._spared(rows, half) + self._drafts(half)
         if self.halves > 1:
             exchange = self.machine.sum_seconds(self.exchange_operators(padded))
             gpu = self.halves * np.maximum(gpu, exchange)
@@ -143,6 +143,15 @@ class Step:
         if self.engine.graph_sizes:
             gpu = np.maximum(gpu, self._launched(rows, load))
         return self.with_host((gpu + unhidden) * self.waiting, batch, np.ceil(load.prompts))
+
+    def _spared(self, rows: Number, load: Load) -> Number:
+        """Return the seconds (negative) that experts are spared where other ranks have less."""
+        if np.ndim(load.occupied) == 0 and load.occupied == 1.0:
+            return 0.0
+        mean = np.ceil(load.occupied * load.tokens) + load.batch * self.spec.decode_width
+        seconds = self.machine.sum_seconds
+        fewer = seconds(self.expert_operators(self._computed(mean, load)))
+        return fewer - seconds(self.expert_operators(self._computed(rows, load)))
 
     def _computed(self, rows: Number, load: Load) -> Number:
         """Return the rows that products compute: :meth:`Engine.computed` of arrays."""
@@ -184,6 +193,7 @@ class Step:
             prompts=load.prompts / halves,
             batch=batch,
             context=load.context * share,
+            occupied=load.occupied,
         )
 
 

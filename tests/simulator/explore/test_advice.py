@@ -50,7 +50,7 @@ def test_the_gain_is_of_the_best_within_the_limits(done: Study) -> None:
     assert advice.gain == advice.split["throughput"] / advice.mixed["throughput"]
 
 
-@pytest.mark.parametrize("longest", [1.5, 5.0, None])
+@pytest.mark.parametrize("longest", [1.02, 5.0, None])
 def test_steps_with_prompts_are_judged(dense: Platform, longest: float | None) -> None:
     """No co-located worker is advised whose steps with prompts take too many TPOTs."""
     few: dict[str, Any] = {"worker_gpus": 2, "prompt_batches": (1, 8), "chunks": (256, 1024)}
@@ -60,7 +60,7 @@ def test_steps_with_prompts_are_judged(dense: Platform, longest: float | None) -
     free = advise(study(replace(space, longest_gap=None), cutoff_s=8.0), limits)
     assert advice.mixed is not None
     assert free.mixed is not None
-    assert free.mixed["gap_s"] > 10 * 0.02  # rare huge chunks win where only the mean counts
+    assert free.mixed["gap_s"] > 1.02 * 0.02  # such steps may be slow where only the mean counts
     if longest is None:
         assert advice.mixed == free.mixed
         return

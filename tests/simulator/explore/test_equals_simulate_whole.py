@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import pytest
-from numpy.typing import NDArray
 
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Batching, Deployment, Pool
@@ -15,17 +14,21 @@ from simulator.layout import Layout
 from simulator.record import RunRecord
 from simulator.results import gap_quantiles
 
-SHORT, LONG = Lengths.constant(1000, 64), Lengths.constant(1000, 512)
-GENERATIONS = 6
+SHORT, LONG = (1000, 64), (1000, 512)
+GENERATIONS = 8
 """Requests each seat serves; the middle half of them is measured."""
 
 
 class Case(NamedTuple):
-    """A worker: ``prompts`` at a time stall ``batch`` decodes, per attention rank and stage."""
+    """A worker: up to ``prompts`` at a time stall ``batch`` decodes, per attention rank and stage.
+
+    Lengths are drawn evenly from half to one and a half of the means: equal ones would keep the
+    ranks in step for ever, a steady state of another kind.
+    """
 
     platform: str
     layout: Layout
-    lengths: Lengths
+    means: tuple[int, int]
     batch: int
     prompts: int
 
@@ -40,27 +43,34 @@ class Case(NamedTuple):
         return self.batch * self.groups
 
     @property
-    def together(self) -> int:
-        """Prompts in one of the worker's steps."""
-        return self.prompts * self.groups
+    def lengths(self) -> Lengths:
+        """The requests' lengths, in the order they come."""
+        rng = np.random.default_rng(5)
+        isl, osl = (
+            rng.integers(mean // 2, mean * 3 // 2, GENERATIONS * self.seats, endpoint=True)
+            for mean in self.means
+        )
+        return Lengths(isl=tuple(map(int, isl)), osl=tuple(map(int, osl)))
 
 
 CASES = [
     Case("dense", Layout(), SHORT, 96, 1),
     Case("dense", Layout(tp=2), SHORT, 48, 2),
-    Case("dense", Layout(tp=2), SHORT, 8, 4),
+    Case("dense", Layout(tp=2), SHORT, 64, 4),
     Case("dense", Layout(pp=2), SHORT, 48, 2),
+    Case("experts", Layout(attention_dp=8, ep=8), SHORT, 24, 1),
     Case("experts", Layout(attention_dp=8, ep=8), SHORT, 48, 2),
     Case("experts", Layout(tp=2, attention_dp=4, ep=8), SHORT, 64, 1),
+    Case("dense", Layout(attention_dp=4), LONG, 32, 1),
     Case("dense", Layout(tp=2), LONG, 96, 1),
     Case("dense", Layout(pp=2), LONG, 48, 1),
-    Case("experts", Layout(attention_dp=8, ep=8), LONG, 64, 1),
+    Case("experts", Layout(attention_dp=8, ep=8), LONG, 32, 1),
 ]
 
 
 def named(case: Case) -> str:
     """Return a case in words."""
-    return f"{case.layout}, {case.prompts} of {case.batch}, OSL {case.lengths.osl[0]}"
+    return f"{case.layout}, {case.prompts} of {case.batch}, OSL {case.means[1]}"
 
 
 def point(case: Case, platform: Platform) -> dict[str, float]:
@@ -78,9 +88,9 @@ def point(case: Case, platform: Platform) -> dict[str, float]:
 
 def simulated(case: Case, platform: Platform) -> RunRecord:
     """Run the worker with twice as many clients as seats, so that prompts always wait."""
-    isl, osl = case.lengths.isl[0], case.lengths.osl[0]
+    lengths = case.lengths
     batching = Batching(
-        max_num_batched_tokens=case.together * isl,
+        max_num_batched_tokens=round(case.prompts * case.groups * lengths.mean_isl),
         max_num_seqs=case.seats,
         chunked_prefill=False,
         piggyback=False,
@@ -100,48 +110,38 @@ def simulated(case: Case, platform: Platform) -> RunRecord:
         latency=platform.latency,
         pools=(pool,),
     )
-    requests = GENERATIONS * case.seats
-    outputs = np.full(requests, osl, np.int32)
-    outputs[: case.seats] = staggered(case)
     load = Traffic(
-        arrival_s=np.zeros(requests),
-        input_tokens=np.full(requests, isl, np.int32),
-        output_tokens=outputs,
+        arrival_s=np.zeros(len(lengths.isl)),
+        input_tokens=np.array(lengths.isl, np.int32),
+        output_tokens=np.array(lengths.osl, np.int32),
         concurrency=2 * case.seats,
     )
     return run(deployment, load, RunOptions())
 
 
-def staggered(case: Case) -> NDArray[np.float64]:
-    """Return the first seats' output tokens: those computed together end together, evenly spread.
-
-    Equal ones would all end at once for ever, a steady state of another kind.
-    """
-    share = (np.arange(case.seats) // case.together + 0.5) * case.together / case.seats
-    return 2 + np.floor(share * (case.lengths.osl[0] - 1))
-
-
-def steady(case: Case, record: RunRecord) -> tuple[float, float]:
-    """Return requests/s and mean TPOT over whole generations in the middle of the run."""
-    order = np.argsort(record.requests["finish_s"])
+def steady(record: RunRecord) -> tuple[float, float]:
+    """Return output tokens/s and the mean TPOT (each token alike) in the middle of the run."""
+    columns = record.requests
+    order = np.argsort(columns["finish_s"])
     low, high = len(order) // 4, 3 * len(order) // 4
-    finish, first = (record.requests[name][order] for name in ("finish_s", "first_token_s"))
-    count = (high - low) // case.seats * case.seats
-    rate = count / (finish[low + count] - finish[low])
-    tpot = (finish - first)[low : low + count] / (case.lengths.osl[0] - 1)
-    return float(rate), float(tpot.mean())
+    finish, first, osl = (columns[n][order] for n in ("finish_s", "first_token_s", "output_tokens"))
+    rate = osl[low:high].sum() / (finish[high] - finish[low])
+    tpot = (finish - first)[low:high].sum() / (osl - 1)[low:high].sum()
+    return float(rate), float(tpot)
 
 
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_a_stalled_worker_keeps_its_promise(case: Case, request: pytest.FixtureRequest) -> None:
-    """Throughput, TPOT and the gap at a stall are those of the point within 1 %."""
+    """Throughput and TPOT are those of the point within 3.5 %, over a few lives.
+
+    Prompts are computed as seats fall free, alone or side by side on the attention ranks.
+    """
     platform: Platform = request.getfixturevalue(case.platform)
     promised = point(case, platform)
     record = simulated(case, platform)
-    rate, tpot = steady(case, record)
-    assert rate == pytest.approx(promised["rate"], rel=0.01)
-    assert tpot == pytest.approx(promised["tpot_s"], rel=0.01)
-    stalls = (case.batch / case.prompts - 1.0) / case.lengths.steps
-    most = stalls % 1.0 or 1.0  # the share of steps after which as many as ever stall
-    (longest,) = gap_quantiles(record.gaps, np.array([1.0 - most / 4.0]))
-    assert longest == pytest.approx(promised["gap_s"], rel=0.01)
+    rate, tpot = steady(record)
+    assert rate == pytest.approx(promised["rate"] * case.lengths.mean_osl, rel=0.035)
+    assert tpot == pytest.approx(promised["tpot_s"], rel=0.035)
+    some = 1.0 - np.exp(-case.seats / case.lengths.steps)  # of the iterations follow a stall
+    stalled = gap_quantiles(record.gaps, 1.0 - some * np.linspace(0.0, 1.0, 500)).mean()
+    assert stalled == pytest.approx(promised["gap_s"], rel=0.1)

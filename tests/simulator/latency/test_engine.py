@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simulator.errors import ConfigError
-from simulator.latency.base import StepModel, WorkerSpec
+from simulator.latency.base import Busiest, StepModel, WorkerSpec
 from simulator.latency.engine import Engine, known
 from simulator.latency.engine import load as load_engine
 from simulator.latency.operators import forward_pass
@@ -137,10 +137,35 @@ def test_both_engines_use_the_same_times(
         batch=batch,
         context=batch * rng.integers(1, 9000, 200),
     )
-    whole = np.column_stack([ranks * np.asarray(values) for values in load])
+    whole = np.column_stack([ranks * np.asarray(values) for values in load[:6]])
     scalar = [bound[variant].step_seconds(*(int(x) for x in row)) for row in whole]
     vector = np.asarray(model.pass_seconds(workers[worker], load))
     assert np.allclose(scalar, vector, rtol=1e-10, atol=0.0)
+
+
+@pytest.mark.parametrize("name", [name for name, each in VARIANTS.items() if each[0] == "dep"])
+@pytest.mark.parametrize("some", [1, 5, 16])
+def test_both_engines_agree_on_ranks_without_prompts(
+    workers: dict[str, WorkerSpec], bound: dict[str, StepModel], name: str, some: int
+) -> None:
+    """A chunk on some attention ranks: the others only lend their experts, scalar or vectorised."""
+    ranks = workers["dep"].layout.attention_dp
+    tokens, batch, context = np.array([300.0, 2000.0, 7000.0]), 48.0, 48.0 * 3000.0
+    pairs, past = tokens * 1000.0 + tokens * (tokens + 1) / 2, np.full(3, 1000.0)
+    load = Load(tokens, pairs, past, 1.0, batch, context, some / ranks)
+    vector = np.asarray(VARIANTS[name][1].pass_seconds(workers["dep"], load))
+    scalar = [
+        bound[name].step_seconds(
+            *(int(some * each) for each in (new, seen, before, 1)),
+            int(ranks * batch),
+            int(ranks * context),
+            Busiest(int(new), 1),
+        )
+        for new, seen, before in zip(tokens, pairs, past, strict=True)
+    ]
+    assert np.allclose(scalar, vector, rtol=1e-3, atol=0.0)
+    full = VARIANTS[name][1].pass_seconds(workers["dep"], load._replace(occupied=1.0))
+    assert (vector < full).all() == (some < ranks)
 
 
 def test_never_faster_than_the_generic_kernels_alone(workers: dict[str, WorkerSpec]) -> None:

@@ -162,7 +162,7 @@ def test_both_engines_use_the_same_times(workers: dict[str, WorkerSpec], loads: 
         steps = Roofline(host_overhead_s=1e-3).bind(workers[name])
         vector = np.asarray(Roofline(host_overhead_s=1e-3).pass_seconds(workers[name], loads))
         scalar = [
-            steps.step_seconds(*(int(x) for x in row)) for row in np.column_stack(list(loads))
+            steps.step_seconds(*(int(x) for x in row)) for row in np.column_stack(list(loads)[:6])
         ]
         assert np.allclose(scalar, vector, rtol=1e-10, atol=0.0), name
 

@@ -1,0 +1,80 @@
+"""Prompts on the attention-DP ranks of a co-located worker: how many compute some at a time.
+
+Seats fall free one by one, and each is given to a prompt at once, on a rank of its own. So a step
+seldom finds prompts on all ranks, and yet takes as long as the rank that has most of them.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import pdtrc
+
+from simulator.explore.space import Floats
+from simulator.latency.passes import Load
+
+MANY = 16
+"""Groups from which on their number is not summed up one by one."""
+
+
+class Sizes(NamedTuple):
+    """Tokens of prompts, or of their chunks, by rising size, and the share of each."""
+
+    tokens: Floats
+    share: Floats
+
+    @property
+    def mean(self) -> float:
+        """Mean tokens."""
+        return float(self.tokens @ self.share)
+
+    def fullest(self, count: Floats) -> Floats:
+        """Return the expected tokens of the largest of ``count`` (at least 1) at random."""
+        below = np.cumsum(self.share)
+        largest = np.minimum(below, 1.0) ** count[:, None]
+        grown: Floats = np.diff(largest, axis=1, prepend=0.0) @ self.tokens
+        return grown
+
+
+def at_once(ranks: int, share: Floats) -> tuple[Floats, Floats]:
+    """Return the share of steps in which any rank has a chunk, and how many have one then.
+
+    Each has one in ``share`` of the steps. Prompts that come at random keep ``ranks`` servers busy
+    as customers do: all are idle with the probability of an M/M/c queue (Erlang).
+    """
+    offered = ranks * np.minimum(share, 1.0 - 1e-12)
+    term, total = np.ones_like(offered), np.ones_like(offered)
+    for count in range(1, ranks):
+        term = term * offered / count
+        total += term
+    total += term * offered / (ranks - offered)
+    busy: Floats = 1.0 - 1.0 / total
+    return busy, offered / busy
+
+
+def groups_of(size: int, mean: Floats) -> Floats:
+    """Return how many groups of ``size`` a Poisson number of this mean fills, the last in part.
+
+    The expectation of ``ceil(K / size)`` is the sum of the chances that K exceeds each multiple;
+    of many groups the last is as likely to hold any number.
+    """
+    many = mean / size + 0.5 * (1.0 - 1.0 / size)
+    if size == 1:
+        return many
+    few = np.where(mean < MANY * size, mean, 0.0)
+    chances = [pdtrc(size * group, few) for group in range(4 * MANY)]
+    return np.where(few > 0.0, np.sum(chances, axis=0), many)
+
+
+def side_by_side(chunk: Load, sizes: Sizes, ranks: int, together: Floats) -> Load:
+    """Return what the fullest of ``together`` ranks works on, each with a chunk of these sizes.
+
+    ``chunk`` is the mean one. The fullest has the share of all context that it has of the tokens,
+    as in the event engine.
+    """
+    grown = sizes.fullest(together) / sizes.mean
+    return chunk._replace(
+        tokens=chunk.tokens * grown,
+        pairs=chunk.pairs * grown,
+        past=chunk.past * grown,
+        occupied=together / (ranks * grown),
+    )
