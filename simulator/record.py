@@ -42,7 +42,14 @@ COUNTS = (
 """int32 columns of a request; workers are -1 where none, status and reason index what follows."""
 
 STATUSES = ("incomplete", "completed", "rejected", "failed")
-REASONS = ("", "exceeds_kv_capacity", "exceeds_context", "exceeds_prefill_kv_capacity")
+REASONS = (
+    "",
+    "exceeds_kv_capacity",
+    "exceeds_context",
+    "exceeds_prefill_kv_capacity",
+    "worker_lost",
+    "timeout",
+)
 
 GAUGES = ("waiting", "running", "kv_blocks", "busy_s", "sent_bytes", "received_bytes")
 """Gauges sampled per worker: queue length, requests in the batch (or being prefilled), KV blocks in

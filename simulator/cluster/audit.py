@@ -33,6 +33,9 @@ ORDER = (
 )
 """Pairs of moments of which the first never lies after the second."""
 
+SEEN = ("first_token_s", "second_token_s")
+"""What a client saw stays, while a request that was lost passes the other moments again."""
+
 
 def audit(simulation: "Simulation", record: RunRecord) -> None:
     """Check every law on a run as it stands.
@@ -51,6 +54,8 @@ def _moments(record: RunRecord) -> Iterator[str]:
         order = (*ORDER, ("transfer_end_s", "first_token_s"))
     for earlier, later in order:
         wrong = columns[earlier] > columns[later]
+        if later in SEEN and earlier not in SEEN:
+            wrong &= columns["retries"] == 0
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
             yield (
@@ -74,6 +79,7 @@ def _balances(simulation: "Simulation") -> Iterator[str]:
             )
     handoff = simulation.handoff
     moving = handoff.started_bytes - handoff.delivered_bytes - handoff.bytes_in_flight
+    moving -= handoff.dropped_bytes
     if abs(moving) > 1e-9 * max(1.0, handoff.started_bytes):
         yield f"link accounting: {moving} bytes are neither under way nor delivered"
     for load in simulation.loads:
@@ -83,24 +89,30 @@ def _balances(simulation: "Simulation") -> Iterator[str]:
 
 def _totals(simulation: "Simulation") -> Iterator[str]:
     """Yield what is wrong with accounts that close when every request is done."""
-    ledger, workers = simulation.ledger, simulation.workers
+    ledger, workers, fleet = simulation.ledger, simulation.workers, simulation.fleet
+    now = simulation.clock.now
     if simulation.done < ledger.size:
         return
-    columns = ledger.columns()
+    columns = {**ledger.columns(), "generated": np.frombuffer(ledger.generated, dtype=np.int32)}
     counts = np.bincount(columns["status"].astype(np.int64), minlength=len(STATUSES))
     if counts[0] or counts.sum() != ledger.size:
         yield f"conservation: {counts[0]} requests are neither finished, rejected nor failed"
     served = columns["status"] == STATUSES.index("completed")
+    begun = served | (columns["generated"] > 0)  # its prompt was computed at least once
     wanted = int(columns["output_tokens"][served].sum(dtype=np.int64))
+    wanted += int(columns["generated"][begun & ~served].sum(dtype=np.int64))
     emitted = sum(worker.decode_tokens + worker.prompts_closed for worker in workers)
     if emitted != wanted:
         yield f"tokens: {emitted} output tokens were produced but {wanted} were asked for"
-    resumed = sum(worker.prompts_closed for worker in workers) - int(served.sum())
-    prompts = int(columns["input_tokens"][served].sum(dtype=np.int64)) + resumed
+    resumed = sum(worker.prompts_closed for worker in workers) - int(begun.sum())
+    prompts = int(columns["input_tokens"][begun].sum(dtype=np.int64)) + resumed
     prompts += int(columns["recomputed_tokens"].sum(dtype=np.int64))
     computed = sum(worker.prefill_tokens for worker in workers)
     if computed != prompts:
         yield f"tokens: {computed} prompt tokens were computed but {prompts} were due"
+    held = sum(life.crew.spec.layout.gpus * life.allocated_s(now) for life in fleet.lives)
+    if abs(held - fleet.gpu_seconds) > 1e-9 * max(1.0, held):
+        yield f"GPU accounting: lives held {held!r} GPU-seconds, the racks {fleet.gpu_seconds!r}"
     for worker in workers:
         if worker.used:
             yield f"KV accounting: worker {worker.number} still holds {worker.used} blocks"

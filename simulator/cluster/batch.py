@@ -103,7 +103,7 @@ class BatchWorker(Worker):
 
     def reserve(self, request: int) -> None:
         """Set blocks aside for a transfer, at once or as soon as there are any, in order."""
-        blocks = self._held(request, self._ledger.input_tokens[request] + 1)
+        blocks = self._held(request, self._ledger.prompt_tokens[request] + 1)
         if self._pending or self._paused or not self._has_room(blocks):
             self._pending.append(request)
             if self.busy_since is None:
@@ -117,6 +117,68 @@ class BatchWorker(Worker):
         self._arrived.append(request)
         if len(self._running) < self._max_seqs:
             self._interrupt()
+
+    def unreserve(self, request: int) -> None:
+        """Give up the place of a request whose KV is not here yet."""
+        tokens = self._ledger.prompt_tokens[request]
+        self.load.requests[self.index] -= 1
+        self.load.kv_blocks[self.index] -= self.blocks(tokens)
+        if request in self._pending:
+            self._pending.remove(request)
+            return
+        self.used -= self._held(request, tokens + 1)
+        if self._pending or self.prompts:
+            self._interrupt()
+        elif self.leaving is not None and self.empty:
+            self.leaving()
+
+    def decline(self) -> list[int]:
+        """Give up the requests that wait for blocks here, in the order they came."""
+        declined = list(self._pending)
+        for request in declined:
+            self.unreserve(request)
+        return declined
+
+    @property
+    def empty(self) -> bool:
+        """Whether it holds nothing at all."""
+        return super().empty and not (self._pending or self._arrived or self._running)
+
+    @property
+    def begun(self) -> set[int]:
+        """The prompts being computed here, and those computed before and now again."""
+        closing = self._prompt_step.finishing if self._prompt_step else ()
+        return {*self.partial, *closing, *self._paused}
+
+    def die(self) -> None:
+        """Stop at once; the iteration under way is in vain."""
+        self._advance()
+        self._lose_step()
+        ledger = self._ledger
+        for request, end in self._running.items():
+            ledger.generated[request] = ledger.output_tokens[request] - (end - self._step)
+        for held in (self._running, self._ends, self._arrived, self._pending, self._paused):
+            held.clear()
+        self._growth = [0] * len(self._growth)
+        self._context = self._leap = self._growth_left = self._fresh = 0
+        self._late.clear()
+        self._awaiting.clear()
+        self._stalled = False
+        super().die()
+
+    def _lose_step(self) -> None:
+        """Say when those in the batch had their last token, and take back what is not to come."""
+        ledger = self._ledger
+        since = self._late[0][0] if self._late else self._since
+        for request in self._running:
+            ledger.lost_at[request] = since
+            if ledger.second_token[request] > self._since:
+                ledger.second_token[request] = float("nan")  # it is not to come any more
+        ledger.lost_at.update(self._paused)
+        if self._prompt_step is not None:
+            for request in self._prompt_step.finishing:
+                ledger.recomputed_tokens[request] += self._target(request)
+            self._prompt_step = None
 
     def observe(self) -> tuple[int, int]:
         """Return how many requests wait and how many are in the batch, now."""
@@ -186,8 +248,9 @@ class BatchWorker(Worker):
         self.alarm.set(end, STEP_END)
         if self._awaiting:
             self._stamp_second(first)
-        if self._stalled:
-            self._stalled, self._resumed = False, first
+        if self._late:
+            self._resumed = first
+        self._stalled = False
 
     def _reach(self, batch: int, upto: float) -> int:
         """Return the number of iterations until the batch, a piece or the KV cache ends."""
@@ -232,7 +295,10 @@ class BatchWorker(Worker):
         if not self._piggyback:
             self._stall(now)
             return
-        step.seconds, step.riders = seconds, batch - self._fresh
+        step.seconds, step.riders = seconds, batch - self._fresh - self._held_up()
+        for since, count in self._late:
+            self._gaps.gap(step.ends - since, count)
+        self._late.clear()
         self._fresh = 0  # their first gap ends here, and is not one of this step's
         if self._awaiting:
             self._stamp_second(step.ends)
@@ -376,7 +442,7 @@ class BatchWorker(Worker):
         """Grant reservations in order, as far as blocks go; preempted sequences go first."""
         pending = self._pending
         while pending and not self._paused:
-            blocks = self._held(pending[0], self._ledger.input_tokens[pending[0]] + 1)
+            blocks = self._held(pending[0], self._ledger.prompt_tokens[pending[0]] + 1)
             if self.used + blocks > self.capacity:
                 return
             self.used += blocks
@@ -416,7 +482,7 @@ class BatchWorker(Worker):
         self.used -= self._held(request, self._target(request) + 1)
         self._ledger.preemptions[request] += 1
         self._ledger.recomputed_tokens[request] += partial.done
-        if self._ledger.generated[request] == 0:
+        if self._placed(request):
             self.load.tokens[self.index] += partial.done
         self.prompts.appendleft(request)
 
@@ -448,22 +514,27 @@ class BatchWorker(Worker):
         while arrived and len(self._running) < self._max_seqs:
             request = arrived.popleft()
             ledger.decode_join[request] = now
-            if isnan(ledger.first_token[request]):
-                ledger.first_token[request] = now
-            if ledger.output_tokens[request] == 1:
-                self.used -= self.blocks(ledger.input_tokens[request])
+            late = isnan(ledger.first_token[request]) or request in ledger.lost_at
+            if late:
+                ledger.shown(request, now)
+            if ledger.output_tokens[request] == ledger.generated[request]:
+                self.used -= self._held(request, ledger.prompt_tokens[request] + 1)
                 self._listener.finished(request)
                 continue
             self._add(request)
-            self._fresh += 1
-            self._awaiting.append(request)
+            if ledger.generated[request] == 1:
+                self._fresh += 1
+                self._awaiting.append(request)
+            elif not late:  # it goes on, and its last token came from the prefill worker
+                self._late.append((ledger.prefill_end[request], 1))
 
     def _join_ready(self, now: float) -> None:
         join, queued = self._ledger.decode_join, self._ledger.decode_queue_enter
         for request in self._ready:
             if self._paused.pop(request, None) is None:
                 join[request] = queued[request] = now
-                self._awaiting.append(request)
+                if self._ledger.generated[request] == 1:
+                    self._awaiting.append(request)
             self._add(request)
         self._ready.clear()
 
@@ -481,6 +552,10 @@ class BatchWorker(Worker):
 
     # --- prompts -------------------------------------------------------------------------------
 
+    def _placed(self, request: int) -> bool:
+        """Tell whether a router counts the prompt's tokens, or it recomputes a preempted one's."""
+        return request not in self._paused
+
     def _admit(self, request: int, now: float) -> bool:
         """Set blocks aside for the prompt and its first token, if there are as many."""
         blocks = self._held(request, self._target(request) + 1)
@@ -490,6 +565,16 @@ class BatchWorker(Worker):
         if request not in self._paused:
             self._ledger.prefill_start[request] = now
         return True
+
+    def _first_or_next(self, request: int, now: float) -> None:
+        """Record a prompt's token: a request's first, or the one with which a lost one goes on."""
+        ledger = self._ledger
+        if isnan(ledger.first_token[request]):
+            ledger.first_token[request] = now
+        if ledger.generated[request] > 1:
+            ledger.resumed.append(now - ledger.lost_at.pop(request))
+            if isnan(ledger.second_token[request]):
+                ledger.second_token[request] = now
 
     def _close_prompts(self, step: Step, now: float) -> None:
         """Emit the token that ends each computed prompt; it decodes from the next step on."""
@@ -501,10 +586,11 @@ class BatchWorker(Worker):
         for request in step.finishing:
             ledger.generated[request] += 1
             paused = self._paused.get(request)
-            if paused is None:
-                ledger.prefill_end[request] = ledger.first_token[request] = now
-            else:
+            if paused is not None:
                 self._gaps.gap(now - paused, 1)
+            else:
+                ledger.prefill_end[request] = now
+                self._first_or_next(request, now)
             if ledger.generated[request] < ledger.output_tokens[request]:
                 self._ready.append(request)
                 continue

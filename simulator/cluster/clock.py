@@ -133,6 +133,14 @@ class Alarm:
         self._rank += 1
         heappush(self._queue, (when, priority, self._rank, event))  # type: ignore[misc]
 
+    def cancel(self) -> None:
+        """Let the component sleep on, whatever it was set to."""
+        if self._armed and self.event.callbacks is not None:
+            waiting, self.event.callbacks = self.event.callbacks, []
+            self.event = _Wake()
+            self.event.callbacks = waiting
+            self._armed = False
+
     def rest(self) -> None:
         """Wait to be set: the alarm has rung and nobody has set it since."""
         self.event.callbacks = []

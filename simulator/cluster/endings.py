@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from simulator.cluster.clock import Clock
-from simulator.cluster.ledger import COMPLETED, REJECTED, Ledger
+from simulator.cluster.ledger import COMPLETED, FAILED, REJECTED, Ledger
 from simulator.cluster.worker import Worker
 
 
@@ -33,12 +33,18 @@ class Endings:
             worker = self._decoders[decoder]
             load, index = worker.load, worker.index
             load.requests[index] -= 1
-            load.kv_blocks[index] -= worker.blocks(ledger.input_tokens[request])
+            load.kv_blocks[index] -= worker.blocks(ledger.prompt_tokens[request])
         self._over()
 
     def rejected(self, request: int, reason: int) -> None:
         """Record that a request was not let in."""
         self.ledger.status[request] = REJECTED
+        self.ledger.reason[request] = reason
+        self._over()
+
+    def failed(self, request: int, reason: int) -> None:
+        """Record that a request will never have its last token."""
+        self.ledger.status[request] = FAILED
         self.ledger.reason[request] = reason
         self._over()
 

@@ -1,6 +1,7 @@
 """The lives of workers: who starts, serves, drains, stops and fails, on which GPUs, and why."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -48,6 +49,7 @@ class Life:
     ended_s: float = NAN
     because: str = ""
     worker: AnyWorker | None = None
+    replaces: "Life | None" = None
 
     def allocated_s(self, now: float) -> float:
         """Return the seconds it has held its GPUs until ``now``."""
@@ -75,7 +77,9 @@ class Pool:
 
     crew: Crew
     desired: int = 0
+    surge: int = 0  # workers beyond that, while they replace others
     lives: list[Life] = field(default_factory=list)
+    renewing: deque[Life] = field(default_factory=deque)
 
     def count(self, *states: str) -> int:
         """Return how many lives are in one of ``states``."""
@@ -138,6 +142,18 @@ class Fleet:
         self._end(life, FAILED)
         self._reconcile(life.crew.pool.role, f"replaces worker {number}")
 
+    def renew(self, role: str, at_once: int, why: str) -> None:
+        """Replace a pool's ready workers by new ones, each when its successor is ready."""
+        pool = self.pools[role]
+        pool.renewing = deque(life for life in pool.lives if life.state == SERVING)
+        self._tell("renewing", -1, f"{role}: {len(pool.renewing)} workers, {why}")
+        for _ in range(at_once):
+            self._renew_next(role)
+
+    def oldest(self, role: str, count: int) -> list[int]:
+        """Return the numbers of a pool's ``count`` oldest ready workers."""
+        return [life.number for life in self.pools[role].lives if life.state == SERVING][:count]
+
     def empty(self, number: int) -> None:
         """Hear that a draining worker holds nothing any more."""
         life = self.lives[number]
@@ -188,13 +204,36 @@ class Fleet:
 
     def _reconcile(self, role: str, why: str) -> None:
         pool = self.pools[role]
-        for _ in range(pool.count(*COMING), pool.desired):
+        for _ in range(pool.count(*COMING), pool.desired + pool.surge):
             life = self._ask(role, why)
             if not self._grant(life):
                 self._tell("pending", life.number, why)
-        surplus = pool.count(*COMING) - pool.desired
+        surplus = pool.count(*COMING) - pool.desired - pool.surge
         for life in self._least_wanted(pool)[: max(surplus, 0)]:
             self.stop(life, why)
+
+    def _renew_next(self, role: str) -> None:
+        """Start the successor of the next worker to be replaced, if there is one left."""
+        pool = self.pools[role]
+        while pool.renewing:
+            old = pool.renewing.popleft()
+            if old.state == SERVING:
+                pool.surge += 1
+                life = self._ask(role, f"replaces worker {old.number}")
+                life.replaces = old
+                if not self._grant(life):
+                    self._tell("pending", life.number, life.why)
+                return
+
+    def _replaced(self, old: Life, by: Life) -> None:
+        """Let a worker go whose successor serves."""
+        role = old.crew.pool.role
+        self.pools[role].surge -= 1
+        by.replaces = None
+        if old.state == SERVING:
+            self.stop(old, f"replaced by worker {by.number}")
+        self._reconcile(role, "a successor more than is wanted")
+        self._renew_next(role)
 
     @staticmethod
     def _least_wanted(pool: Pool) -> list[Life]:
@@ -232,6 +271,8 @@ class Fleet:
         life.ready_s, life.state = self.clock.now, SERVING
         life.worker = self.door.opened(life)
         self._tell("ready", life.number, f"{spec.layout.gpus} × {spec.gpu.name}")
+        if life.replaces is not None:
+            self._replaced(life.replaces, life)
 
     def stop(self, life: Life, why: str) -> None:
         """Let a life end: at once if it serves nobody yet, else when it has drained."""
@@ -243,6 +284,8 @@ class Fleet:
         self._tell("draining", life.number, why)
         grace = self._elastic.drain.grace_s
         self.door.closing(life)
+        if life.state == DRAINING and life.worker is not None and life.worker.empty:
+            self._end(life, STOPPED)
         if grace is not None and life.state == DRAINING:
             self.at(self.clock.now + grace, lambda: self._give_up(life))
 
@@ -255,6 +298,8 @@ class Fleet:
         """End a life in ``state``; what its worker still holds is lost."""
         served = life.state in (SERVING, DRAINING)
         life.ended_s, life.state = self.clock.now, state
+        if life.replaces is not None:
+            self.pools[life.crew.pool.role].surge -= 1
         role = life.crew.pool.role
         self.pools[role].lives.remove(life)
         self._tell(state, life.number, life.because)

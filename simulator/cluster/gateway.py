@@ -69,7 +69,7 @@ class Gateway:
         if not team.workers:
             self._waiting.append(request)
             return
-        tokens, output = ledger.input_tokens[request], ledger.output_tokens[request]
+        tokens, output = ledger.prompt_tokens[request], ledger.output_tokens[request]
         index = self._router.place(request, tokens, output)
         worker = team.workers[index]
         if reason := self._refusals[worker.role][request]:

@@ -1,6 +1,7 @@
 """From prefill to decode worker: route, reserve, transfer, release."""
 
 from collections import deque
+from math import isnan
 
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.endings import Endings
@@ -42,14 +43,15 @@ class Handoff:
         self.links: Links
         self._early = early
         self._due: dict[int, float] = {}
-        self._flying: dict[int, float] = {}
+        self._flying: dict[int, Flow] = {}
         self.started_bytes = 0.0
         self.delivered_bytes = 0.0
+        self.dropped_bytes = 0.0
 
     @property
     def bytes_in_flight(self) -> float:
         """KV bytes under way."""
-        return sum(self._flying.values())
+        return sum(flow.size for flow in self._flying.values())
 
     def opened(self) -> None:
         """Hear that a decode worker is there: whoever waited for one is handed over."""
@@ -57,17 +59,40 @@ class Handoff:
         for request in waiting:
             self._hand_over(request)
 
+    def again(self, request: int) -> None:
+        """Hand a computed prompt over to another worker than the one it was meant for."""
+        self._ledger.transfer_start[request] = float("nan")
+        self._hand_over(request)
+
+    def cancel(self, request: int) -> bool:
+        """Stop handing a request over, whatever it waits for; tell whether that was under way."""
+        self._due.pop(request, None)
+        if request in self._waiting:
+            self._waiting.remove(request)
+            return True
+        worker = self._decoders.get(self._ledger.decode_worker[request])
+        delivered = not isnan(self._ledger.transfer_end[request])
+        if worker is None or worker.role == "mixed" or delivered:
+            return False
+        flow = self._flying.pop(request, None)
+        if flow is not None:
+            self.links.cancel(flow)
+            self.dropped_bytes += flow.size
+        worker.unreserve(request)
+        self._ledger.decode_worker[request] = -1
+        return True
+
     def prefilling(self, request: int, end: float) -> None:
         """Begin a layer-wise hand-over while the prompt is being computed."""
-        if self._layerwise and not self._ends_early(request):
+        if self._layerwise and not self._ends_early(request, 1):
             self._due[request] = end
             self._hand_over(request)
 
     def prefilled(self, request: int) -> None:
         """Hand a computed prompt over, unless that is under way; or it was all there was to do."""
         if self._early:
-            self._ledger.first_token[request] = self._clock.now
-        if self._ends_early(request):
+            self._ledger.shown(request, self._clock.now)
+        if self._ends_early(request, 0):
             self.release(request)
             self._endings.completed(request)
         elif self._layerwise:
@@ -75,8 +100,10 @@ class Handoff:
         else:
             self._hand_over(request)
 
-    def _ends_early(self, request: int) -> bool:
-        return self._early and self._ledger.output_tokens[request] == 1
+    def _ends_early(self, request: int, left: int) -> bool:
+        """Tell whether the prefill worker ends a request that it has yet to give ``left`` tokens."""
+        ledger = self._ledger
+        return self._early and ledger.output_tokens[request] == ledger.generated[request] + left
 
     def release(self, request: int) -> None:
         """Free a prompt at its prefill worker: nobody needs its KV there any more."""
@@ -87,7 +114,7 @@ class Handoff:
         if not self._team.workers:
             self._waiting.append(request)
             return
-        tokens = ledger.input_tokens[request]
+        tokens = ledger.prompt_tokens[request]
         index = self._router.place(request, tokens, ledger.output_tokens[request])
         worker = self._team.workers[index]
         ledger.decode_worker[request] = worker.number
@@ -99,7 +126,7 @@ class Handoff:
     def reserved(self, request: int) -> None:
         """Send the prompt's KV: its blocks are set aside at the decode worker."""
         flow = self._flow(request)
-        self._flying[request] = flow.size
+        self._flying[request] = flow
         self.started_bytes += flow.size
         self.links.submit(flow)
 
@@ -110,7 +137,7 @@ class Handoff:
     def _flow(self, request: int) -> Flow:
         ledger = self._ledger
         route = self._ways.between(ledger.prefill_worker[request], ledger.decode_worker[request])
-        size = ledger.input_tokens[request] * route.bytes_per_token
+        size = ledger.prompt_tokens[request] * route.bytes_per_token
         ends = route.egress.next(), route.ingress.next()
         due = self._due.get(request, 0.0)
         return Flow(request, *ends, size, route.latency_s, due, size / route.layers)
@@ -120,7 +147,7 @@ class Handoff:
         ledger = self._ledger
         source = self._prefills[ledger.prefill_worker[request]]
         target = self._decoders[ledger.decode_worker[request]]
-        size = self._flying.pop(request)
+        size = self._flying.pop(request).size
         self.delivered_bytes += size
         source.sent += size
         target.received += size

@@ -1,6 +1,7 @@
 """Every request's columns while the simulation runs: flat arrays indexed by request id."""
 
 from array import array
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,16 +9,35 @@ from numpy.typing import NDArray
 from simulator.record import COUNTS, STATUSES, TIMES
 
 NAN = float("nan")
+OF_AN_ATTEMPT = tuple(
+    name.removesuffix("_s")
+    for name in TIMES
+    if name not in ("arrival_s", "first_token_s", "second_token_s", "finish_s")
+)
+"""Moments that a request which begins anew passes again."""
 INCOMPLETE, COMPLETED, REJECTED, FAILED = range(len(STATUSES))
 
 
 class Ledger:
     """One entry per request and column; typed arrays, since they are read and written one by one.
 
-    ``generated`` counts the output tokens a request has produced whenever it is not in a batch.
+    ``generated`` counts the output tokens a request has produced whenever it is not in a batch;
+    ``prompt_tokens`` are those that its prefill computes: its input and, where it begins anew, what
+    it had generated. ``lost_at`` says when a lost request had its last token, ``resumed`` are the
+    gaps (seconds) before those with which lost requests went on, and ``settled`` the requests whose
+    gap between first and second token is among them or in a worker's log.
     """
 
-    __slots__ = tuple(name.removesuffix("_s") for name in TIMES) + COUNTS + ("generated", "size")
+    __slots__ = (
+        *(name.removesuffix("_s") for name in TIMES),
+        *COUNTS,
+        "generated",
+        "lost_at",
+        "prompt_tokens",
+        "resumed",
+        "settled",
+        "size",
+    )
 
     arrival: "array[float]"
     admitted: "array[float]"
@@ -55,9 +75,38 @@ class Ledger:
         for name in COUNTS:
             setattr(self, name, array("i", [-1 if name.endswith("_worker") else 0]) * size)
         self.generated = array("i", [0]) * size
+        self.prompt_tokens = array("i", [0]) * size
+        self.lost_at: dict[int, float] = {}
+        self.resumed: list[float] = []
+        self.settled: set[int] = set()
         np.frombuffer(self.arrival)[:] = arrival_s
         np.frombuffer(self.input_tokens, dtype=np.int32)[:] = input_tokens
         np.frombuffer(self.output_tokens, dtype=np.int32)[:] = output_tokens
+        np.frombuffer(self.prompt_tokens, dtype=np.int32)[:] = input_tokens
+
+    def shown(self, request: int, now: float) -> None:
+        """Let the client see what a handed-over prefill generated: the first token, or the next."""
+        if isnan(self.first_token[request]):
+            self.first_token[request] = now
+        if self.generated[request] == 1:
+            return
+        since = self.lost_at.pop(request)
+        if isnan(self.second_token[request]):
+            self.second_token[request] = now  # the gap before it is pooled as a hand-over's
+        else:
+            self.resumed.append(now - since)
+
+    def begin_anew(self, request: int) -> None:
+        """Forget how far a lost request came; what its client has seen, and its tokens, remain."""
+        if not isnan(self.second_token[request]):
+            if not isnan(self.transfer_end[request]) and request not in self.settled:
+                self.resumed.append(self.second_token[request] - self.first_token[request])
+            self.settled.add(request)
+        for name in OF_AN_ATTEMPT:
+            getattr(self, name)[request] = NAN
+        self.prefill_worker[request] = self.decode_worker[request] = -1
+        self.prompt_tokens[request] = self.input_tokens[request] + self.generated[request]
+        self.retries[request] += 1
 
     def columns(self) -> dict[str, NDArray[np.float64] | NDArray[np.int32]]:
         """Return every column as a numpy view, named as in :mod:`simulator.record`."""

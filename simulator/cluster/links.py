@@ -6,10 +6,11 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Protocol
 
 from simulator.cluster.clock import ARRIVALS, LINKS, TRANSFER_END, Alarm, Clock
+from simulator.errors import ConfigError
 
 if TYPE_CHECKING:
     from simulator.cluster.sharing import Bundle
@@ -60,6 +61,14 @@ class Links(Protocol):
         """Take a flow now."""
         ...
 
+    def cancel(self, flow: Flow) -> None:
+        """Forget a flow that was taken and is not delivered yet."""
+        ...
+
+    def set_bandwidth(self, port: Port, bandwidth: float) -> None:
+        """Let a port carry so many bytes/s from now on."""
+        ...
+
 
 Deliver = Callable[[int, float], None]
 """Takes a request and the instant at which its first byte leaves, or its last one arrives."""
@@ -81,6 +90,11 @@ class Arrivals:
         heappush(heap, (when, request))
         if heap[0][1] == request:
             self.alarm.set(when, TRANSFER_END)
+
+    def cancel(self, request: int) -> None:
+        """Do not deliver ``request`` after all."""
+        self._heap[:] = [each for each in self._heap if each[1] != request]
+        heapify(self._heap)
 
     def wake(self, now: float) -> None:
         """Hand over everything that has arrived."""
@@ -117,6 +131,31 @@ class FifoLinks:
             self._note(ready, flow, entering=True)
         else:
             self._enter(flow, now)
+
+    def cancel(self, flow: Flow) -> None:
+        """Forget a flow; if it was on the wire, others may have its ports now."""
+        now = self._clock.now
+        noted = [each for each in self._events if each[3] is flow]
+        if noted and not noted[0][1]:
+            flow.egress.busy = flow.ingress.busy = False
+        self._events[:] = [each for each in self._events if each[3] is not flow]
+        heapify(self._events)
+        for port, other in ((flow.egress, flow.ingress), (flow.ingress, flow.egress)):
+            queue = port.waiting.pop(other, deque())
+            kept = deque(each for each in queue if each[1] is not flow)
+            if kept:
+                port.waiting[other] = kept
+        self._arrivals.cancel(flow.request)
+        self._serve([flow.egress, flow.ingress], now)
+
+    def set_bandwidth(self, port: Port, bandwidth: float) -> None:
+        """Let a port carry so many bytes/s, from the next transfer on."""
+        if bandwidth <= 0:
+            raise ConfigError(
+                "transfer: sharing fifo cannot have a link cut (bandwidth 0): a transfer that has "
+                "begun would hold its ports for ever; choose max_min"
+            )
+        port.bandwidth = bandwidth
 
     def _note(self, when: float, flow: Flow, *, entering: bool) -> None:
         events = self._events

@@ -32,11 +32,13 @@ class PrefillWorker(Worker):
 
     def release(self, request: int) -> None:
         """Let go of a handed-over prompt's KV."""
-        blocks = self.blocks(self._ledger.input_tokens[request])
+        blocks = self.blocks(self._ledger.prompt_tokens[request])
         self.used -= blocks
         self.load.kv_blocks[self.index] -= blocks
         if self.prompts:
             self._wake_when_free()
+        elif self.leaving is not None and self.empty:
+            self.leaving()
 
     def _wake_when_free(self) -> None:
         if self._stage_free <= self._clock.now:
@@ -67,7 +69,7 @@ class PrefillWorker(Worker):
 
     def _admit(self, request: int, now: float) -> bool:
         """Set the prompt's blocks aside, if there are as many."""
-        blocks = self.blocks(self._ledger.input_tokens[request])
+        blocks = self.blocks(self._ledger.prompt_tokens[request])
         if self.used + blocks > self.capacity:
             return False
         self.used += blocks
@@ -96,9 +98,27 @@ class PrefillWorker(Worker):
         self.prompts_closed += len(step.finishing)
         for request in step.finishing:
             ledger.prefill_end[request] = now
-            ledger.generated[request] = 1
+            ledger.generated[request] += 1
             load.requests[index] -= 1
             self._listener.prefilled(request)
+
+    def _placed(self, request: int) -> bool:  # noqa: ARG002 - the batch worker's depends on it
+        """Return true: prompts come here from a router only."""
+        return True
+
+    def die(self) -> None:
+        """Stop at once; the steps under way are in vain."""
+        ledger = self._ledger
+        for step in self._flight:
+            for request in step.finishing:
+                ledger.recomputed_tokens[request] += ledger.prompt_tokens[request]
+        self._flight.clear()
+        super().die()
+
+    @property
+    def begun(self) -> set[int]:
+        """The prompts being computed."""
+        return {*self.partial, *(each for step in self._flight for each in step.finishing)}
 
     def observe(self) -> tuple[int, int]:
         """Return how many requests wait and how many are being computed, now."""

@@ -7,7 +7,7 @@ spreads from the two ports where a flow came or went, and ends where no rate cha
 """
 
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from simulator.cluster.clock import LINKS, TRANSFER_END, Alarm, Clock
 from simulator.cluster.links import ENDLESS, Arrivals, Deliver, Flow, Port
@@ -61,7 +61,18 @@ class Bundle:
         self.advance(now)
         self.rate = self.share
         left = self.marks[0][0] - self.served
-        return now + left / self.rate if left > 0 else now
+        if left <= 0:
+            return now
+        return now + left / self.rate if self.rate > 0 else ENDLESS
+
+    def drop(self, request: int) -> None:
+        """Take one flow out that has not reached its mark."""
+        self.marks = [mark for mark in self.marks if mark[1] != request]
+        heapify(self.marks)
+
+    def carries(self, request: int) -> bool:
+        """Tell whether ``request`` is one of its flows."""
+        return any(mark[1] == request for mark in self.marks)
 
 
 class Production(Bundle):
@@ -78,6 +89,10 @@ class Production(Bundle):
         self.flow = flow
         self.begun = self.since = now
         self.pace = self.cap = (flow.size - flow.tail) / (flow.produced_at - now)
+
+    def carries(self, request: int) -> bool:
+        """Tell whether ``request`` is its flow."""
+        return self.flow.request == request
 
     @property
     def waiting(self) -> float:
@@ -162,6 +177,25 @@ class SharedLinks:
         self._arm()
         self._started(flow.request, now)
 
+    def cancel(self, flow: Flow) -> None:
+        """Forget a flow; the others have its share from now on."""
+        now, request = self._clock.now, flow.request
+        bundle = next((each for each in flow.egress.bundles if each.carries(request)), None)
+        if bundle is None:
+            self._arrivals.cancel(request)
+            return
+        bundle.advance(now)
+        bundle.drop(request)
+        _detach(bundle)
+        self._settle(now, [flow.egress, flow.ingress], {bundle: None})
+        self._arm()
+
+    def set_bandwidth(self, port: Port, bandwidth: float) -> None:
+        """Let a port carry so many bytes/s from now on, also of what is under way."""
+        port.bandwidth = bandwidth
+        self._settle(self._clock.now, [port], dict.fromkeys(port.bundles))
+        self._arm()
+
     def _join(self, flow: Flow, left: float, now: float) -> Bundle:
         """Add a flow with ``left`` bytes to go to the bundle of its two ports."""
         egress, ingress = flow.egress, flow.ingress
@@ -204,7 +238,8 @@ class SharedLinks:
         for bundle in touched:
             if bundle.flows:
                 bundle.due = due = bundle.next_change(now)
-                heappush(changes, (due, bundle.number, bundle))
+                if due != ENDLESS:  # a link is cut
+                    heappush(changes, (due, bundle.number, bundle))
 
     def _arm(self) -> None:
         changes = self._changes

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cluster.audit import audit
 from simulator.cluster.batch import BatchWorker
+from simulator.cluster.changes import schedule
 from simulator.cluster.clock import Alarm, Clock, sleeper
 from simulator.cluster.crew import Crew, Means
+from simulator.cluster.departures import Departures
 from simulator.cluster.endings import Endings
 from simulator.cluster.fleet import ENDED, Door, Fleet, Life
 from simulator.cluster.gaps import pooled
@@ -104,6 +107,9 @@ class Simulation:
         self.handoff.links = self._links()
         self.fleet = self._fleet()
         self.gateway = self._gateway(router)
+        self.departures = Departures(
+            self.endings, self.gateway, self.handoff, deployment.elastic.max_retries
+        )
         self.source = Source(self.clock, self.ledger, self.gateway.place, traffic.concurrency)
         if self.source.closed:
             self.endings.on_end = self.source.one_ended
@@ -175,6 +181,7 @@ class Simulation:
         for part in (self.source, self.fleet, self.telemetry):
             self._live(part.alarm, part.wake)
         self.fleet.open()
+        schedule(self.deployment.elastic.changes, self.fleet)
         self.source.start()
         self.telemetry.start()
 
@@ -198,11 +205,25 @@ class Simulation:
 
     def _closing(self, life: Life) -> None:
         """Hide a worker from the routers; it parts with what it has not begun."""
-        raise NotImplementedError
+        worker = self._leave(life)
+        worker.leaving = partial(self.fleet.empty, life.number)
+        self.departures.part(worker)
 
     def _lost(self, life: Life) -> None:
         """Forget a worker that is gone, and see to what it held."""
-        raise NotImplementedError
+        worker = self._leave(life)
+        worker.leaving = None
+        self.departures.lose(worker)
+        self.telemetry.leave(worker)
+
+    def _leave(self, life: Life) -> AnyWorker:
+        """Hide a worker from the routers, if it is not hidden yet."""
+        worker = self.roster[life.number]
+        if isinstance(worker, BatchWorker) and worker.role == "decode":
+            self.decoders.leave(worker)
+        else:
+            self.entries.leave(worker)
+        return worker
 
     @property
     def workers(self) -> list[AnyWorker]:
@@ -223,6 +244,9 @@ class Simulation:
 
     def _sampled(self, now: float) -> None:
         if self.clock.pending == 1 and self.done < self.ledger.size:
+            if self.deployment.elastic.changes:
+                self.endings.all_over.succeed()  # whoever waits now waits for ever
+                return
             raise InvariantError(
                 f"nothing is left to happen at {now:g} s but only {self.done} of "
                 f"{self.ledger.size} requests are done"
@@ -311,10 +335,10 @@ class Simulation:
     def _gaps(self, columns: Mapping[str, Column]) -> GapHistogram:
         """Pool the workers' gaps with each handed-over request's gap before its second token."""
         handed = ~np.isnan(columns["transfer_end_s"]) & ~np.isnan(columns["second_token_s"])
+        handed[list(self.ledger.settled)] = False
         firsts = (columns["second_token_s"] - columns["first_token_s"])[handed]
-        return pooled(
-            [pool.crew.gaps for pool in self.fleet.pools.values()], firsts.astype(np.float64)
-        )
+        logs = [pool.crew.gaps for pool in self.fleet.pools.values()]
+        return pooled(logs, np.concatenate([firsts, self.ledger.resumed]))
 
 
 def run(deployment: Deployment, traffic: Traffic, options: RunOptions) -> RunRecord:

@@ -26,6 +26,10 @@ class Roster:
         else:
             self.batches[worker.number] = worker
 
+    def __getitem__(self, number: int) -> AnyWorker:
+        """Return the worker of that number."""
+        return self.prefills.get(number) or self.batches[number]
+
     def __iter__(self) -> Iterator[AnyWorker]:
         """Yield every worker by rising number."""
         every: dict[int, AnyWorker] = {**self.prefills, **self.batches}
@@ -56,7 +60,9 @@ class Team(Generic[W]):
             column.append(0)
 
     def leave(self, worker: W) -> None:
-        """Hide a worker from the router, with what it holds."""
+        """Hide a worker from the router, with what it holds; nothing if it is hidden already."""
+        if worker.load is not self.load:
+            return
         index = worker.index
         del self.workers[index]
         worker.index, worker.load = (

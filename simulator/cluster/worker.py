@@ -129,6 +129,7 @@ class Worker:
         "capacity",
         "decode_tokens",
         "index",
+        "leaving",
         "load",
         "number",
         "partial",
@@ -156,6 +157,7 @@ class Worker:
         self.role = settings.spec.role
         self.load = Load.of(1)
         self.index = 0
+        self.leaving: Callable[[], None] | None = None
         self.alarm = Alarm(clock, settings.worker)
         self.capacity = settings.spec.memory.kv_blocks
         self.block_size = settings.batching.block_size
@@ -188,6 +190,44 @@ class Worker:
     def _admit(self, request: int, now: float) -> bool:
         """Set aside the blocks a prompt needs to be computed, if there are as many."""
         raise NotImplementedError
+
+    def _placed(self, request: int) -> bool:
+        """Tell whether a router counts the prompt's tokens, or it recomputes a preempted one's."""
+        raise NotImplementedError
+
+    @property
+    def empty(self) -> bool:
+        """Whether it holds nothing at all."""
+        return not (self.used or self.prompts or self.partial)
+
+    @property
+    def begun(self) -> set[int]:
+        """The prompts whose tokens, as far as they were computed, are accounted for here."""
+        raise NotImplementedError
+
+    def surrender(self) -> list[int]:
+        """Give up the prompts that are not begun, in the order they came."""
+        given = [request for request in self.prompts if self._placed(request)]
+        for request in given:
+            self.prompts.remove(request)
+            tokens = self._ledger.prompt_tokens[request]
+            self.load.requests[self.index] -= 1
+            self.load.tokens[self.index] -= tokens
+            self.load.kv_blocks[self.index] -= self.blocks(tokens)
+            self._ledger.prefill_worker[request] = self._ledger.decode_worker[request] = -1
+        return given
+
+    def die(self) -> None:
+        """Stop at once, with nothing left: what was computed of begun prompts is in vain."""
+        for request, partial in self.partial.items():
+            self._ledger.recomputed_tokens[request] += partial.done
+        self.partial.clear()
+        self.prompts.clear()
+        self.used = 0
+        self._rest(self._clock.now)
+        self.alarm.cancel()
+        self.load = Load.of(1)
+        self.index = 0
 
     def _target(self, request: int) -> int:
         """Return the tokens to compute: the prompt, and what was generated before a preemption."""
@@ -226,7 +266,7 @@ class Worker:
         if chunk > step.room[rank] and self.settings.batching.chunked_prefill:
             chunk = step.room[rank]
         step.add(rank, chunk, done)
-        if not self._ledger.generated[request]:
+        if self._placed(request):
             step.placed += chunk
         if chunk < left:
             self.partial[request] = Partial(rank, done + chunk)
@@ -247,6 +287,8 @@ class Worker:
         if self.busy_since is not None:
             self.busy_so_far += now - self.busy_since
             self.busy_since = None
+        if self.leaving is not None and self.empty:
+            self.leaving()
 
     def _nudge(self) -> None:
         """Start work after everything else that happens at this instant, if idle."""

@@ -1,0 +1,71 @@
+"""What a worker that stops or dies held: parted with, or begun anew elsewhere."""
+
+import numpy as np
+
+from simulator.cluster.batch import BatchWorker
+from simulator.cluster.endings import Endings
+from simulator.cluster.gateway import Gateway
+from simulator.cluster.handoff import Handoff
+from simulator.cluster.ledger import INCOMPLETE
+from simulator.cluster.team import AnyWorker
+from simulator.record import REASONS
+
+
+class Departures:
+    """Sees to it that every request of a departing worker still ends exactly once."""
+
+    def __init__(
+        self, endings: Endings, gateway: Gateway, handoff: Handoff, max_retries: int
+    ) -> None:
+        self._endings = endings
+        self._ledger = endings.ledger
+        self._gateway = gateway
+        self._handoff = handoff
+        self._max_retries = max_retries
+
+    def part(self, worker: AnyWorker) -> None:
+        """Let others have what a worker has not begun, in the order it came."""
+        now = self._endings.clock.now
+        for request in worker.surrender():
+            self._gateway.place(request, now)
+        if isinstance(worker, BatchWorker):
+            for request in worker.decline():
+                self._handoff.again(request)
+
+    def lose(self, worker: AnyWorker) -> None:
+        """Take from a worker that is gone all it held, in the order it arrived."""
+        self.part(worker)
+        held = self._held(worker)
+        begun = worker.begun
+        worker.die()
+        for request in held:
+            if self._handoff.cancel(request) and worker.role == "decode":
+                self._handoff.again(request)  # its KV is safe where it was computed
+            else:
+                self._begin_anew(request, computed=request not in begun)
+
+    def _held(self, worker: AnyWorker) -> list[int]:
+        """Return the requests whose KV, or a place for it, a worker has."""
+        columns = self._ledger.columns()
+        held = columns["decode_worker"] == worker.number
+        if worker.role == "prefill":
+            held = columns["prefill_worker"] == worker.number
+            held &= np.isnan(columns["transfer_end_s"])
+        held &= columns["status"] == INCOMPLETE
+        return [int(request) for request in np.flatnonzero(held)]
+
+    def _begin_anew(self, request: int, *, computed: bool) -> None:
+        """Let a lost request start again with what it has, or give it up after too many times.
+
+        ``computed``: its prompt was, so that its tokens have to be computed once more.
+        """
+        ledger, now = self._ledger, self._endings.clock.now
+        if ledger.retries[request] >= self._max_retries:
+            self._endings.failed(request, REASONS.index("worker_lost"))
+            return
+        if computed:
+            known = ledger.input_tokens[request] + ledger.generated[request]
+            ledger.recomputed_tokens[request] += known - 1
+            ledger.lost_at.setdefault(request, ledger.prefill_end[request])
+        ledger.begin_anew(request)
+        self._gateway.place(request, now)
