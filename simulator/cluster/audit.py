@@ -100,6 +100,7 @@ def _totals(simulation: "Simulation") -> Iterator[str]:
     served = columns["status"] == STATUSES.index("completed")
     begun = served | (columns["generated"] > 0)  # its prompt was computed at least once
     wanted = int(columns["output_tokens"][served].sum(dtype=np.int64))
+    wanted += ledger.unseen_tokens
     wanted += int(columns["generated"][begun & ~served].sum(dtype=np.int64))
     emitted = sum(worker.decode_tokens + worker.prompts_closed for worker in workers)
     if emitted != wanted:

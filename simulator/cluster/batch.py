@@ -145,7 +145,7 @@ class BatchWorker(Worker):
         return super().empty and not (self._pending or self._arrived or self._running)
 
     @property
-    def begun(self) -> set[int]:
+    def under_way(self) -> set[int]:
         """The prompts being computed here, and those computed before and now again."""
         closing = self._prompt_step.finishing if self._prompt_step else ()
         return {*self.partial, *closing, *self._paused}
@@ -167,7 +167,10 @@ class BatchWorker(Worker):
         super().die()
 
     def _lose_step(self) -> None:
-        """Say when those in the batch had their last token, and take back what is not to come."""
+        """Say when those in the batch had their last token, and take back what is not to come.
+
+        In a stall that is taken to be when its first sequence had it.
+        """
         ledger = self._ledger
         since = self._late[0][0] if self._late else self._since
         for request in self._running:

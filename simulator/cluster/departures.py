@@ -1,5 +1,7 @@
 """What a worker that stops or dies held: parted with, or begun anew elsewhere."""
 
+from math import isnan
+
 import numpy as np
 
 from simulator.cluster.batch import BatchWorker
@@ -21,6 +23,7 @@ class Departures:
         self._ledger = endings.ledger
         self._gateway = gateway
         self._handoff = handoff
+        self._early = handoff.early
         self._max_retries = max_retries
 
     def part(self, worker: AnyWorker) -> None:
@@ -35,14 +38,15 @@ class Departures:
     def lose(self, worker: AnyWorker) -> None:
         """Take from a worker that is gone all it held, in the order it arrived."""
         self.part(worker)
-        held = self._held(worker)
-        begun = worker.begun
+        held, under_way = self._held(worker), worker.under_way
+        stopped = {request for request in held if self._handoff.cancel(request)}
         worker.die()
         for request in held:
-            if self._handoff.cancel(request) and worker.role == "decode":
+            if request in stopped and worker.role == "decode":
                 self._handoff.again(request)  # its KV is safe where it was computed
             else:
-                self._begin_anew(request, computed=request not in begun)
+                self._handoff.forget(request)
+                self._begin_anew(request, computed=request not in under_way)
 
     def _held(self, worker: AnyWorker) -> list[int]:
         """Return the requests whose KV, or a place for it, a worker has."""
@@ -64,8 +68,17 @@ class Departures:
             self._endings.failed(request, REASONS.index("worker_lost"))
             return
         if computed:
-            known = ledger.input_tokens[request] + ledger.generated[request]
-            ledger.recomputed_tokens[request] += known - 1
-            ledger.lost_at.setdefault(request, ledger.prefill_end[request])
+            self._redo(request)
         ledger.begin_anew(request)
         self._gateway.place(request, now)
+
+    def _redo(self, request: int) -> None:
+        """Count a computed prompt as to be computed again; a token nobody saw does not count."""
+        ledger = self._ledger
+        if not self._early and isnan(ledger.decode_join[request]):
+            ledger.generated[request] -= 1
+            ledger.unseen_tokens += 1
+        else:
+            ledger.lost_at.setdefault(request, ledger.prefill_end[request])
+        known = ledger.input_tokens[request] + ledger.generated[request]
+        ledger.recomputed_tokens[request] += known - 1

@@ -41,7 +41,7 @@ class Handoff:
         self._layerwise = ways.layerwise
         self._waiting: deque[int] = deque()  # for any decode worker at all
         self.links: Links
-        self._early = early
+        self.early = early
         self._due: dict[int, float] = {}
         self._flying: dict[int, Flow] = {}
         self.started_bytes = 0.0
@@ -64,9 +64,12 @@ class Handoff:
         self._ledger.transfer_start[request] = float("nan")
         self._hand_over(request)
 
+    def forget(self, request: int) -> None:
+        """Hear that a prompt under way is lost with the worker that computed it."""
+        self._due.pop(request, None)
+
     def cancel(self, request: int) -> bool:
         """Stop handing a request over, whatever it waits for; tell whether that was under way."""
-        self._due.pop(request, None)
         if request in self._waiting:
             self._waiting.remove(request)
             return True
@@ -90,7 +93,7 @@ class Handoff:
 
     def prefilled(self, request: int) -> None:
         """Hand a computed prompt over, unless that is under way; or it was all there was to do."""
-        if self._early:
+        if self.early:
             self._ledger.shown(request, self._clock.now)
         if self._ends_early(request, 0):
             self.release(request)
@@ -101,9 +104,9 @@ class Handoff:
             self._hand_over(request)
 
     def _ends_early(self, request: int, left: int) -> bool:
-        """Tell whether the prefill worker ends a request that it has yet to give ``left`` tokens."""
+        """Tell whether a request ends at its prefill worker, which has ``left`` tokens to give."""
         ledger = self._ledger
-        return self._early and ledger.output_tokens[request] == ledger.generated[request] + left
+        return self.early and ledger.output_tokens[request] == ledger.generated[request] + left
 
     def release(self, request: int) -> None:
         """Free a prompt at its prefill worker: nobody needs its KV there any more."""

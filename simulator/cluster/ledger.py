@@ -25,7 +25,8 @@ class Ledger:
     ``prompt_tokens`` are those that its prefill computes: its input and, where it begins anew, what
     it had generated. ``lost_at`` says when a lost request had its last token, ``resumed`` are the
     gaps (seconds) before those with which lost requests went on, and ``settled`` the requests whose
-    gap between first and second token is among them or in a worker's log.
+    gap between first and second token is among them or in a worker's log; ``unseen_tokens`` counts
+    those that were generated and lost before anybody saw them.
     """
 
     __slots__ = (
@@ -37,6 +38,7 @@ class Ledger:
         "resumed",
         "settled",
         "size",
+        "unseen_tokens",
     )
 
     arrival: "array[float]"
@@ -79,6 +81,7 @@ class Ledger:
         self.lost_at: dict[int, float] = {}
         self.resumed: list[float] = []
         self.settled: set[int] = set()
+        self.unseen_tokens = 0
         np.frombuffer(self.arrival)[:] = arrival_s
         np.frombuffer(self.input_tokens, dtype=np.int32)[:] = input_tokens
         np.frombuffer(self.output_tokens, dtype=np.int32)[:] = output_tokens

@@ -116,7 +116,7 @@ class PrefillWorker(Worker):
         super().die()
 
     @property
-    def begun(self) -> set[int]:
+    def under_way(self) -> set[int]:
         """The prompts being computed."""
         return {*self.partial, *(each for step in self._flight for each in step.finishing)}
 

@@ -201,7 +201,7 @@ class Worker:
         return not (self.used or self.prompts or self.partial)
 
     @property
-    def begun(self) -> set[int]:
+    def under_way(self) -> set[int]:
         """The prompts whose tokens, as far as they were computed, are accounted for here."""
         raise NotImplementedError
 

@@ -55,6 +55,8 @@ class SteppingWorker(BatchWorker):
         self.stepping = False
         self.decoding: list[Sequence] = []
         self.held: dict[int, int] = {}
+        self.due: list[float] = []
+        self.began = 0.0
 
     def ceil(self, tokens: int) -> int:
         """Return the blocks that hold ``tokens``."""
@@ -95,13 +97,68 @@ class SteppingWorker(BatchWorker):
         """Serve waiting reservations in order."""
         while self.wanting and not self.interrupted:
             request = self.wanting[0]
-            need = self.need(request, self._ledger.input_tokens[request] + 1)
+            need = self.need(request, self._ledger.prompt_tokens[request] + 1)
             if self.used + need > self.capacity:
                 return
             self.wanting.popleft()
             self.held[request] = need
             self.used += need
             self._listener.reserved(request)
+
+    def _placed(self, request: int) -> bool:
+        """Tell whether a router counts the prompt's tokens."""
+        return request not in self.interrupted
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is here."""
+        queues = self.prompts, self.landed, self.wanting, self.batch, self.coming, self.begun
+        return not (self.used or any(queues))
+
+    @property
+    def under_way(self) -> set[int]:
+        """The prompts whose lost tokens are counted here."""
+        closing = self.computing.finishing if self.computing else []
+        return {*closing, *self.interrupted, *(prompt.request for prompt in self.begun)}
+
+    def unreserve(self, request: int) -> None:
+        """Take back what was or would be set aside for a transfer."""
+        self.load.requests[self.index] -= 1
+        self.load.kv_blocks[self.index] -= self.ceil(self._ledger.prompt_tokens[request])
+        if request in self.wanting:
+            self.wanting.remove(request)
+            return
+        self.used -= self.held.pop(request)
+        if self.leaving is not None and self.empty:
+            self.leaving()
+
+    def decline(self) -> list[int]:
+        """Send away who waits for blocks."""
+        declined = list(self.wanting)
+        for request in declined:
+            self.unreserve(request)
+        return declined
+
+    def die(self) -> None:
+        """Stop and forget everything, but for what each request had."""
+        ledger = self._ledger
+        for sequence in self.batch:
+            total = ledger.output_tokens[sequence.request]
+            ledger.generated[sequence.request] = total - sequence.left
+            ledger.lost_at[sequence.request] = sequence.last_token or self.began
+        ledger.lost_at.update(self.interrupted)
+        for request in self.computing.finishing if self.computing else []:
+            whole = ledger.input_tokens[request] + ledger.generated[request]
+            ledger.recomputed_tokens[request] += whole
+        for prompt in self.begun:
+            ledger.recomputed_tokens[prompt.request] += prompt.done
+        self.computing, self.stepping = None, False
+        queues = self.batch, self.coming, self.landed, self.wanting, self.interrupted, self.begun
+        for held in (*queues, self.prompts, self.decoding, self.due):
+            held.clear()
+        self.used = 0
+        self._rest(self._clock.now)
+        self.alarm.cancel()
 
     def observe(self) -> tuple[int, int]:
         """Count who waits and who is served."""
@@ -119,6 +176,8 @@ class SteppingWorker(BatchWorker):
     def end_step(self, now: float) -> None:
         """Give who decodes their tokens, then close computed prompts, then finish sequences."""
         self.step_count += 1
+        for gap in self.due:
+            self._gaps.gap(gap, 1)
         for sequence in self.decoding:
             self.decode_tokens += 1
             sequence.length += 1
@@ -146,7 +205,13 @@ class SteppingWorker(BatchWorker):
             if request in self.interrupted:
                 self._gaps.gap(now - self.interrupted[request], 1)
             else:
-                ledger.prefill_end[request] = ledger.first_token[request] = now
+                ledger.prefill_end[request] = now
+                if np.isnan(ledger.first_token[request]):
+                    ledger.first_token[request] = now
+                if ledger.generated[request] > 1:
+                    ledger.resumed.append(now - ledger.lost_at.pop(request))
+                    if np.isnan(ledger.second_token[request]):
+                        ledger.second_token[request] = now
             left = ledger.output_tokens[request] - ledger.generated[request]
             if left == 0:
                 self.interrupted.pop(request, None)
@@ -178,14 +243,17 @@ class SteppingWorker(BatchWorker):
         """Let a transferred request join."""
         ledger = self._ledger
         ledger.decode_join[request] = now
-        if np.isnan(ledger.first_token[request]):
-            ledger.first_token[request] = now
-        left, length = ledger.output_tokens[request] - 1, ledger.input_tokens[request] + 1
+        known = ledger.generated[request]
+        since = None if known == 1 else ledger.prefill_end[request]
+        if np.isnan(ledger.first_token[request]) or request in ledger.lost_at:
+            ledger.shown(request, now)
+            since = None if known == 1 else now
+        left, length = ledger.output_tokens[request] - known, ledger.input_tokens[request] + known
         if not left:
             self.used -= self.held[request]
             self._listener.finished(request)
             return
-        self.batch.append(Sequence(request, length, left, self.held[request], None))
+        self.batch.append(Sequence(request, length, left, self.held[request], since))
 
     def make_room(self, now: float) -> None:
         """Take the blocks this iteration needs, preempting the youngest while they do not fit."""
@@ -208,7 +276,7 @@ class SteppingWorker(BatchWorker):
             self.used -= self.held[last.request]
             ledger.preemptions[last.request] += 1
             ledger.recomputed_tokens[last.request] += last.done
-            if ledger.generated[last.request] == 0:
+            if self._placed(last.request):
                 self.load.tokens[self.index] += last.done
             self.prompts.appendleft(last.request)
             return
@@ -266,7 +334,7 @@ class SteppingWorker(BatchWorker):
         left = ledger.input_tokens[request] + ledger.generated[request] - prompt.done
         chunk = min(left, free) if self.settings.batching.chunked_prefill else left
         step.add(prompt.at, chunk, prompt.done)
-        step.placed += chunk if ledger.generated[request] == 0 else 0
+        step.placed += chunk if self._placed(request) else 0
         prompt.done += chunk
         if chunk == left:
             self.begun.remove(prompt)
@@ -288,10 +356,12 @@ class SteppingWorker(BatchWorker):
             context,
             step.busiest,
         )
+        self.began, self.due = now, []
         for sequence in self.decoding:
             if sequence.last_token is not None:
                 since = sequence.last_token
-                self._gaps.gap(now + seconds - since if sequence.stalled else seconds, 1)
+                apart = sequence.stalled or since != now
+                self.due.append(now + seconds - since if apart else seconds)
         for sequence in self.batch:
             sequence.stalled = alone
         self.prefill_tokens += step.tokens
