@@ -18,6 +18,7 @@ from hardware.gpu import GPU
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Batching, Deployment, Pool
 from simulator.errors import ConfigError
+from simulator.latency.engine import load
 from simulator.latency.roofline import Roofline
 from simulator.layout import Layout, MemoryBudget, Precision, plan_memory
 from simulator.model import Model
@@ -256,6 +257,7 @@ def _batching(
         memory_utilization=float(arguments.get("gpu_memory_utilization") or 0.9),
         max_num_batched_tokens=_whole(arguments, "max_num_batched_tokens", 8192),
         max_num_seqs=_whole(arguments, "max_num_seqs", 256),
+        rule=load("vllm").memory,
     )
     ranks, stated = layout.attention_dp, _stated_blocks(meta)
     blocks = (

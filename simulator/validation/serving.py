@@ -17,6 +17,7 @@ from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Batching, Deployment, Pool
 from simulator.errors import CapacityError, ConfigError
 from simulator.latency.base import StepModel, WorkerSpec
+from simulator.latency.engine import load
 from simulator.latency.roofline import Roofline
 from simulator.latency.silicon import Silicon
 from simulator.latency.speculative import Speculative
@@ -355,25 +356,22 @@ class _Server:
     def kv_blocks(self, role: str, layout: Layout) -> int:
         """Return a worker's KV blocks, where need be with all memory a run that fitted must have.
 
-        vLLM and SGLang give weights, activations and KV a share of the GPU, TensorRT-LLM gives KV
-        that share of what the others leave.
+        Memory is divided as the engine's profile does.
         """
-        rest = self.engine == "trtllm"
         budget = MemoryBudget(
             block_size=self.block_size,
-            memory_utilization=1.0 if rest else MEMORY_SHARE,
+            memory_utilization=OFFLINE_SHARE if self.offline else MEMORY_SHARE,
             max_num_batched_tokens=STEP_TOKENS,
             max_num_seqs=self.seqs,
             role=role,
+            rule=load(profile_of(self.engine)).memory,
         )
         model, dtypes, gpu = self.model, self.precision, self.gpu
         try:
-            blocks = plan_memory(model, layout, dtypes, gpu, budget).kv_blocks
+            return plan_memory(model, layout, dtypes, gpu, budget).kv_blocks
         except CapacityError:
             most = replace(budget, memory_utilization=MOST_MEMORY)
-            blocks = plan_memory(model, layout, dtypes, gpu, most).kv_blocks
-        share = OFFLINE_SHARE if self.offline else MEMORY_SHARE
-        return max(layout.attention_dp, int(share * blocks)) if rest else blocks
+            return plan_memory(model, layout, dtypes, gpu, most).kv_blocks
 
 
 # --- its run --------------------------------------------------------------------------------

@@ -78,6 +78,8 @@ ABSENT = {
     "workload.input_lengths.mean": "+…mean, in place of mu",
     "workload.output_lengths.median": "+…median, in place of mu",
     "workload.output_lengths.mean": "+…mean, in place of mu",
+    "elastic": "not a setting yet: Python's door only",
+    "control": "not a setting yet: Python's door only",
 }
 """Fields that the default settings do not list, and why; a ``+`` before the key adds one."""
 
