@@ -292,7 +292,6 @@ class BatchWorker(Worker):
         step.ends = now + seconds
         self._marks = None
         self._leap = 1
-        self._growth_left = 0
         self.prefill_tokens += step.tokens
         self.alarm.set(step.ends, STEP_END)
         if not self._piggyback:
