@@ -233,7 +233,7 @@ def test_what_is_not_served_is_told(disaggsim: Command, tmp_path: Path) -> None:
     """Dropped and rejected requests are on the terminal, warned of, and in summary and report."""
     rows = [(0, 900, 40), (1000, 30_000, 9), (2000, 50, 0), (3000, 200_000, 4)]
     names = ("timestamp", "input_length", "output_length")
-    lines = [json.dumps(dict(zip(names, row, strict=True)) | {"user": "x"}) for row in rows]
+    lines = [json.dumps(dict(zip(names, row, strict=True)) | {"[b]user": "x"}) for row in rows]
     (tmp_path / "t.jsonl").write_text("\n".join(lines), encoding="utf-8")
     done = disaggsim(
         *("workload=trace", "workload.path=t.jsonl", "workload.max_context=100000"),
@@ -248,7 +248,7 @@ def test_what_is_not_served_is_told(disaggsim: Command, tmp_path: Path) -> None:
     assert "workload.zero_output=keep_prefill_only" in line
     text = " ".join(done.out.split())
     assert "rejected 1 × exceeds_context dropped 1 × zero_output, 1 × over_context" in text
-    assert "not read user (4)" in text
+    assert "not read [b]user (4)" in text
     (path,) = summaries(tmp_path)
     summary = json.loads(path.read_text(encoding="utf-8"))
     assert sum(summary["dropped"]["tokens"].values()) == lost

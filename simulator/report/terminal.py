@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from simulator.report import prose
 from simulator.report.theme import number, seconds, share
@@ -43,7 +44,7 @@ def _facts(results: Results) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for name, value in facts(results):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # names out of a file are no markup
     return table
 
 

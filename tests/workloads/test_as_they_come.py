@@ -206,6 +206,13 @@ def test_dates_with_an_offset(tmp_path: Path, offset: str, kind: str) -> None:
     assert trace.meta.t0 == "2026-03-04T05:06:07.000000000+00:00"
 
 
+@pytest.mark.parametrize("end", ["", "Z", "+02:00"])
+def test_dates_may_lack_the_seconds(tmp_path: Path, end: str) -> None:
+    """Hours and minutes are a time of day too, beside rows that have seconds."""
+    rows = f"2026-03-04T05:06{end},1,2\n2026-03-04 05:06:30.5{end},3,4\n2026-03-04 05:07{end},5,6\n"
+    assert arrivals(read_trace(write(tmp_path, AZURE + rows))) == [0.0, 30.5, 60.0]
+
+
 def test_python_and_pandas_spellings_agree_with_datetime(tmp_path: Path) -> None:
     """``isoformat`` drops a zero fraction now and then; every row is where datetime says."""
     rng = np.random.default_rng(5)
@@ -427,7 +434,23 @@ def test_half_a_character_is_no_traceback(tmp_path: Path) -> None:
     assert counts(trace, "ignored_columns") == {"k?": 1}
 
 
+def test_names_out_of_a_file_cannot_drive_a_terminal(tmp_path: Path) -> None:
+    """Control signs in the name of a column or field are replaced where they are told."""
+    lines = read_trace(jsonl(tmp_path, ITEMS[0] | {"a\x1b[31mb\nc": 1}))
+    header = AZURE.strip() + ",x\x1b]0;y\x07\n"
+    rows = read_trace(write(tmp_path, f"{header}{ROWS[0][0]},1,2,3\n"))
+    assert counts(lines, "ignored_columns") == {"a?[31mb?c": 1}
+    assert counts(rows, "ignored_columns") == {"x?]0;y?": 1}
+
+
 # Provenance
+
+
+def test_a_run_folder_points_to_its_requests(tmp_path: Path) -> None:
+    """Who gives a run's folder is told the file in it that replays."""
+    (tmp_path / "requests.parquet").touch()
+    with pytest.raises(TraceError, match=r"is a directory, .* in it lies requests\.parquet"):
+        read_trace(str(tmp_path))
 
 
 def test_no_licence_is_invented(tmp_path: Path) -> None:

@@ -29,8 +29,9 @@ FREE_ROWS = 10_000_000
 MAX_ROWS_PER_BYTE = 10
 """A trace's row takes some bytes even compressed; far more rows than that are a trap."""
 
+OWN_UNIT = "s"
 COLUMNS = Columns(
-    time="arrival_s", input_tokens="input_tokens", output_tokens="output_tokens", unit="s"
+    time="arrival_s", input_tokens="input_tokens", output_tokens="output_tokens", unit=OWN_UNIT
 )
 OF_A_RUN = ("prefill_queue_enter_s", "first_token_s", "finish_s")
 """Columns that only a run's ``requests.parquet`` has: its clock is kept as it was."""
@@ -139,8 +140,10 @@ def _from_columns(path: Path, frame: pl.DataFrame, policy: Policy, time_unit: st
     schema = pl.read_parquet_schema(path)
     own = all(name in schema for name in OF_A_RUN)
     arrival, names = frame[COLUMNS.time].cast(pl.Float64), kept(frame.columns)
+    if own and time_unit == AUTO:
+        time_unit = OWN_UNIT
     times = Clock(native=COLUMNS.unit, stated=time_unit).numbers(arrival, where)
-    clock = arrival if own and times.unit == COLUMNS.unit else times.ns.alias("time_ns")
+    clock = arrival if own and times.unit == OWN_UNIT else times.ns.alias("time_ns")
     columns = {
         clock.name: clock,
         "input_tokens": tokens(frame["input_tokens"], where),

@@ -89,9 +89,13 @@ def ignored(counts: Counter[str]) -> list[Transform]:
     if not counts:
         return []
     told: dict[str, int | float | str] = {
-        name[:MAX_NAME].encode(errors="replace").decode(): rows
-        for name, rows in sorted(counts.items())[:MAX_NAMES]
+        _printable(name[:MAX_NAME]): rows for name, rows in sorted(counts.items())[:MAX_NAMES]
     }
     if len(counts) > MAX_NAMES:
         told["further names"] = len(counts) - MAX_NAMES
     return [Transform(name="ignored_columns", counts=told)]
+
+
+def _printable(name: str) -> str:
+    """Return a name out of a file as it may stand on a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in name)

@@ -127,8 +127,9 @@ def further_fields(lines: Lines, known: Mapping[str, object], seen: Counter[str]
     if (text.str.count_matches(KEY) == expected).all():
         return
     keys = text.str.extract_all(KEY).explode(empty_as_null=False)
-    found = keys.str.strip_suffix(":").str.strip_chars().str.strip_chars('"').value_counts()
-    for name, rows in found.iter_rows():
+    found = keys.str.strip_suffix(":").str.strip_chars().value_counts()
+    for quoted, rows in found.iter_rows():
+        name = json.loads(quoted) if "\\" in quoted else quoted[1:-1]
         if name not in known:
             seen[name] += rows
 

@@ -27,6 +27,9 @@ times differ from row to row, compress 4 to 20 times."""
 
 HEAD_LINES = 1000
 
+OF_A_RUN = "requests.parquet"
+"""The file of a run's folder that replays as a trace."""
+
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -45,7 +48,8 @@ def require_file(path: str) -> Path:
     file = Path(path).expanduser()
     try:
         if file.is_dir():
-            raise TraceError(f"{path}: is a directory, expected a trace file")
+            run = f"; in it lies {OF_A_RUN}" if (file / OF_A_RUN).is_file() else ""
+            raise TraceError(f"{path}: is a directory, expected a trace file{run}")
         if not file.exists():
             raise TraceError(f"{path}: no such file")
         if not file.is_file():

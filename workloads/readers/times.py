@@ -46,6 +46,9 @@ likely seconds, at one request in up to 100 s."""
 OFFSET = re.compile(r"\d\s*(?:[Zz]|UTC|[+-]\d\d(?::?\d\d)?)\s*$")
 """What ends a time of day that bears an offset from UTC."""
 
+NO_SECONDS = r"^(\S+ \d\d:\d\d)(\s*(?:[Zz]|UTC|[+-]\d\d\S*)?)$"
+"""A time of day in hours and minutes alone, with or without an offset."""
+
 LAST_YEAR = "2261"
 """The last whole year 64 bits of nanoseconds since 1970 can count."""
 
@@ -120,12 +123,14 @@ class Clock:
 def dates_ns(text: pl.Series, where: Where, *, utc_offset: bool) -> pl.Series:
     """Return dates with a time of day as Int64 ns since 1970: ISO 8601, up to 9 digits of seconds.
 
-    Between date and time stands a ``T`` or a space, the fraction may be missing, and the offset,
-    which all rows have (``utc_offset``) or none, may be ``Z``.
+    Between date and time stands a ``T`` or a space, the fraction and even the seconds may be
+    missing, and the offset, which all rows have (``utc_offset``) or none, may be ``Z``.
     """
     plain = text.str.strip_chars()
     if plain.str.contains("[Tt,]").any():
         plain = plain.str.replace(r"^(\S{8,10})[Tt]", "$1 ").str.replace(r"(:\d\d),", "$1.")
+    if plain.str.contains(NO_SECONDS).any():
+        plain = plain.str.replace(NO_SECONDS, "$1:00$2")
     if utc_offset and plain.str.contains("[ZzC]$").any():
         plain = plain.str.replace(r"\s*(?:[Zz]|UTC)$", "+00:00")
     pattern = "%Y-%m-%d %H:%M:%S%.f" + ("%#z" if utc_offset else "")
