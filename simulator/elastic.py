@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from simulator.errors import ConfigError
 
-DRAINS = ("finish", "abort", "migrate")
-ACTIONS = ("workers", "fail", "restart", "bandwidth")
+DRAINS = ("finish", "abort")
+ACTIONS = ("workers", "fail", "restart", "flip", "bandwidth")
 
 
 def _number(owner: str, name: str, value: float, least: float = 0.0) -> None:
@@ -22,7 +22,7 @@ class StartUp:
     GPUs, which load their shares side by side) plus ``init_s`` plus ``graph_capture_s``.
     ``variation`` is the coefficient of variation of a lognormal factor of mean 1 on that;
     ``failure_probability`` that of a start which never succeeds and holds its GPUs until somebody
-    stops it. A worker's first ``slow_steps`` steps take ``slow_factor`` times as long.
+    stops it.
     """
 
     seconds: float | None = None
@@ -31,8 +31,6 @@ class StartUp:
     graph_capture_s: float = 15.0
     variation: float = 0.0
     failure_probability: float = 0.0
-    slow_steps: int = 0
-    slow_factor: float = 1.0
 
     def __post_init__(self) -> None:
         if self.seconds is not None:
@@ -42,9 +40,8 @@ class StartUp:
                 "startup: weights_bandwidth must be above 0 bytes/s but got "
                 f"{self.weights_bandwidth!r}"
             )
-        for name in ("init_s", "graph_capture_s", "variation", "slow_steps"):
+        for name in ("init_s", "graph_capture_s", "variation"):
             _number("startup", name, getattr(self, name))
-        _number("startup", "slow_factor", self.slow_factor, 1.0)
         if not 0 <= self.failure_probability <= 1:
             raise ConfigError(
                 "startup: failure_probability must lie in [0, 1] but got "
@@ -69,10 +66,9 @@ class StartUp:
 class Drain:
     """How a worker that is told to stop parts with what it holds.
 
-    Prompts not begun go back to the router at once. What is begun is ``finish``-ed, or
-    ``migrate``-d where it decodes (its KV moves over the links to another worker of the pool, at
-    the next step boundary); what is left after ``grace_s`` (``None``: as long as it takes) is lost
-    and begun anew elsewhere. ``abort`` is ``finish`` with a grace that must be given.
+    Prompts not begun go back to the router at once. What is begun is finished; what is left after
+    ``grace_s`` (``None``: as long as it takes) is lost and begun anew elsewhere. ``abort`` is
+    ``finish`` with a grace that must be given.
     """
 
     mode: str = "finish"
@@ -96,7 +92,8 @@ class Change:
     ``workers``: the ``pool`` shall have that many from now on. ``fail``: the worker of that number
     dies, or with a ``pool`` that many of its oldest ready workers do. ``restart``: the pool's
     workers are replaced by new ones, that many at a time, each when its successor is ready
-    (a rolling upgrade). ``bandwidth``: the pool's ports (or only those of ``worker``) run at that
+    (a rolling upgrade). ``flip``: that many of the pool's workers drain, then serve in the pool
+    ``to`` on their GPUs. ``bandwidth``: the pool's ports (or only those of ``worker``) run at that
     share of theirs until another change says otherwise; 0 cuts them.
     """
 
@@ -105,6 +102,8 @@ class Change:
     workers: int | None = None
     fail: int | None = None
     restart: int | None = None
+    flip: int | None = None
+    to: str | None = None
     bandwidth: float | None = None
     worker: int | None = None
 
@@ -120,7 +119,8 @@ class Change:
         self._check(where, given[0])
 
     def _check(self, where: str, action: str) -> None:
-        least = 1 if action == "restart" or (action == "fail" and self.pool is not None) else 0
+        counted = action in ("restart", "flip") or (action == "fail" and self.pool is not None)
+        least = 1 if counted else 0
         value = getattr(self, action)
         if not (math.isfinite(value) and value >= least):
             raise ConfigError(f"{where}: {action} must be at least {least} but got {value!r}")
@@ -129,6 +129,8 @@ class Change:
         alone = action == "fail" or (action == "bandwidth" and self.worker is not None)
         if self.pool is None and not alone:
             raise ConfigError(f"{where}: {action} needs a pool: prefill, decode or mixed")
+        if (action == "flip") != (self.to is not None) or self.to == self.pool is not None:
+            raise ConfigError(f"{where}: flip=N goes with to, another pool, where they then serve")
         if self.worker is not None and action != "bandwidth":
             raise ConfigError(f"{where}: worker goes with bandwidth only; a worker fails by fail=N")
 
@@ -139,7 +141,7 @@ class Elastic:
 
     ``quota_gpus`` are the GPUs that exist, of each kind (``None``: as many as are asked for); a
     start they do not suffice for is pending until some are given back. ``flip_s`` passes between a
-    worker's draining in one role and its being ready in the other, in place of a start-up.
+    worker's being drained in one role and ready in the other, in place of a start-up.
     A request lost more than ``max_retries`` times has failed. ``changes`` are planned.
     """
 

@@ -13,6 +13,7 @@ from hardware.gpu import GPU
 from simulator.configuration import build, check_keys, looking_up
 from simulator.deployment import ROLES, Deployment, Pool
 from simulator.dropped import Arrived, Refused, dropped, warning
+from simulator.elastic import Elastic
 from simulator.errors import ConfigError
 from simulator.experiment import Experiment
 from simulator.explore.advice import Limits
@@ -24,6 +25,7 @@ from simulator.latency.roofline import Roofline
 from simulator.layout import TENSOR_DTYPE, Precision
 from simulator.model import Model
 from simulator.plugins import TARGET
+from simulator.policies.autoscaling import Control
 from simulator.results import SLO
 from workloads.trace import Trace
 from workloads.workload import Workload
@@ -42,9 +44,21 @@ TASKS = ("simulate", "explore")
 """What the command line can do with the settings."""
 
 _DEPLOYMENT = ("fabric", "latency", "router", "decode_router", "transfer", "first_token")
+_ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler")
 _RUN = ("seed", "sample_interval_s", "until_s")
 _TASK = ("task", "explore")
-KEYS = ("model", "hardware", "pools", "workload", "slo", "report", *_DEPLOYMENT, *_RUN, *_TASK)
+KEYS = (
+    "model",
+    "hardware",
+    "pools",
+    "workload",
+    "slo",
+    "report",
+    *_DEPLOYMENT,
+    *_ELASTIC,
+    *_RUN,
+    *_TASK,
+)
 """Every top-level setting."""
 
 
@@ -243,12 +257,46 @@ def _deployment(settings: Mapping[str, Any]) -> Deployment:
         model=_model(settings["model"]),
         gpu=build(settings["hardware"], GPU, "hardware"),
         pools=_pools(settings["pools"]),
+        elastic=_elastic(settings),
+        control=_control(settings),
         **{
             name: build(settings[name], hints[name], name)
             for name in _DEPLOYMENT
             if name in settings
         },
     )
+
+
+def _elastic(settings: Mapping[str, Any]) -> Elastic:
+    """Return what a change of the pools takes, from the groups that say it."""
+    own = _fields(settings, "elastic", ("quota_gpus", "flip_s", "max_retries"), Elastic)
+    hints = get_type_hints(Elastic)
+    groups = [name for name in ("startup", "drain", "changes") if name in settings]
+    return Elastic(**own, **{name: build(settings[name], hints[name], name) for name in groups})
+
+
+def _control(settings: Mapping[str, Any]) -> Control:
+    """Return the controller, its policy from a group of its own."""
+    own = _fields(settings, "control", ("interval_s", "observing", "bounds"), Control)
+    if "autoscaler" in settings:
+        policy = get_type_hints(Control)["policy"]
+        own["policy"] = build(settings["autoscaler"], policy, "autoscaler")
+    try:
+        return Control(**own)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _fields(
+    settings: Mapping[str, Any], key: str, known: Sequence[str], kind: type
+) -> dict[str, Any]:
+    """Return the ``known`` fields of ``kind`` that the settings at ``key`` give, built."""
+    node = settings.get(key, {})
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{key} must be a group of settings but got {node!r}")
+    check_keys(node, known, (), key)
+    hints = get_type_hints(kind)
+    return {name: build(value, hints[name], f"{key}.{name}") for name, value in node.items()}
 
 
 def _model(node: object) -> Model:

@@ -4,32 +4,40 @@ from collections.abc import Sequence
 from functools import partial
 
 from simulator.cluster.fleet import Fleet
+from simulator.cluster.wiring import Ways
 from simulator.elastic import Change
 from simulator.errors import ConfigError
 
 
-def schedule(changes: Sequence[Change], fleet: Fleet) -> None:
+def schedule(changes: Sequence[Change], fleet: Fleet, ways: Ways) -> None:
     """Let every change happen at its time.
 
     Raises:
         ConfigError: a change of a pool that is not there.
     """
     for change in changes:
-        if change.pool is not None and change.pool not in fleet.pools:
-            raise ConfigError(
-                f"change at {change.at_s:g} s: pool must be one of {', '.join(fleet.pools)} but "
-                f"got {change.pool!r}"
-            )
-        fleet.at(change.at_s, partial(_carry_out, change, fleet))
+        for name, pool in (("pool", change.pool), ("to", change.to)):
+            if pool is not None and pool not in fleet.pools:
+                raise ConfigError(
+                    f"change at {change.at_s:g} s: {name} must be one of {', '.join(fleet.pools)} "
+                    f"but got {pool!r}"
+                )
+        fleet.at(change.at_s, partial(_carry_out, change, fleet, ways))
 
 
-def _carry_out(change: Change, fleet: Fleet) -> None:
+def _carry_out(change: Change, fleet: Fleet, ways: Ways) -> None:
     role = change.pool or ""
     if change.workers is not None:
         fleet.want(role, change.workers, "planned")
     elif change.restart is not None:
         fleet.renew(role, change.restart, "planned")
+    elif change.flip is not None:
+        fleet.flip(role, change.to or "", change.flip, "planned")
     elif change.fail is not None:
         doomed = fleet.oldest(role, change.fail) if role else [change.fail]
         for number in doomed:
             fleet.fail(number, "planned failure")
+    elif change.bandwidth is not None:
+        whose = role if change.worker is None else change.worker
+        ways.set_share(whose, change.bandwidth)
+        fleet.tell_of_links(whose, change.bandwidth)

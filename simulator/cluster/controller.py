@@ -1,7 +1,7 @@
 """A controller: it wakes on its interval, looks, lets its policy decide, and has it carried out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from simulator.cluster.clock import CONTROL, TICK, Alarm
 from simulator.cluster.fleet import PENDING, STARTING, Fleet
@@ -39,6 +39,10 @@ class Controller:
     def start(self) -> None:
         """Arm the first scrape."""
         self._arm()
+
+    def record(self) -> tuple[Mapping[str, object], ...]:
+        """Return every decision so far, its fields by name."""
+        return tuple(asdict(decision) for decision in self.decisions)
 
     def wake(self, now: float) -> None:
         """Scrape, decide, or both, as is due."""

@@ -50,6 +50,8 @@ class Life:
     because: str = ""
     worker: AnyWorker | None = None
     replaces: "Life | None" = None
+    flips_to: str | None = None
+    flipped: bool = False
 
     def allocated_s(self, now: float) -> float:
         """Return the seconds it has held its GPUs until ``now``."""
@@ -78,6 +80,7 @@ class Pool:
     crew: Crew
     desired: int = 0
     surge: int = 0  # workers beyond that, while they replace others
+    inbound: int = 0  # workers that drain in another pool and then come here
     lives: list[Life] = field(default_factory=list)
     renewing: deque[Life] = field(default_factory=deque)
 
@@ -135,6 +138,11 @@ class Fleet:
 
     def fail(self, number: int, why: str) -> None:
         """Let a worker die now, with all it holds; its pool starts another in its place."""
+        if number >= len(self.lives):
+            raise ConfigError(
+                f"{why} at {self.clock.now:g} s: there is no worker {number}; so far there are 0 "
+                f"to {len(self.lives) - 1}"
+            )
         life = self.lives[number]
         if life.state in ENDED:
             return
@@ -150,9 +158,26 @@ class Fleet:
         for _ in range(at_once):
             self._renew_next(role)
 
+    def flip(self, role: str, to: str, count: int, why: str) -> None:
+        """Let that many workers of a pool drain and then serve in another one."""
+        leaving, joining = self.pools[role], self.pools[to]
+        doomed = [self.lives[number] for number in self.oldest(role, count)]
+        self._tell("flipping", -1, f"{len(doomed)} workers from {role} to {to}, {why}")
+        leaving.desired -= len(doomed)
+        joining.desired += len(doomed)
+        joining.inbound += len(doomed)
+        for life in doomed:
+            life.flips_to = to
+            self.stop(life, f"flips to {to}, {why}")
+
     def oldest(self, role: str, count: int) -> list[int]:
         """Return the numbers of a pool's ``count`` oldest ready workers."""
         return [life.number for life in self.pools[role].lives if life.state == SERVING][:count]
+
+    def tell_of_links(self, whose: str | int, share: float) -> None:
+        """Record that the ports of a pool or a worker now run at a share of their bandwidth."""
+        number = whose if isinstance(whose, int) else -1
+        self._tell("links", number, f"{whose}: {share:.0%} of the ports' bandwidth")
 
     def empty(self, number: int) -> None:
         """Hear that a draining worker holds nothing any more."""
@@ -204,11 +229,11 @@ class Fleet:
 
     def _reconcile(self, role: str, why: str) -> None:
         pool = self.pools[role]
-        for _ in range(pool.count(*COMING), pool.desired + pool.surge):
+        for _ in range(pool.count(*COMING) + pool.inbound, pool.desired + pool.surge):
             life = self._ask(role, why)
             if not self._grant(life):
                 self._tell("pending", life.number, why)
-        surplus = pool.count(*COMING) - pool.desired - pool.surge
+        surplus = pool.count(*COMING) + pool.inbound - pool.desired - pool.surge
         for life in self._least_wanted(pool)[: max(surplus, 0)]:
             self.stop(life, why)
 
@@ -255,12 +280,15 @@ class Fleet:
         return True
 
     def _start(self, life: Life) -> None:
-        uniform, normal = float(self._draws.random()), float(self._draws.standard_normal())
-        weights = life.crew.spec.memory.weights_bytes_per_gpu
-        seconds = self._elastic.startup.draw_s(weights, uniform, normal)
+        seconds = self._elastic.flip_s if life.flipped else self._start_up_s(life)
         self._tell("starting", life.number, life.why)
         if math.isfinite(seconds):
             self.at(self.clock.now + seconds, lambda: self._started(life))
+
+    def _start_up_s(self, life: Life) -> float:
+        uniform, normal = float(self._draws.random()), float(self._draws.standard_normal())
+        weights = life.crew.spec.memory.weights_bytes_per_gpu
+        return self._elastic.startup.draw_s(weights, uniform, normal)
 
     def _started(self, life: Life) -> None:
         if life.state == STARTING:  # not stopped meanwhile
@@ -308,7 +336,19 @@ class Fleet:
         if life.slot is not None:
             self._count_gpus()
             self._rack(life.crew.spec.gpu).give(life.slot)
+        if life.flips_to is not None:
+            self._flipped(life, life.flips_to)
+        if life.slot is not None:
             self._grant_pending()
+
+    def _flipped(self, old: Life, to: str) -> None:
+        """Let a worker that has drained begin in its other role, on the GPUs it gave back."""
+        self.pools[to].inbound -= 1
+        life = self._ask(to, f"was worker {old.number}")
+        life.flipped = old.state == STOPPED
+        if not self._grant(life):
+            self._tell("pending", life.number, life.why)
+        self._reconcile(to, "a worker more than is wanted")
 
     def _grant_pending(self) -> None:
         """Offer free GPUs to whoever waits, in the order they were asked for."""

@@ -11,6 +11,7 @@ from simulator.cluster.audit import audit
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.changes import schedule
 from simulator.cluster.clock import Alarm, Clock, sleeper
+from simulator.cluster.controller import Controller
 from simulator.cluster.crew import Crew, Means
 from simulator.cluster.departures import Departures
 from simulator.cluster.endings import Endings
@@ -20,6 +21,7 @@ from simulator.cluster.gateway import Gateway
 from simulator.cluster.handoff import Handoff
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.links import Arrivals, FifoLinks, Links
+from simulator.cluster.observer import Observer
 from simulator.cluster.router import Router
 from simulator.cluster.sharing import SharedLinks, even_split, water_level
 from simulator.cluster.source import Source
@@ -29,6 +31,7 @@ from simulator.cluster.wiring import Ways
 from simulator.cluster.worker import Listener, Load
 from simulator.deployment import Deployment
 from simulator.errors import ConfigError, InvariantError
+from simulator.policies.autoscaling import Static
 from simulator.record import TIMES, GapHistogram, RunRecord, WorkerInfo
 
 Column = NDArray[np.float64] | NDArray[np.int32]
@@ -104,7 +107,7 @@ class Simulation:
             self.ways,
             early=deployment.first_token == "prefill",  # noqa: S105 - a place, not a secret
         )
-        self.handoff.links = self._links()
+        self.handoff.links = self.ways.links = self._links()
         self.fleet = self._fleet()
         self.gateway = self._gateway(router)
         self.departures = Departures(
@@ -115,6 +118,7 @@ class Simulation:
             self.endings.on_end = self.source.one_ended
         self.telemetry = Telemetry(self.clock, self._sample_interval(), self._sampled)
         self._means = self._common()
+        self.controller = self._controller()
         self._start()
 
     # --- assembly ------------------------------------------------------------------------------
@@ -155,6 +159,14 @@ class Simulation:
         limits = {role: crew.limits(crews.get("decode", crew)) for role, crew in entries.items()}
         return Gateway(self.endings, router, self.entries, limits)
 
+    def _controller(self) -> Controller | None:
+        """Return what changes the pools as it goes, unless they are to stay as they are."""
+        control = self.deployment.control
+        if isinstance(control.policy, Static):
+            return None
+        observer = Observer(control.observing, self.fleet, self.ledger, self.source)
+        return Controller(control, self.fleet, observer)
+
     def _common(self) -> Means:
         return Means(
             clock=self.clock,
@@ -181,7 +193,10 @@ class Simulation:
         for part in (self.source, self.fleet, self.telemetry):
             self._live(part.alarm, part.wake)
         self.fleet.open()
-        schedule(self.deployment.elastic.changes, self.fleet)
+        schedule(self.deployment.elastic.changes, self.fleet, self.ways)
+        if self.controller is not None:
+            self._live(self.controller.alarm, self.controller.wake)
+            self.controller.start()
         self.source.start()
         self.telemetry.start()
 
@@ -243,8 +258,11 @@ class Simulation:
     # --- running -------------------------------------------------------------------------------
 
     def _sampled(self, now: float) -> None:
-        if self.clock.pending == 1 and self.done < self.ledger.size:
-            if self.deployment.elastic.changes:
+        waits = self.clock.pending == (1 if self.controller is None else 2)
+        if waits and self.done < self.ledger.size:
+            if self.controller is not None and now < self._patience:
+                return
+            if self.deployment.elastic.changes or self.controller is not None:
                 self.endings.all_over.succeed()  # whoever waits now waits for ever
                 return
             raise InvariantError(
@@ -253,6 +271,12 @@ class Simulation:
             )
         if self.options.progress is not None:
             self.options.progress(now, self.done)
+
+    @property
+    def _patience(self) -> float:
+        """Return until when a controller may still do something about requests that wait."""
+        last = max((time for time, *_ in self.fleet.events), default=0.0)
+        return max(last, self.ledger.arrival[-1]) + 1000 * self.deployment.control.interval_s
 
     def step(self) -> None:
         """Process one event."""
@@ -283,6 +307,7 @@ class Simulation:
             gaps=self._gaps(columns),
             end_s=self.clock.now,
             first_token=self.deployment.first_token,
+            decisions=() if self.controller is None else self.controller.record(),
         )
 
     def _so_far(self, name: str, column: Column) -> Column:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hardware.fabric import Fabric, Path
 from hardware.rack import Slot
-from simulator.cluster.links import Port
+from simulator.cluster.links import Links, Port
 from simulator.deployment import Deployment, Pool, Transfer
 from simulator.errors import ConfigError
 from simulator.latency.base import WorkerSpec
@@ -51,15 +51,19 @@ def worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
 
 @dataclass(slots=True, eq=False)
 class Lanes:
-    """A worker's ports of one kind and direction, one per attention-DP rank, taken in turn."""
+    """A worker's ports of one kind and direction, one per attention-DP rank, taken in turn.
+
+    ``full`` is the bandwidth of one of them in bytes/s.
+    """
 
     ports: list[Port]
+    full: float
     taken: int = 0
 
     @property
     def bandwidth(self) -> float:
-        """Bytes/s over all ranks."""
-        return sum(port.bandwidth for port in self.ports)
+        """Bytes/s over all ranks, when nothing is wrong with them."""
+        return self.full * len(self.ports)
 
     def next(self) -> Port:
         """Return the port of the rank the next request's KV lies on."""
@@ -95,12 +99,33 @@ class Ways:
         self._fabric = fabric
         self._transfer = transfer
         self._ends: dict[int, _End] = {}
+        self._shares: dict[str, float] = {}
+        self.links: Links
         self.layerwise = transfer.mode == "push_layerwise"
         self._paths: dict[tuple[str, str, bool], Path] = {}
 
     def open(self, worker: int, spec: WorkerSpec, slot: Slot) -> None:
         """Give a worker that starts to serve its ports; idle ones of either kind and direction."""
-        self._ends[worker] = _End(spec, slot, _lanes(spec))
+        self._ends[worker] = end = _End(spec, slot, _lanes(spec))
+        share = self._shares.get(spec.role, 1.0)
+        if share != 1.0:
+            self._squeeze(end, share)
+
+    def set_share(self, whose: str | int, share: float) -> None:
+        """Let the ports of a pool (of a worker) run at a share of their bandwidth from now on."""
+        if isinstance(whose, int):
+            if whose in self._ends:
+                self._squeeze(self._ends[whose], share)
+            return
+        self._shares[whose] = share
+        for end in self._ends.values():
+            if end.spec.role == whose:
+                self._squeeze(end, share)
+
+    def _squeeze(self, end: "_End", share: float) -> None:
+        for lanes in end.lanes.values():
+            for port in lanes.ports:
+                self.links.set_bandwidth(port, lanes.full * share)
 
     def between(self, source: int, target: int) -> Route:
         """Return the route from one worker to another."""
@@ -179,6 +204,6 @@ def _lanes(spec: WorkerSpec) -> dict[str, Lanes]:
     outside = min(fabric.nic(spec.gpu).bandwidth, fabric.network.bandwidth)
     ranks, shards = range(spec.layout.attention_dp), spec.memory.kv_shards
     return {
-        kind: Lanes([Port(bandwidth * shards) for _ in ranks])
+        kind: Lanes([Port(bandwidth * shards) for _ in ranks], bandwidth * shards)
         for kind, bandwidth in (("scale_up", inside), ("scale_out", outside))
     }

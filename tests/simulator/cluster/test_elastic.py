@@ -15,6 +15,8 @@ from simulator.cluster.audit import audit
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic, run
 from simulator.deployment import Batching, Deployment, Transfer
 from simulator.elastic import Change, Drain, Elastic, StartUp
+from simulator.errors import ConfigError
+from simulator.policies.autoscaling import Control, Observing, Schedule, Step
 from simulator.record import STATUSES, RunRecord
 
 EXAMPLES = int(os.environ.get("DISAGGSIM_ELASTIC_EXAMPLES", "80"))
@@ -180,3 +182,92 @@ def test_a_change_of_a_pool_that_is_not_there_is_refused(change: dict[str, Any])
     whole = elastic(disaggregated(), Change(at_s=3.0, **change))
     with pytest.raises(ValueError, match="change at 3 s: pool must be one of prefill, decode"):
         run(whole, traffic([0.0], 8, 8), RunOptions())
+
+
+def test_a_flipped_worker_serves_in_its_other_role_on_its_gpus() -> None:
+    """It drains, is ready again after ``flip_s`` in the other pool, and lies where it lay."""
+    turn = Change(at_s=1.0, pool="prefill", flip=1, to="decode")
+    whole = elastic(disaggregated(2, 1), turn, flip_s=3.0)
+    record = run(whole, poisson_traffic(100, 10.0, 100, 40), RunOptions())
+    before, after = record.workers[0], record.workers[-1]
+    assert (before.pool, before.state, after.pool) == ("prefill", "stopped", "decode")
+    assert after.ready_s == before.ended_s + 3.0
+    assert after.domain == before.domain
+    assert (record.requests["decode_worker"] == after.worker).any()
+    assert (record.requests["status"] == COMPLETED).all()
+
+
+def test_a_cut_link_holds_transfers_until_it_is_mended() -> None:
+    """Nothing arrives while the pool's ports carry nothing; afterwards everything does."""
+    cut = Change(at_s=1.0, pool="decode", bandwidth=0.0)
+    mend = Change(at_s=3.0, pool="decode", bandwidth=1.0)
+    whole = elastic(disaggregated(1, 1, transfer=Transfer(sharing="max_min")), cut, mend)
+    record = run(whole, poisson_traffic(40, 10.0, 500, 20), RunOptions())
+    ends = record.requests["transfer_end_s"]
+    assert not ((ends > 1.001) & (ends < 3.0)).any()
+    assert (ends > 3.0).any()
+    assert (record.requests["status"] == COMPLETED).all()
+
+
+def test_a_degraded_link_takes_longer() -> None:
+    """At a tenth of the bandwidth a transfer takes ten times as long on the wire."""
+    slow = Change(at_s=0.0, pool="prefill", bandwidth=0.1)
+    load = traffic([0.5], 4000, 2)
+    one, tenth = (
+        run(each, load, RunOptions()).requests
+        for each in (disaggregated(1, 1), elastic(disaggregated(1, 1), slow))
+    )
+    seconds = [float((r["transfer_end_s"] - r["transfer_start_s"])[0]) for r in (one, tenth)]
+    assert seconds[1] == pytest.approx(10 * seconds[0], rel=1e-6)
+
+
+def test_a_schedule_changes_the_pools_at_its_ticks() -> None:
+    """A controller's policy is asked on its interval, and its decisions are on record."""
+    steps = (Step(2.0, "decode", 3), Step(6.0, "decode", 1))
+    control = Control(
+        policy=Schedule(steps=steps), interval_s=1.0, observing=Observing(scrape_s=1.0)
+    )
+    whole = replace(elastic(disaggregated(1, 1)), control=control)
+    record = run(whole, poisson_traffic(120, 12.0, 100, 40), RunOptions())
+    granted = [
+        (row["at_s"], row["granted"]) for row in record.decisions if row["granted"] != row["before"]
+    ]
+    assert granted == [(2.0, 3), (6.0, 1)]
+    assert [worker.ready_s for worker in record.workers[2:]] == [2.5, 2.5]
+    assert (record.requests["status"] == COMPLETED).all()
+
+
+def test_no_controller_equals_a_static_one() -> None:
+    """A policy that plans nothing gives the very run without any."""
+    idle = Control(policy=Schedule(steps=()), interval_s=1.0)
+    load = poisson_traffic(60, 10.0, 100, 40)
+    one, other = (
+        run(each, load, RunOptions()).requests
+        for each in (disaggregated(2, 2), replace(disaggregated(2, 2), control=idle))
+    )
+    for name, column in one.items():
+        np.testing.assert_array_equal(column, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"pool": "decode"}, "needs exactly one of"),
+        ({"pool": "decode", "workers": 1, "fail": 1}, "workers and fail"),
+        ({"workers": 2}, "workers needs a pool"),
+        ({"pool": "decode", "workers": -1}, "must be at least 0 but got -1"),
+        ({"pool": "decode", "bandwidth": 1.5}, "share of the port's, but got 1.5"),
+        ({"pool": "decode", "flip": 1}, "flip=N goes with to"),
+        ({"pool": "decode", "flip": 1, "to": "decode"}, "another pool"),
+    ],
+)
+def test_a_change_that_says_nothing_clear_is_refused(wrong: dict[str, Any], sentence: str) -> None:
+    """Each names the moment and what is amiss."""
+    with pytest.raises(ConfigError, match=f"change at 5 s.*{sentence}"):
+        Change(at_s=5.0, **wrong)
+
+
+def test_a_quota_below_the_pools_is_refused() -> None:
+    """GPUs that do not suffice for the initial workers are a sentence."""
+    with pytest.raises(ConfigError, match="quota_gpus 3 is less than the 4 GPUs"):
+        run(elastic(disaggregated(2, 2), quota_gpus=3), traffic([0.0], 8, 8), RunOptions())
