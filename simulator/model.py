@@ -1,6 +1,8 @@
 """An LLM's architecture: from its shape to parameters and KV bytes per token."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 
 from simulator.errors import ConfigError
 
@@ -8,6 +10,8 @@ _POSITIVE = ("layers", "hidden", "heads", "kv_heads", "head_dim", "vocab", "max_
 _MLA = ("q_lora", "kv_lora", "rope_dim", "nope_dim", "v_dim")
 _LINEAR = ("linear_key_heads", "linear_value_heads", "linear_head_dim", "linear_conv")
 _INDEX = ("index_top_k", "index_heads", "index_head_dim")
+STATE_BYTES: Mapping[str, float] = MappingProxyType({"bf16": 2.0, "fp32": 4.0})
+"""Bytes of one element of a linear layer's state; its convolution's tail has 16 bits."""
 MAX_LAYERS = 10_000
 """More layers than this are a slip of the pen; plans walk over every one of them."""
 MAX_DIMENSION = 10**9
@@ -58,7 +62,8 @@ class Model:
     ``experts`` > 0) a mixture of experts; the dense ones come first unless ``interleaved_ffn``.
     ``full_attention_layers`` (``None`` = all) see the whole context; the others see ``window``
     tokens or, when ``linear_value_heads`` > 0, are linear (gated delta) layers with a constant
-    state and no growing KV. ``index_top_k`` > 0 marks sparse attention (DSA): at most that many
+    state, kept in ``linear_state`` (``bf16`` or ``fp32``), and no growing KV. ``index_top_k`` > 0
+    marks sparse attention (DSA): at most that many
     tokens are attended, as the indexers of ``index_layers`` (``None`` = all) layers choose, which
     the others share. ``output_gate`` marks softmax attention with a further, gating projection
     (Qwen3-Next). Windowed layers may have ``window_heads``, ``window_kv_heads`` and
@@ -104,6 +109,7 @@ class Model:
     linear_value_heads: int = 0
     linear_head_dim: int = 0
     linear_conv: int = 0
+    linear_state: str = "bf16"
     index_top_k: int = 0
     index_heads: int = 0
     index_head_dim: int = 0
@@ -118,6 +124,7 @@ class Model:
         self._check_numbers()
         self._check_attention()
         self._check_layer_kinds()
+        self._check_groups()
         self._check_ffn()
 
     # --- checks -----------------------------------------------------------------------------
@@ -170,6 +177,13 @@ class Model:
             self._fail(f"{self.layers - (full or 0)} layers are not full attention: give a window")
         if self.linear_value_heads and self.window is not None:
             self._fail("layers beside full attention are either windowed or linear, not both")
+
+    def _check_groups(self) -> None:
+        if self.linear_state not in STATE_BYTES:
+            self._fail(
+                f"linear_state must be one of {', '.join(STATE_BYTES)} but got "
+                f"{self.linear_state!r}"
+            )
         for group, flag in ((_LINEAR, self.linear_value_heads), (_INDEX, self.index_top_k)):
             for name in group:
                 if bool(getattr(self, name)) != bool(flag):
@@ -427,11 +441,11 @@ class Model:
         """Bytes of one token's index keys over all indexers: fp8 elements, an fp32 scale each."""
         return self.indexing_layers * (self.index_head_dim + INDEX_SCALE_BYTES)
 
-    def linear_state_bytes(self, state_bytes: float = 2.0) -> float:
+    def linear_state_bytes(self) -> float:
         """Return the constant bytes of one sequence's linear layers: state and convolution tail."""
-        state = self.linear_value_heads * self.linear_head_dim**2
+        state = self.linear_value_heads * self.linear_head_dim**2 * STATE_BYTES[self.linear_state]
         width = (2 * self.linear_key_heads + self.linear_value_heads) * self.linear_head_dim
-        return self.linear_layers * (state + width * max(self.linear_conv - 1, 0)) * state_bytes
+        return self.linear_layers * (state + width * max(self.linear_conv - 1, 0) * 2.0)
 
 
 def _spread(layer: int, chosen: int, layers: int) -> bool:

@@ -102,6 +102,8 @@ def resolve(settings: Mapping[str, Any], *, tell: bool = False) -> dict[str, Any
         checkpoint = read_checkpoint(build(path, str, "model.config_json"))
     for note in checkpoint.notes if checkpoint and tell else ():
         log.warning("%s: %s", path, note)
+    if checkpoint and tell:
+        _tell_unpacked(settings, checkpoint.precision)
     own = {
         role: _precise(role, pool, settings, checkpoint) if isinstance(pool, Mapping) else pool
         for role, pool in pools.items()
@@ -126,6 +128,19 @@ def _precise(
     if "weights" in given:
         published |= {"activations": "bf16", "attention_activations": None, "group_size": None}
     return {**pool, "precision": published | given}
+
+
+def _tell_unpacked(settings: Mapping[str, Any], stored: Precision) -> None:
+    """Log which of the deployment's GPUs lack what a file's products are computed in."""
+    nodes = [settings["hardware"], *(p.get("gpu") for p in settings["pools"].values() if p)]
+    gpus = [build(node, GPU, "hardware") for node in nodes if node is not None]
+    for gpu in {each.name: each for each in gpus}.values():
+        if _computable(stored, gpu) != stored:
+            log.warning(
+                "%s has no tensor cores for %s: weights are unpacked and multiplied in 16 bits",
+                gpu.name,
+                stored.activations,
+            )
 
 
 def _computable(stored: Precision, gpu: GPU) -> Precision:

@@ -12,6 +12,8 @@ from simulator.huggingface.source import NESTED, Config, language_model, load
 from simulator.layout import Precision
 from simulator.model import Model
 
+TOWERS = ("vision_config", "audio_config")
+"""Keys of what turns other inputs than text into a model's tokens."""
 SHOWN = 8
 """Unread keys named in a note; the others are counted."""
 
@@ -51,7 +53,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     """
     file = Path(path)
-    config = language_model(Config(str(file), load(file)))
+    whole = Config(str(file), load(file))
+    config = language_model(whole)
     name = file.resolve().parent.name if file.name == "config.json" else file.stem
     shape = shape_of(config)
     try:
@@ -60,13 +63,24 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     except ConfigError as error:
         text = str(error)
         raise ConfigError(text if text.startswith(str(file)) else f"{file}: {text}") from None
+    _note_towers(whole)
     _note_unread(config)
     return Checkpoint(model=model, precision=precision, notes=tuple(config.notes))
 
 
+def _note_towers(whole: Config) -> None:
+    """Say that only the language model of a multimodal checkpoint is read."""
+    towers = [key for key in TOWERS if whole.value(key)]
+    if towers:
+        whole.note(
+            f"{' and '.join(towers)}: only the language model is read; the weights, time and "
+            "tokens of other inputs are left out"
+        )
+
+
 def _note_unread(config: Config) -> None:
     """Count the keys that nothing read and that are not known to change nothing."""
-    known = IGNORABLE | config.read | set(NESTED)
+    known = IGNORABLE | config.read | {*NESTED, *TOWERS}
     unread = sorted(k for k, v in config.keys.items() if k not in known and _says_something(v))
     if not unread:
         return

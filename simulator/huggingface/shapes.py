@@ -93,6 +93,15 @@ def _mla(config: Config) -> Shape:
     }
 
 
+def _state(config: Config) -> str:
+    """Return the dtype of linear layers' states: ``mamba_ssm_dtype``, else that of the model."""
+    name = config.text("mamba_ssm_dtype") or "bfloat16"
+    known = {"float32": "fp32", "bfloat16": "bf16", "float16": "bf16", "auto": "bf16"}
+    if name not in known:
+        raise config.fail("mamba_ssm_dtype", f"one of {', '.join(known)}")
+    return known[name]
+
+
 def _linear(config: Config) -> Shape:
     dim = config.count("linear_key_head_dim")
     if config.count("linear_value_head_dim") != dim:
@@ -110,6 +119,7 @@ def _linear(config: Config) -> Shape:
         "linear_value_heads": config.count("linear_num_value_heads"),
         "linear_head_dim": dim,
         "linear_conv": config.count("linear_conv_kernel_dim"),
+        "linear_state": _state(config),
     }
     full = kinds.count("full")
     return shape if full == config.layers else shape | keys | {"full_attention_layers": full}
@@ -248,7 +258,7 @@ def _gpt_oss(config: Config) -> Shape:
 def _qwen_experts(config: Config) -> Shape:
     """Return Qwen's experts: every ``decoder_sparse_step``-th layer but those listed as dense."""
     step = config.count("decoder_sparse_step", 1)
-    dense = config.sequence("mlp_only_layers") or []
+    dense = config.indices("mlp_only_layers") or ()
     sparse = [at not in dense and (at + 1) % step == 0 for at in range(config.layers)]
     shape = expert_layers(config, sparse) | {
         "experts": config.count("num_experts"),
@@ -367,7 +377,7 @@ def _step3(config: Config) -> Shape:
 def _llama4(config: Config) -> Shape:
     layers = config.layers
     step = config.count("interleave_moe_layer_step", 1)
-    listed = config.sequence("moe_layers")
+    listed = config.indices("moe_layers")
     sparse = [at in listed if listed else (at + 1) % step == 0 for at in range(layers)]
     experts = _local_experts(config) | expert_layers(config, sparse)
     shared: Shape = {"shared_experts": 1, "shared_intermediate": config.count("intermediate_size")}

@@ -127,6 +127,16 @@ class Config:
             raise self.fail(key, f"a list of {length} layers, not {len(value)},")
         return value if length is None else value[:length]
 
+    def indices(self, key: str) -> frozenset[int] | None:
+        """Return the layers (from 0) that a list names, ``None`` if absent."""
+        value = self.sequence(key)
+        if value is None:
+            return None
+        for at in value:
+            if type(at) is not int or not 0 <= at < self.layers:
+                raise self.fail(key, f"a list of layers below {self.layers}, not {at!r:.40},")
+        return frozenset(at for at in value if isinstance(at, int))
+
     def inner(self, key: str) -> "Config | None":
         """Return the object under ``key`` as a configuration of its own, ``None`` if absent."""
         value = self.value(key)

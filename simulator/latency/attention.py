@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.latency.passes import RESIDUAL_BYTES, Load, Number, Operator, PassSpec
-from simulator.layout import DTYPE_BYTES
-from simulator.model import INDEX_SCALE_BYTES
+from simulator.model import INDEX_SCALE_BYTES, STATE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +208,7 @@ def _indexer_terms(spec: PassSpec, layers: int) -> list[Term]:
 
 
 def _recurrent_terms(spec: PassSpec, layers: int) -> list[Term]:
-    """Linear attention reads and writes one fp32 state per sequence, whatever its length."""
+    """Linear attention reads and writes one state per sequence, whatever its length."""
     model, tp = spec.model, spec.layout.tp
     state = model.linear_value_heads * model.linear_head_dim**2 / tp
     io = (2 * model.linear_key_heads + 2 * model.linear_value_heads) * model.linear_head_dim / tp
@@ -221,7 +220,7 @@ def _recurrent_terms(spec: PassSpec, layers: int) -> list[Term]:
             calls=2.0 * layers,  # convolution and recurrence
             per_query=layers * 6.0 * state,
             query_bytes=layers * 2.0 * io * RESIDUAL_BYTES,
-            sequence_bytes=layers * 2.0 * state * DTYPE_BYTES["fp32"],
+            sequence_bytes=layers * 2.0 * state * STATE_BYTES[model.linear_state],
         )
         for phase in ("prefill", "decode")
     ]

@@ -149,6 +149,21 @@ def test_a_gpu_without_the_tensor_cores_unpacks(tmp_path: Path) -> None:
     assert (found.weights, found.activations, found.kv) == ("nvfp4", "bf16", "fp8")
 
 
+def test_what_a_file_assumes_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Notes on the file, and the GPUs that unpack its weights, are warnings when asked for."""
+    path = written(tmp_path / "c", QUANTISED | {"new_trick": 1})
+    settings = composed([f"model.config_json={path}", "hardware=h100_sxm"])
+    with caplog.at_level("WARNING"):
+        resolve(settings)
+    assert not caplog.records
+    with caplog.at_level("WARNING"):
+        resolve(settings, tell=True)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "new_trick" in told[0]
+    assert told[1].startswith("H100 SXM has no tensor cores for nvfp4")
+
+
 def test_a_setting_beside_the_file_overrides_it(tmp_path: Path) -> None:
     """One field at a time; other weights than the file's set its activations aside too."""
     path = written(tmp_path / "c", QUANTISED)

@@ -159,6 +159,23 @@ def test_dense_hybrid_reads(tmp_path: Path) -> None:
     assert found.dense_intermediate == 6144
 
 
+@pytest.mark.parametrize(
+    ("dtype", "width"), [(None, 2), ("bfloat16", 2), ("float32", 4)], ids=["none", "bf16", "fp32"]
+)
+def test_states_are_kept_in_their_dtype(dtype: str | None, width: int, tmp_path: Path) -> None:
+    """``mamba_ssm_dtype`` says how wide a linear layer's state is; its convolution's tail stays."""
+    found = model(tmp_path, CONFIGS["qwen3_next_80b_a3b"] | {"mamba_ssm_dtype": dtype})
+    tail = (2 * 16 + 32) * 128 * 3 * 2
+    assert found.linear_state_bytes() == 36 * (32 * 128 * 128 * width + tail)
+
+
+def test_other_inputs_are_said_to_be_left_out(tmp_path: Path) -> None:
+    """A vision tower's weights are not the language model's, and a note says so."""
+    config = {"model_type": "qwen3_vl", "vision_config": {"depth": 27}, "text_config": LLAMA}
+    (note,) = read_checkpoint(written(tmp_path / "c", config)).notes
+    assert note.startswith("vision_config: only the language model is read")
+
+
 @pytest.mark.parametrize("key", ["text_config", "llm_config", "language_config"])
 def test_language_model_of_a_multimodal_file(key: str, tmp_path: Path) -> None:
     """The language model is read wherever the file keeps it."""
@@ -185,6 +202,12 @@ def test_language_model_two_levels_down(tmp_path: Path) -> None:
         ),
         (SPARSE | {"indexer_types": ["shared"] * 10}, "indexer_types must be full for at least"),
         (SPARSE | {"index_topk_pattern": "FFX"}, "index_topk_pattern must be a list of 10 layers"),
+        (QWEN_MOE | {"mlp_only_layers": [48]}, "mlp_only_layers must be a list of layers below 48"),
+        (QWEN_MOE | {"mlp_only_layers": ["a"]}, "mlp_only_layers must be a list of layers below"),
+        (
+            CONFIGS["qwen3_next_80b_a3b"] | {"mamba_ssm_dtype": "int8"},
+            "mamba_ssm_dtype must be one of float32, bfloat16",
+        ),
         (SPARSE | {"index_topk_freq": 0}, "index_topk_freq must be a whole number >= 1"),
         (DEEPSEEK | {"moe_layer_freq": [1, 0]}, "moe_layer_freq must be a list of 61 layers"),
         (
