@@ -13,14 +13,17 @@ from hardware.rack import Rack, Slot
 class Path:
     """The way from one worker to another, ``kind`` ``scale_up`` or ``scale_out``.
 
-    ``hops`` are in order. ``bandwidth`` is bytes/s of **one** GPU's port (its narrowest hop),
-    ``latency_s`` the sum of the hops' latencies plus the transfer's fixed set-up time.
+    ``hops`` are in order. ``bandwidth`` is the bytes/s that large messages reach through **one**
+    GPU's port (its narrowest hop), ``latency_s`` the sum of the hops' latencies, ``setup_s`` a
+    transfer's fixed time beside them, and ``message_s`` what posting each of its messages takes.
     """
 
     kind: str
     hops: tuple[Link, ...]
     latency_s: float
+    setup_s: float
     bandwidth: float
+    message_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +34,9 @@ class Fabric:
     link joins). Between domains every GPU has ``nics_per_gpu`` of its NICs (below 1 when GPUs
     share one) and ``network`` is the switch hop between two NICs. ``host_bridge`` marks a box
     whose GPUs meet on PCIe: the hop through the host between two GPUs' own PCIe links.
-    ``setup_s`` is the fixed time of a KV transfer over the network, ``scale_up_setup_s`` of one
-    inside a domain.
+    ``setup_s`` is the fixed time of a KV transfer over the network, ``efficiency`` the share of
+    its line rate that a port reaches with large messages, and ``message_s`` what a GPU's process
+    takes to post one message; ``scale_up_…`` are the same inside a domain.
 
     Raises:
         SpecError: a value is out of range.
@@ -45,7 +49,11 @@ class Fabric:
     nics_per_gpu: float = 1.0
     host_bridge: Link | None = None
     setup_s: float = 0.0
+    efficiency: float = 1.0
+    message_s: float = 0.0
     scale_up_setup_s: float = 0.0
+    scale_up_efficiency: float = 1.0
+    scale_up_message_s: float = 0.0
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -58,8 +66,12 @@ class Fabric:
                 f"{self.domain_gpus!r}"
             )
         check_number(owner, "nics_per_gpu", self.nics_per_gpu, "NICs", above=0)
-        check_number(owner, "setup_s", self.setup_s, "s", least=0)
-        check_number(owner, "scale_up_setup_s", self.scale_up_setup_s, "s", least=0)
+        for name in ("setup_s", "scale_up_setup_s", "message_s", "scale_up_message_s"):
+            check_number(owner, name, getattr(self, name), "s", least=0)
+        for name in ("efficiency", "scale_up_efficiency"):
+            check_number(owner, name, value := getattr(self, name), "of line rate", above=0)
+            if value > 1:
+                raise SpecError(f"{owner}: {name} must be at most 1 of line rate but got {value!r}")
 
     def domain_size(self, gpu: GPU) -> int:
         """Return how many of ``gpu`` share one scale-up domain here.
@@ -119,15 +131,30 @@ class Fabric:
         two different GPUs come from two placements, so they never share a domain.
         """
         domains = {src.first_domain, src.last_domain, dst.first_domain, dst.last_domain}
-        if len(domains) == 1 and src_gpu == dst_gpu:
+        near = len(domains) == 1 and src_gpu == dst_gpu
+        return self._path("scale_up" if near else "scale_out", src_gpu, dst_gpu)
+
+    def reach(self, gpu: GPU, kind: str) -> float:
+        """Return the bytes/s that large messages reach through one GPU's port of a kind."""
+        return self._path(kind, gpu, gpu).bandwidth
+
+    def message_cost(self, kind: str) -> float:
+        """Return the seconds a GPU's process takes to post one message of a kind."""
+        return self.scale_up_message_s if kind == "scale_up" else self.message_s
+
+    def _path(self, kind: str, src: GPU, dst: GPU) -> Path:
+        if kind == "scale_up":
             bridge = () if self.host_bridge is None else (self.host_bridge,)
-            hops = (src_gpu.scale_up, *bridge, dst_gpu.scale_up)
-            return _path("scale_up", hops, self.scale_up_setup_s)
-        return _path(
-            "scale_out", (self.nic(src_gpu), self.network, self.nic(dst_gpu)), self.setup_s
+            hops = (src.scale_up, *bridge, dst.scale_up)
+            setup, efficiency = self.scale_up_setup_s, self.scale_up_efficiency
+        else:
+            hops = (self.nic(src), self.network, self.nic(dst))
+            setup, efficiency = self.setup_s, self.efficiency
+        return Path(
+            kind=kind,
+            hops=hops,
+            latency_s=sum(hop.latency_s for hop in hops),
+            setup_s=setup,
+            bandwidth=efficiency * min(hop.bandwidth for hop in hops),
+            message_s=self.message_cost(kind),
         )
-
-
-def _path(kind: str, hops: tuple[Link, ...], setup_s: float) -> Path:
-    latency = sum(hop.latency_s for hop in hops) + setup_s
-    return Path(kind=kind, hops=hops, latency_s=latency, bandwidth=min(h.bandwidth for h in hops))

@@ -104,16 +104,28 @@ class Transfer:
     ``sharing`` of a port among simultaneous transfers: ``max_min`` (exact max-min fairness over
     both ends, as queue pairs share a NIC), ``processor_sharing`` (each port splits evenly, and what
     a transfer cannot use is lost) or ``fifo`` (one after the other: convoys form).
-    ``setup_s`` is the fixed time of a transfer beside the path's latency.
+    ``messages``: a transfer is posted as one message per ``block_layer`` (each KV block of each
+    layer, as caches with a tensor per layer need), per ``block`` (all its layers in one piece) or
+    per ``request`` (gathered into one buffer before). ``replicas``: where several GPUs of the
+    decode worker hold the same KV heads or latents, ``each`` reads its own copy, or one does and
+    hands it on inside, ``once`` over the wire. ``nics``: a worker uses its GPUs' ``own``, or all
+    of its ``box`` together with the other workers there.
+    ``setup_s`` is the fixed time of a transfer beside the path's latency and set-up.
     """
 
     mode: str = "pull"
     sharing: str = "max_min"
+    messages: str = "block_layer"
+    replicas: str = "each"
+    nics: str = "own"
     setup_s: float = 0.0
 
     def __post_init__(self) -> None:
         _one_of("transfer", "mode", self.mode, ("pull", "push", "push_layerwise"))
         _one_of("transfer", "sharing", self.sharing, ("max_min", "processor_sharing", "fifo"))
+        _one_of("transfer", "messages", self.messages, ("block_layer", "block", "request"))
+        _one_of("transfer", "replicas", self.replicas, ("each", "once"))
+        _one_of("transfer", "nics", self.nics, ("own", "box"))
         _at_least("transfer", "setup_s", self.setup_s, 0)
 
 

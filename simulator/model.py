@@ -430,11 +430,18 @@ class Model:
         """Return the bytes every further token of a long context adds, indexer keys included."""
         return self._growing_bytes(kv_bytes) + self.index_bytes_per_token
 
+    def held(self, kv_bytes: float) -> "Held":
+        """Return what a sequence holds at ``kv_bytes`` per element of its KV."""
+        return Held(
+            per_token=self.growing_kv_bytes_per_token(kv_bytes),
+            per_window_token=self._window_bytes(kv_bytes),
+            window=self.window or 0,
+            state=self.linear_state_bytes(),
+        )
+
     def kv_bytes(self, context: int, kv_bytes: float) -> float:
         """Return the bytes a sequence of ``context`` tokens holds, windows and states included."""
-        windowed = min(context, self.window or 0) * self._window_bytes(kv_bytes)
-        growing = self.growing_kv_bytes_per_token(kv_bytes) * context
-        return growing + windowed + self.linear_state_bytes()
+        return self.held(kv_bytes).bytes(context)
 
     @property
     def index_bytes_per_token(self) -> int:
@@ -446,6 +453,25 @@ class Model:
         state = self.linear_value_heads * self.linear_head_dim**2 * STATE_BYTES[self.linear_state]
         width = (2 * self.linear_key_heads + self.linear_value_heads) * self.linear_head_dim
         return self.linear_layers * (state + width * max(self.linear_conv - 1, 0) * 2.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The bytes that one sequence holds over all layers, by what they depend on.
+
+    ``per_token`` of its context (sparse indexers' keys included), ``per_window_token`` of the last
+    ``window`` tokens of it, and the ``state`` of linear layers, whatever its length.
+    """
+
+    per_token: float
+    per_window_token: float
+    window: int
+    state: float
+
+    def bytes(self, context: int) -> float:
+        """Return all bytes of a sequence of ``context`` tokens."""
+        windowed = self.per_window_token * min(context, self.window)
+        return self.per_token * context + windowed + self.state
 
 
 def _spread(layer: int, chosen: int, layers: int) -> bool:

@@ -18,7 +18,7 @@ from simulator.errors import ConfigError
 from simulator.experiment import Experiment
 from simulator.explore.advice import Limits
 from simulator.explore.exploration import Exploration, Options
-from simulator.explore.space import Lengths, Platform
+from simulator.explore.space import TRANSFER_MODE, Lengths, Platform
 from simulator.explore.start import Start, read_starts
 from simulator.huggingface import Checkpoint, read_checkpoint
 from simulator.latency.roofline import Roofline
@@ -206,6 +206,7 @@ def _platform(deployment: Deployment, role: str) -> Platform:
         latency=deployment.latency,
         memory_utilization=pool.batching.memory_utilization,
         block_size=pool.batching.block_size,
+        transfer=replace(deployment.transfer, mode=TRANSFER_MODE),
     )
 
 

@@ -25,6 +25,7 @@ FLOORS = {
     "simulator.latency": 2,
     "simulator.policies": 3,
     "simulator.deployment": 3,
+    "simulator.wire": 3,
     "simulator.elastic": 3,
     "simulator.cluster": 4,
     "simulator.explore": 4,

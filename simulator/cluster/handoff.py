@@ -51,7 +51,7 @@ class Handoff:
     @property
     def bytes_in_flight(self) -> float:
         """KV bytes under way."""
-        return sum(flow.size for flow in self._flying.values())
+        return sum(flow.payload for flow in self._flying.values())
 
     def opened(self) -> None:
         """Hear that a decode worker is there: whoever waited for one is handed over."""
@@ -80,7 +80,7 @@ class Handoff:
         flow = self._flying.pop(request, None)
         if flow is not None:
             self.links.cancel(flow)
-            self.dropped_bytes += flow.size
+            self.dropped_bytes += flow.payload
         worker.unreserve(request)
         self._ledger.decode_worker[request] = -1
         return True
@@ -130,7 +130,7 @@ class Handoff:
         """Send the prompt's KV: its blocks are set aside at the decode worker."""
         flow = self._flow(request)
         self._flying[request] = flow
-        self.started_bytes += flow.size
+        self.started_bytes += flow.payload
         self.links.submit(flow)
 
     def started(self, request: int, now: float) -> None:
@@ -140,17 +140,26 @@ class Handoff:
     def _flow(self, request: int) -> Flow:
         ledger = self._ledger
         route = self._ways.between(ledger.prefill_worker[request], ledger.decode_worker[request])
-        size = ledger.prompt_tokens[request] * route.bytes_per_token
-        ends = route.egress.next(), route.ingress.next()
-        due = self._due.get(request, 0.0)
-        return Flow(request, *ends, size, route.latency_s, due, size / route.layers)
+        tokens = ledger.prompt_tokens[request]
+        size = route.wire.size(tokens)
+        return Flow(
+            request=request,
+            egress=route.egress.next(),
+            ingress=route.ingress.next(),
+            size=size,
+            latency=route.latency_s,
+            cap=route.cap,
+            produced_at=self._due.get(request, 0.0),
+            tail=size / route.layers,
+            payload=route.wire.payload(tokens),
+        )
 
     def deliver(self, request: int, now: float) -> None:
         """Give a transferred prompt to its decode worker and free it at its prefill worker."""
         ledger = self._ledger
         source = self._prefills[ledger.prefill_worker[request]]
         target = self._decoders[ledger.decode_worker[request]]
-        size = self._flying.pop(request).size
+        size = self._flying.pop(request).payload
         self.delivered_bytes += size
         source.sent += size
         target.received += size

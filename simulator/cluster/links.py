@@ -34,15 +34,17 @@ class Port:
     level: float = ENDLESS
     stale: bool = False
     bundles: "dict[Bundle, Port]" = field(default_factory=dict)
-    pairs: "dict[Port, Bundle]" = field(default_factory=dict)
+    pairs: "dict[tuple[Port, float], Bundle]" = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flow:
     """One request's KV on its way: ``size`` bytes from ``egress`` to ``ingress``.
 
+    It goes no faster than ``cap`` bytes/s and arrives ``latency`` seconds after its last byte left.
     A layer-wise flow is submitted while its prefill still runs: all but the ``tail`` bytes of the
     last layer come into being at an even pace until ``produced_at``, and the tail at that moment.
+    Of its bytes ``payload`` are distinct; the others are copies.
     """
 
     request: int
@@ -50,8 +52,15 @@ class Flow:
     ingress: Port
     size: float
     latency: float
+    cap: float = ENDLESS
     produced_at: float = 0.0
     tail: float = 0.0
+    payload: float = 0.0
+
+    @property
+    def fastest(self) -> float:
+        """The bytes/s at which it goes alone."""
+        return min(self.egress.bandwidth, self.ingress.bandwidth, self.cap)
 
 
 class Links(Protocol):
@@ -125,8 +134,8 @@ class FifoLinks:
     def submit(self, flow: Flow) -> None:
         """Queue the flow, a layer-wise one as soon as its burst can run through."""
         now = self._clock.now
-        bandwidth = min(flow.egress.bandwidth, flow.ingress.bandwidth)
-        ready = flow.produced_at + flow.tail / bandwidth - flow.size / bandwidth
+        fastest = flow.fastest
+        ready = flow.produced_at + flow.tail / fastest - flow.size / fastest
         if flow.produced_at > now and ready > now:
             self._note(ready, flow, entering=True)
         else:
@@ -172,10 +181,9 @@ class FifoLinks:
             port.waiting.setdefault(other, deque()).append((self._order, flow))
 
     def _start(self, flow: Flow, now: float) -> None:
-        egress, ingress = flow.egress, flow.ingress
-        egress.busy = ingress.busy = True
+        flow.egress.busy = flow.ingress.busy = True
         self._started(flow.request, now)
-        self._note(now + flow.size / min(egress.bandwidth, ingress.bandwidth), flow, entering=False)
+        self._note(now + flow.size / flow.fastest, flow, entering=False)
 
     def wake(self, now: float) -> None:
         """Free the ports of what is through, start who waited for them, let in who may enter."""

@@ -20,7 +20,7 @@ Fill = Callable[[Port], float]
 
 
 class Bundle:
-    """Flows between the same two ports, which hence have one rate; ``cap`` bounds it.
+    """Flows between the same two ports with one ``cap``, which hence have one rate.
 
     Each of them has been ``served`` so many bytes since the bundle was last empty; a flow that came
     when that was s ends when it is s + its size, its mark. ``share`` is the rate being settled,
@@ -41,11 +41,11 @@ class Bundle:
         "since",
     )
 
-    def __init__(self, egress: Port, ingress: Port, number: int) -> None:
-        self.egress = egress
-        self.ingress = ingress
+    def __init__(self, flow: Flow, number: int) -> None:
+        self.egress = flow.egress
+        self.ingress = flow.ingress
         self.number = number
-        self.cap = ENDLESS
+        self.cap = flow.cap
         self.flows = 0
         self.marks: list[tuple[float, int, float]] = []  # heap of (mark, request, latency)
         self.served = self.rate = self.share = self.since = 0.0
@@ -78,31 +78,34 @@ class Bundle:
 class Production(Bundle):
     """One flow whose prefill still runs: it has been sent ``served`` bytes of those there are.
 
-    While nothing waits it is capped at the ``pace`` at which bytes come into being; while some do,
-    it may catch up.
+    As long as it keeps up it goes at most at the ``pace`` at which bytes come into being; once it
+    has fallen behind it may go as fast as any, until all there is has been sent.
     """
 
-    __slots__ = ("begun", "flow", "pace")
+    __slots__ = ("begun", "flow", "keeps_up", "pace")
 
     def __init__(self, flow: Flow, number: int, now: float) -> None:
-        super().__init__(flow.egress, flow.ingress, number)
+        super().__init__(flow, number)
         self.flow = flow
         self.begun = self.since = now
-        self.pace = self.cap = (flow.size - flow.tail) / (flow.produced_at - now)
+        self.pace = (flow.size - flow.tail) / (flow.produced_at - now)
+        self.keeps_up = True
+        self.cap = min(self.pace, flow.cap)
 
     def carries(self, request: int) -> bool:
         """Tell whether ``request`` is its flow."""
         return self.flow.request == request
 
-    @property
-    def waiting(self) -> float:
-        """Bytes that were there and not sent when the rate last changed."""
-        return max(0.0, self.pace * (self.since - self.begun) - self.served)
+    def catch_up(self, now: float) -> None:
+        """Find that everything there is has been sent."""
+        self.served = self.pace * (now - self.begun)
+        self.keeps_up = True
+        self.cap = min(self.pace, self.flow.cap)
 
     def advance(self, now: float) -> None:
-        """Count what was sent until now; at the cap that is all there is."""
+        """Count what was sent until now; who keeps up has sent all there is."""
         super().advance(now)
-        if self.cap == self.pace:
+        if self.keeps_up:
             self.served = self.pace * (now - self.begun)
 
     def next_change(self, now: float) -> float:
@@ -111,9 +114,10 @@ class Production(Bundle):
         self.rate = self.share
         end = self.flow.produced_at
         if self.rate < self.pace:
-            self.cap = ENDLESS
+            self.keeps_up, self.cap = False, self.flow.cap
         elif self.rate > self.pace:
-            end = min(end, now + self.waiting / (self.rate - self.pace))
+            there = max(0.0, self.pace * (now - self.begun) - self.served)
+            end = min(end, now + there / (self.rate - self.pace))
         return end
 
 
@@ -198,11 +202,11 @@ class SharedLinks:
 
     def _join(self, flow: Flow, left: float, now: float) -> Bundle:
         """Add a flow with ``left`` bytes to go to the bundle of its two ports."""
-        egress, ingress = flow.egress, flow.ingress
-        bundle = egress.pairs.get(ingress)
+        pairs, alike = flow.egress.pairs, (flow.ingress, flow.cap)
+        bundle = pairs.get(alike)
         if bundle is None:
             self._made += 1
-            bundle = egress.pairs[ingress] = Bundle(egress, ingress, self._made)
+            bundle = pairs[alike] = Bundle(flow, self._made)
         if not bundle.flows:
             bundle.served, bundle.since = 0.0, now
         else:
@@ -274,7 +278,7 @@ class SharedLinks:
             return bundle
         bundle.advance(now)
         if now < bundle.flow.produced_at:
-            bundle.cap = bundle.pace
+            bundle.catch_up(now)
             return bundle
         _detach(bundle)
         flow = bundle.flow

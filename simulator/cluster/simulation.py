@@ -98,7 +98,7 @@ class Simulation:
         self.entries: Team[AnyWorker] = Team()
         self.decoders: Team[BatchWorker] = Team()
         router, decode_router = self._routers()
-        self.ways = Ways(deployment.fabric, deployment.transfer)
+        self.ways = Ways(deployment)
         self.handoff = Handoff(
             self.endings,
             self.roster,

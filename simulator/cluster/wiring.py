@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hardware.fabric import Fabric, Path
+from hardware.fabric import Path
 from hardware.rack import Slot
-from simulator.cluster.links import Links, Port
-from simulator.deployment import Deployment, Pool, Transfer
-from simulator.errors import ConfigError
+from simulator.cluster.links import ENDLESS, Links, Port
+from simulator.deployment import Deployment, Pool
+from simulator.errors import ConfigError, InvariantError
 from simulator.latency.base import WorkerSpec
 from simulator.latency.engine import memory_rule
 from simulator.layout import MemoryBudget, plan_memory
+from simulator.wire import End, Wire, wire
 
 
 def worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
@@ -53,17 +54,14 @@ def worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
 class Lanes:
     """A worker's ports of one kind and direction, one per attention-DP rank, taken in turn.
 
-    ``full`` is the bandwidth of one of them in bytes/s.
+    ``full`` is the bandwidth of one of them in bytes/s, and ``bandwidth`` what they carry together,
+    when nothing is wrong with them. Ranks on the NICs of a box have all the same port.
     """
 
     ports: list[Port]
     full: float
+    bandwidth: float
     taken: int = 0
-
-    @property
-    def bandwidth(self) -> float:
-        """Bytes/s over all ranks, when nothing is wrong with them."""
-        return self.full * len(self.ports)
 
     def next(self) -> Port:
         """Return the port of the rank the next request's KV lies on."""
@@ -78,41 +76,57 @@ class Lanes:
 class Route:
     """The way from one prefill to one decode worker.
 
-    A token's KV is ``bytes_per_token`` in ``layers`` equal parts; ``latency_s`` passes beside the
-    time on the wire.
+    A prompt's KV lies in ``layers`` equal parts; ``latency_s`` passes beside the time on the wire,
+    and no transfer goes faster than ``cap`` bytes/s.
     """
 
     egress: Lanes
     ingress: Lanes
     latency_s: float
-    bytes_per_token: float
+    wire: Wire
     layers: int
+    cap: float
 
 
 class Ways:
     """The routes between workers that live, laid when first asked for.
 
-    Pulling asks for the KV first, which costs the path's latency once more.
+    Pulling asks for the KV first, which crosses the path once more.
     """
 
-    def __init__(self, fabric: Fabric, transfer: Transfer) -> None:
-        self._fabric = fabric
-        self._transfer = transfer
+    def __init__(self, deployment: Deployment) -> None:
+        self._fabric = deployment.fabric
+        self._transfer = transfer = deployment.transfer
+        self._layers = deployment.model.layers
+        pools = {pool.role: _pool_end(pool) for pool in deployment.pools}
+        self._wire: Wire | None = None
+        if "prefill" in pools:
+            self._wire = wire(deployment.model, pools["prefill"], pools["decode"], transfer)
         self._ends: dict[int, _End] = {}
         self._shares: dict[str, float] = {}
         self.links: Links
         self.layerwise = transfer.mode == "push_layerwise"
+        self._shared = transfer.nics == "box"
+        self._boxes: dict[tuple[str, int, str], Port] = {}
+        self._taken: dict[tuple[str, int], int] = {}  # GPUs of a box whose worker has others too
         self._paths: dict[tuple[str, str, bool], Path] = {}
 
     def open(self, worker: int, spec: WorkerSpec, slot: Slot) -> None:
-        """Give a worker that starts to serve its ports; idle ones of either kind and direction."""
-        self._ends[worker] = end = _End(spec, slot, _lanes(spec))
+        """Give a worker that starts to serve its ports, of either kind."""
+        lanes = {}
+        if self._wire is not None and spec.role != "mixed":
+            kinds = ("scale_up", "scale_out")
+            lanes = {kind: self._lanes(self._wire, spec, slot, kind) for kind in kinds}
+        self._ends[worker] = end = _End(spec, slot, lanes)
         share = self._shares.get(spec.role, 1.0)
         if share != 1.0:
             self._squeeze(end, share)
 
     def set_share(self, whose: str | int, share: float) -> None:
-        """Let the ports of a pool (of a worker) run at a share of their bandwidth from now on."""
+        """Let the ports of a pool (of a worker) run at a share of their bandwidth from now on.
+
+        A worker on its box's NICs has these in common with its neighbours.
+        """
         if isinstance(whose, int):
             if whose in self._ends:
                 self._squeeze(self._ends[whose], share)
@@ -132,16 +146,62 @@ class Ways:
         here, there = self._ends[source], self._ends[target]
         path = self._path(here, there)
         trips = 2 if self._transfer.mode == "pull" else 1
+        if self._wire is None:
+            raise InvariantError("KV is to be handed over, but there are no pools for it")
         return Route(
             egress=here.lanes[path.kind],
             ingress=there.lanes[path.kind],
-            latency_s=path.latency_s * trips + self._transfer.setup_s,
-            bytes_per_token=here.spec.memory.kv_bytes_per_token,
-            layers=here.spec.model.layers,
+            latency_s=path.latency_s * trips + path.setup_s + self._transfer.setup_s,
+            wire=self._wire,
+            layers=self._layers,
+            cap=self._wire.posted(path.message_s) if self._shared else ENDLESS,
         )
 
+    def _lanes(self, wire: Wire, spec: WorkerSpec, slot: Slot, kind: str) -> Lanes:
+        """Return a worker's idle ports of a kind.
+
+        The GPUs of a rank that move a request's KV do so side by side, no faster than those that
+        post its messages can. A box's NICs are one port for all workers that lie in it alone.
+        """
+        fabric, ranks = self._fabric, spec.layout.attention_dp
+        sends = spec.role == "prefill"
+        posted = ENDLESS
+        if sends != wire.pulled:
+            posted = wire.posted(fabric.message_cost(kind))
+        if kind == "scale_out" and self._shared:
+            box, full = self._box(spec, slot, "egress" if sends else "ingress")
+            if box is not None:
+                return Lanes([box], full, min(full, ranks * posted))
+        gpus = wire.senders if sends else wire.receivers
+        width = min(gpus * fabric.reach(spec.gpu, kind), posted)
+        return Lanes([Port(width) for _ in range(ranks)], width, width * ranks)
+
+    def _box(self, spec: WorkerSpec, slot: Slot, way: str) -> tuple[Port | None, float]:
+        """Return the port of a worker's box and its bandwidth, if it lies in one box alone.
+
+        A worker of several boxes uses its own GPUs' NICs, which the last of these boxes then lacks.
+        """
+        gpu, fabric, last = spec.gpu, self._fabric, slot.last_domain
+        size = fabric.domain_size(gpu)
+        place = gpu.name, last
+        if slot.first_domain != last:
+            self._taken[place] = slot.first_gpu + slot.gpus - last * size
+            for each in ("egress", "ingress"):
+                self._boxes.pop((*place, each), None)
+            return None, 0.0
+        if slot.first_gpu - last * size < self._taken.get(place, 0):
+            del self._taken[place]  # its worker has gone
+        nics = (size - self._taken.get(place, 0)) * fabric.reach(gpu, "scale_out")
+        found = self._boxes.get((*place, way))
+        if found is None:
+            found = self._boxes[*place, way] = Port(nics)
+        return found, nics
+
     def bandwidths(self) -> dict[int, float]:
-        """Return the bytes/s of each worker's widest way to any worker of the other stage."""
+        """Return the bytes/s of each worker's widest way to any worker of the other stage.
+
+        Copies of the same bytes count as one, as they do where bytes sent are counted.
+        """
         crowds = Counter(_Crowd(end.spec.role, end.place) for end in self._ends.values())
         stages = Counter(end.spec.role for end in self._ends.values())
         return {
@@ -149,6 +209,7 @@ class Ways:
                 (lanes.bandwidth for kind, lanes in end.lanes.items() if kind in kinds),
                 default=0.0,
             )
+            / (self._wire.copies if self._wire else 1.0)
             for worker, end in self._ends.items()
             if (kinds := _kinds(end, crowds, stages))
         }
@@ -193,17 +254,5 @@ def _kinds(end: _End, crowds: Mapping[_Crowd, int], stages: Mapping[str, int]) -
     return {kind for kind, count in (("scale_up", near), ("scale_out", far)) if count}
 
 
-def _lanes(spec: WorkerSpec) -> dict[str, Lanes]:
-    """Return a worker's idle ports by link kind.
-
-    The GPUs of a rank that hold distinct KV shards of a request move them side by side.
-    """
-    fabric, inside = spec.fabric, spec.gpu.scale_up.bandwidth
-    if fabric.host_bridge is not None:
-        inside = min(inside, fabric.host_bridge.bandwidth)
-    outside = min(fabric.nic(spec.gpu).bandwidth, fabric.network.bandwidth)
-    ranks, shards = range(spec.layout.attention_dp), spec.memory.kv_shards
-    return {
-        kind: Lanes([Port(bandwidth * shards) for _ in ranks], bandwidth * shards)
-        for kind, bandwidth in (("scale_up", inside), ("scale_out", outside))
-    }
+def _pool_end(pool: Pool) -> End:
+    return End(layout=pool.layout, precision=pool.precision, block_size=pool.batching.block_size)

@@ -1,14 +1,18 @@
-"""What KV hand-over asks of the fabric, per GPU that holds a distinct shard."""
+"""What KV hand-over asks of the fabric, and whether the fabric carries it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import polars as pl
 
 from simulator.explore.space import Lengths, Platform
+from simulator.layout import Layout
+from simulator.wire import End, Wire, wire
 
-
-def kv_bytes_per_token(platform: Platform) -> float:
-    """Return the bytes one token's KV weighs in a transfer, each distinct shard once."""
-    model = platform.model
-    return model.kv_bytes_per_token(platform.precision.kv_bytes) + model.index_bytes_per_token
+DEGREES = ("tp", "pp", "attention_dp")
+LAYOUTS = tuple(f"{pool}_{degree}" for pool in ("prefill", "decode") for degree in DEGREES)
+KINDS = ("scale_up", "scale_out")
 
 
 def with_bandwidth(
@@ -16,30 +20,34 @@ def with_bandwidth(
 ) -> pl.DataFrame:
     """Return disaggregated deployments with the KV bandwidth they need, in bytes/s per GPU.
 
-    Per worker, requests/s × ISL × bytes per token, over the GPUs that hold distinct shards
-    (arXiv 2506.05508, KV transfer): ``kv_egress`` of prefill with its prompts in flight over one
-    TTFT, ``kv_ingress`` of decode with its batch over TPOT × OSL. ``kv_covered`` tells whether
-    the narrower of the two GPUs' ports carries both: network ports, or scale-up ports of
-    deployments that fit into one domain. A worker's ports serve one transfer after the other
-    (``transfer.sharing=fifo``), each as wide as the smaller of its two ends.
+    Per worker, requests/s × the mean bytes a request holds (:class:`simulator.wire.Wire`), over the
+    GPUs that hold distinct shards (arXiv 2506.05508, KV transfer): ``kv_egress`` of prefill with
+    its prompts in flight over one TTFT, ``kv_ingress`` of decode with its batch over TPOT × OSL.
+    ``kv_covered`` tells whether a worker's ports carry that in steady state, on either side:
+    all that crosses the wire, copies included, at what ports reach and messages cost there; inside
+    a domain where the whole deployment fits into one, else over the network.
     """
-    ports = [platform.fabric.nic(platform.gpu).bandwidth for platform in platforms]
-    network = min(*ports, *(platform.fabric.network.bandwidth for platform in platforms))
-    inside = pl.col("gpus") <= _shared_domain(platforms)
-    port = pl.when(inside).then(_scale_up(platforms[0])).otherwise(network)
-    request = lengths.mean_isl * kv_bytes_per_token(platforms[0])
-    egress = pl.col("prefill_batch") * request / pl.col("ttft_s") / pl.col("prefill_kv_gpus")
-    ingress = (
-        pl.col("decode_batch")
-        * request
-        / (pl.col("tpot_s") * lengths.mean_osl)
-        / pl.col("decode_kv_gpus")
+    if not len(deployments):
+        return deployments.with_columns(
+            pl.lit(None, pl.Float64).alias("kv_egress"),
+            pl.lit(None, pl.Float64).alias("kv_ingress"),
+            pl.lit(None, pl.Boolean).alias("kv_covered"),
+        )
+    pairs = deployments.select(LAYOUTS).unique(maintain_order=True)
+    ways = pl.DataFrame([*_ways(pairs, platforms, lengths)])
+    known = deployments.join(ways, on=LAYOUTS, how="left", maintain_order="left")
+    kind = pl.when(pl.col("gpus") <= _shared_domain(platforms))
+    egress = pl.col("prefill_batch") / pl.col("ttft_s")
+    ingress = pl.col("decode_batch") / (pl.col("tpot_s") * lengths.mean_osl)
+    needed = known.with_columns(
+        (egress * pl.col("payload") / pl.col("prefill_kv_gpus")).alias("kv_egress"),
+        (ingress * pl.col("payload") / pl.col("decode_kv_gpus")).alias("kv_ingress"),
+        (
+            (egress <= kind.then("prefill_scale_up").otherwise("prefill_scale_out"))
+            & (ingress <= kind.then("decode_scale_up").otherwise("decode_scale_out"))
+        ).alias("kv_covered"),
     )
-    needed = deployments.with_columns(egress.alias("kv_egress"), ingress.alias("kv_ingress"))
-    ends = pl.col("prefill_kv_gpus"), pl.col("decode_kv_gpus")
-    one_transfer = port * pl.min_horizontal(*ends)
-    most = pl.max_horizontal(pl.col("kv_egress") * ends[0], pl.col("kv_ingress") * ends[1])
-    return needed.with_columns((most <= one_transfer).alias("kv_covered"))
+    return needed.drop([name for name in ways.columns if name not in LAYOUTS])
 
 
 def carried(deployments: pl.DataFrame) -> pl.DataFrame:
@@ -47,15 +55,58 @@ def carried(deployments: pl.DataFrame) -> pl.DataFrame:
     return deployments.filter("kv_covered")
 
 
+def _ways(
+    pairs: pl.DataFrame, platforms: tuple[Platform, Platform], lengths: Lengths
+) -> Iterator[dict[str, Any]]:
+    """Yield, per pair of layouts, a request's mean bytes and the requests/s a worker's ports carry.
+
+    Bytes depend on a request's prompt alone, so they are summed once for all layouts.
+    """
+    prompts = Counter(lengths.isl)
+    mean: dict[str, float] = {}
+    for row in pairs.iter_rows(named=True):
+        source, target = _end(row, "prefill", platforms[0]), _end(row, "decode", platforms[1])
+        between = wire(platforms[0].model, source, target, platforms[0].transfer)
+        mean = mean or _mean(between, prompts)
+        crossing = between.crossing(mean["tokens"], mean["in_window"])
+        carried = {
+            f"{pool}_{kind}": _width(between, pool, kind, platform)
+            * row[f"{pool}_attention_dp"]
+            / crossing
+            for pool, platform in zip(("prefill", "decode"), platforms, strict=True)
+            for kind in KINDS
+        }
+        yield {**row, "payload": mean["payload"], **carried}
+
+
+def _mean(between: Wire, prompts: Counter[int]) -> dict[str, float]:
+    """Return means over requests: tokens in whole blocks, those in the window, and bytes held."""
+    window, requests = between.held.window, prompts.total()
+    whole = [(between.whole(tokens), count) for tokens, count in prompts.items()]
+    return {
+        "tokens": sum(tokens * count for tokens, count in whole) / requests,
+        "in_window": sum(min(tokens, window) * count for tokens, count in whole) / requests,
+        "payload": sum(between.held.bytes(tokens) * count for tokens, count in whole) / requests,
+    }
+
+
+def _end(row: dict[str, Any], pool: str, platform: Platform) -> End:
+    layout = Layout(**{degree: row[f"{pool}_{degree}"] for degree in DEGREES})
+    return End(layout=layout, precision=platform.precision, block_size=platform.block_size)
+
+
+def _width(between: Wire, pool: str, kind: str, platform: Platform) -> float:
+    """Return the bytes/s that one attention rank's ports carry."""
+    sends = pool == "prefill"
+    gpus = between.senders if sends else between.receivers
+    reached = gpus * platform.fabric.reach(platform.gpu, kind)
+    if sends == between.pulled:
+        return reached
+    return min(reached, between.posted(platform.fabric.message_cost(kind)))
+
+
 def _shared_domain(platforms: tuple[Platform, Platform]) -> int:
     """Return the GPUs of a scale-up domain that can hold both pools, 0 if none can."""
     prefill, decode = platforms
     alike = (prefill.gpu, prefill.fabric) == (decode.gpu, decode.fabric)
     return prefill.fabric.domain_size(prefill.gpu) if alike else 0
-
-
-def _scale_up(platform: Platform) -> float:
-    """Return the bytes/s of one GPU's port inside a domain."""
-    bridge = platform.fabric.host_bridge
-    link = platform.gpu.scale_up.bandwidth
-    return link if bridge is None else min(link, bridge.bandwidth)

@@ -8,6 +8,7 @@ import polars as pl
 from simulator.explore.advice import Limits
 from simulator.explore.exploration import Explored
 from simulator.explore.export import experiment, merged
+from simulator.explore.space import TRANSFER_MODE
 
 Settings = Mapping[str, Any]
 Simulate = Callable[[Settings], Mapping[str, Any]]
@@ -81,7 +82,7 @@ def _survives(
                 for name in ("input_lengths", "output_lengths")
             },
         }
-        changed = merged(settings, {**changes, "transfer": {"mode": "push_layerwise"}})
+        changed = merged(settings, {**changes, "transfer": {"mode": TRANSFER_MODE}})
         pools = {**changed["pools"], "mixed": None}
         summary = simulate({**changed, "pools": pools, "workload": workload})
         cell |= {f"{name}_p99_s": summary[f"{name}_s"]["p99"] for name in ("ttft", "tpot")}

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from simulator.explore.space import Lengths, Platform
+from simulator.explore.space import TRANSFER_MODE, Lengths, Platform
 from simulator.latency.speculative import Speculative
 
 Row = Mapping[str, Any]
@@ -60,7 +60,7 @@ def experiment_text(
 ) -> str:
     """Return an experiment file: choose it with ``--config-dir DIR experiment=NAME``."""
     cluster = "disaggregated" if row["kind"] == "disaggregated" else "colocated"
-    chosen = {"cluster": cluster, "transfer": "push_layerwise", "workload": "constant"}
+    chosen = {"cluster": cluster, "transfer": TRANSFER_MODE, "workload": "constant"}
     settings = merged(surroundings.changes, experiment(row, platforms, lengths))
     for role, pool in settings["pools"].items():
         gpu = surroundings.gpus.get("decode" if role == "mixed" else role)
@@ -99,7 +99,7 @@ def overrides(row: Row, platforms: Platforms, lengths: Lengths) -> list[str]:
     pools = "disaggregated" if row["kind"] == "disaggregated" else "colocated"
     settings = experiment(row, platforms, lengths)
     rest = [f"{key}={value}" for key, value in _flat(settings)]
-    return [f"cluster={pools}", "transfer=push_layerwise", "workload=constant", *rest]
+    return [f"cluster={pools}", f"transfer={TRANSFER_MODE}", "workload=constant", *rest]
 
 
 def aiconfigurator(deployments: pl.DataFrame, lengths: Lengths) -> pl.DataFrame:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
+from simulator.deployment import Transfer
 from simulator.errors import ConfigError, LayoutError
 from simulator.explore.degrees import Degrees
 from simulator.latency.roofline import Roofline
@@ -27,6 +28,8 @@ CHUNKS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 LONGEST_GAP = 5.0
 """TPOTs between two tokens at most: Sarathi-Serve's strict target is five times an undisturbed
 decode iteration (arXiv 2403.02310, section 5)."""
+TRANSFER_MODE = "push_layerwise"
+"""How deployments that are looked at hand KV over."""
 STRATA = 64
 """Groups of like prompts whose seconds stand for those of a whole sample."""
 STEP = 1.02
@@ -199,7 +202,10 @@ def _weighted(values: Floats, weights: Floats) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """One kind of GPU on its fabric, and how the model is stored and costed there."""
+    """One kind of GPU on its fabric, how the model is stored and costed there, and KV handed over.
+
+    Hand-overs are layer-wise: exported deployments say the same.
+    """
 
     model: Model
     gpu: GPU
@@ -208,6 +214,7 @@ class Platform:
     latency: Roofline = field(default_factory=Roofline)
     memory_utilization: float = 0.9
     block_size: int = 16
+    transfer: Transfer = field(default_factory=lambda: Transfer(mode=TRANSFER_MODE))
 
     @property
     def drafts(self) -> int:

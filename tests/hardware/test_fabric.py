@@ -107,7 +107,8 @@ def test_path_is_symmetric_and_as_wide_as_its_narrowest_hop(sizes: list[int], do
     assert there.latency_s == pytest.approx(back.latency_s)
     assert there.hops == back.hops[::-1]
     assert there.bandwidth == min(hop.bandwidth for hop in there.hops)
-    assert there.latency_s >= sum(hop.latency_s for hop in there.hops)
+    assert there.latency_s == pytest.approx(sum(hop.latency_s for hop in there.hops))
+    assert there.setup_s == back.setup_s
 
 
 def test_neighbours_use_scale_up_and_others_the_network() -> None:
@@ -116,9 +117,24 @@ def test_neighbours_use_scale_up_and_others_the_network() -> None:
     first, second, third = wiring.place([4, 4, 4], card)
     near, far = wiring.path(first, second, card, card), wiring.path(first, third, card, card)
     assert (near.kind, near.bandwidth, len(near.hops)) == ("scale_up", 4.5e11, 2)
-    assert near.latency_s == pytest.approx(1e-5 + 2e-6)
+    assert (near.latency_s, near.setup_s) == (pytest.approx(2e-6), 1e-5)
     assert (far.kind, far.bandwidth, len(far.hops)) == ("scale_out", 5e10, 3)
-    assert far.latency_s == pytest.approx(4.5e-4 + 5e-6)
+    assert (far.latency_s, far.setup_s) == (pytest.approx(5e-6), 4.5e-4)
+
+
+def test_messages_and_efficiency_are_those_of_the_kind_of_way() -> None:
+    """Inside a domain and over the network, ports reach and messages cost what the fabric says."""
+    wiring = fabric(
+        efficiency=0.5, message_s=1e-6, scale_up_efficiency=0.8, scale_up_message_s=2e-6
+    )
+    card = gpu()
+    first, second, third = wiring.place([4, 4, 4], card)
+    near, far = wiring.path(first, second, card, card), wiring.path(first, third, card, card)
+    assert (near.bandwidth, near.message_s) == (0.8 * 4.5e11, 2e-6)
+    assert (far.bandwidth, far.message_s) == (0.5 * 5e10, 1e-6)
+    for path in (near, far):
+        assert wiring.reach(card, path.kind) == path.bandwidth
+        assert wiring.message_cost(path.kind) == path.message_s
 
 
 def test_a_worker_across_domains_is_reached_over_the_network() -> None:
@@ -149,7 +165,7 @@ def test_pcie_box_joins_cards_through_the_host(name: str) -> None:
     first, second, third = box.place([4, 4, 1], card)
     near = box.path(first, second, card, card)
     assert (near.kind, len(near.hops)) == ("scale_up", 3)
-    assert near.bandwidth == card.scale_up.bandwidth
+    assert near.bandwidth == card.scale_up.bandwidth * box.scale_up_efficiency
     assert box.path(first, third, card, card).kind == "scale_out"
 
 
@@ -161,7 +177,9 @@ def test_shipped_network_is_never_the_narrowest_hop(path: Path) -> None:
         card = shipped("hardware", file.stem)
         near = Slot(first_gpu=0, gpus=1, first_domain=0, last_domain=0)
         far = Slot(first_gpu=900, gpus=1, first_domain=9, last_domain=9)
-        assert wiring.path(near, far, card, card).bandwidth == card.nic.bandwidth
+        assert (
+            wiring.path(near, far, card, card).bandwidth == wiring.efficiency * card.nic.bandwidth
+        )
 
 
 @pytest.mark.parametrize(
@@ -185,6 +203,9 @@ def test_fabric_that_cannot_join_a_gpu_is_refused(wiring: str, card: str, words:
         ({"nics_per_gpu": 0.0}, "nics_per_gpu.*> 0 NICs but got 0.0"),
         ({"setup_s": -1.0}, "setup_s.*≥ 0 s but got -1.0"),
         ({"scale_up_setup_s": float("nan")}, "scale_up_setup_s.*but got nan"),
+        ({"message_s": -1.0}, "message_s.*≥ 0 s but got -1.0"),
+        ({"efficiency": 0.0}, "efficiency.*> 0 of line rate but got 0.0"),
+        ({"scale_up_efficiency": 1.2}, "scale_up_efficiency must be at most 1 .* but got 1.2"),
     ],
 )
 def test_impossible_fabric_is_refused(changes: dict[str, Any], words: str) -> None:

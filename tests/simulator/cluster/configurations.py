@@ -38,6 +38,24 @@ SPARSE = Model(
 )
 
 
+MODELS = (
+    *(DENSE, SPARSE) * 3,
+    replace(DENSE, name="windowed", window=20, full_attention_layers=1),
+    replace(DENSE, name="windows apart", window=20, full_attention_layers=2, window_kv_heads=8),
+    replace(
+        DENSE,
+        name="linear",
+        full_attention_layers=1,
+        linear_key_heads=8,
+        linear_value_heads=8,
+        linear_head_dim=16,
+        linear_conv=4,
+    ),
+    replace(SPARSE, name="indexed", index_top_k=64, index_heads=2, index_head_dim=60),
+    replace(SPARSE, name="latent", attention="mla", kv_lora=96, rope_dim=32, nope_dim=64, v_dim=64),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Terms:
     """A step's seconds with a term of its own for everything that a step is told.
@@ -133,7 +151,7 @@ def draw(seed: int) -> Drawn:
 
 
 def _deployment(rng: Random, *, grid: bool) -> Deployment:
-    model = rng.choice([DENSE, SPARSE])
+    model = rng.choice(MODELS)
     gpu, fabric = _hardware(rng, grid=grid)
     roles = rng.choice([("prefill", "decode")] * 3 + [("mixed",), ("prefill", "decode", "mixed")])
     sharing = "fifo" if grid else rng.choice(["fifo", "processor_sharing", "max_min"])
@@ -149,6 +167,9 @@ def _deployment(rng: Random, *, grid: bool) -> Deployment:
         transfer=Transfer(
             mode=rng.choice(["pull", "push", "push_layerwise"]),
             sharing=sharing,
+            messages=rng.choice(["block_layer", "block", "request"]),
+            replicas=rng.choice(["each", "each", "once"]),
+            nics=rng.choice(["own", "own", "box"]),
             setup_s=rng.choice([0.0, 0.0, 0.25 if grid else rng.uniform(0.0, 0.3)]),
         ),
         first_token=rng.choice(["prefill", "decode"]),
@@ -185,6 +206,10 @@ def _hardware(rng: Random, *, grid: bool) -> tuple[GPU, Fabric]:
         host_bridge=link("bridge", 2e6) if bridged else None,
         setup_s=rng.choice([0.0, 0.25 if grid else rng.uniform(0.0, 0.1)]),
         scale_up_setup_s=rng.choice([0.0, 0.25 if grid else rng.uniform(0.0, 0.1)]),
+        efficiency=rng.choice([1.0, 0.75]),
+        scale_up_efficiency=rng.choice([1.0, 0.75]),
+        message_s=0.0 if grid else rng.choice([0.0, rng.uniform(0.0, 0.003)]),
+        scale_up_message_s=0.0 if grid else rng.choice([0.0, rng.uniform(0.0, 0.003)]),
     )
     domain = 1 if bridged else 8
     return replace(A_GPU, scale_up=inside, nic=nic, scale_up_domain=domain), fabric

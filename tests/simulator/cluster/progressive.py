@@ -18,7 +18,8 @@ NEVER = float("inf")
 class Job:
     """One transfer: when it is submitted, between which ports (by number), bytes, production.
 
-    ``produced_in`` seconds after its submission the last ``tail`` bytes come into being.
+    ``produced_in`` seconds after its submission the last ``tail`` bytes come into being. It never
+    goes faster than ``cap``.
     """
 
     at: float
@@ -27,6 +28,7 @@ class Job:
     size: float
     produced_in: float = 0.0
     tail: float = 0.0
+    cap: float = NEVER
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Live:
             job = self.jobs[at]
             produced = now + job.produced_in if job.produced_in else 0.0
             ends = self.sources[job.egress], self.sinks[job.ingress]
-            self.links.submit(Flow(at, *ends, job.size, 0.0, produced, job.tail))
+            self.links.submit(Flow(at, *ends, job.size, 0.0, job.cap, produced, job.tail))
         if self.order:
             self.alarm.set(self.jobs[self.order[0]].at, ARRIVAL)
 
@@ -104,6 +106,11 @@ class _Flow:
     def pace(self) -> float:
         return (self.job.size - self.job.tail) / self.job.produced_in
 
+    def limit(self, now: float) -> float:
+        """Return the most it may have whatever its ports are."""
+        slow = self.producing(now) and self.caught_up
+        return min(self.job.cap, self.pace) if slow else self.job.cap
+
     def backlog(self, now: float) -> float:
         return self.pace * (now - self.begun) - (self.job.size - self.left)
 
@@ -121,8 +128,7 @@ def fill_progressively(flows: list[_Flow], plant: Plant, now: float) -> None:
             for port in (("e", flow.job.egress), ("i", flow.job.ingress)):
                 users[port] = users.get(port, 0) + 1
         step = min(room[port] / count for port, count in users.items())
-        caps = {id(f): f.pace for f in rising if f.producing(now) and f.caught_up}
-        step = min([step, *(caps[id(f)] - f.rate for f in rising if id(f) in caps)])
+        step = min([step, *(flow.limit(now) - flow.rate for flow in rising)])
         for flow in rising:
             flow.rate += step
         full = {p for p, count in users.items() if room[p] - step * count <= 1e-12 * room[p]}
@@ -133,7 +139,7 @@ def fill_progressively(flows: list[_Flow], plant: Plant, now: float) -> None:
             for flow in rising
             if ("e", flow.job.egress) not in full
             and ("i", flow.job.ingress) not in full
-            and flow.rate < caps.get(id(flow), NEVER) * (1 - 1e-12)
+            and flow.rate < flow.limit(now) * (1 - 1e-12)
         ]
 
 
@@ -142,9 +148,8 @@ def split_evenly(flows: list[_Flow], plant: Plant, now: float) -> None:
     for flow in flows:
         out = sum(other.job.egress == flow.job.egress for other in flows)
         into = sum(other.job.ingress == flow.job.ingress for other in flows)
-        flow.rate = min(plant.egress[flow.job.egress] / out, plant.ingress[flow.job.ingress] / into)
-        if flow.producing(now) and flow.caught_up:
-            flow.rate = min(flow.rate, flow.pace)
+        even = min(plant.egress[flow.job.egress] / out, plant.ingress[flow.job.ingress] / into)
+        flow.rate = min(even, flow.limit(now))
 
 
 def shared_ends(plant: Plant, jobs: Sequence[Job], sharing: str) -> list[float]:
@@ -204,7 +209,7 @@ def fifo_times(plant: Plant, jobs: Sequence[Job]) -> tuple[list[float], list[flo
                     continue
                 queue.remove(at)
                 starts[at] = now
-                width = min(plant.egress[job.egress], plant.ingress[job.ingress])
+                width = min(plant.egress[job.egress], plant.ingress[job.ingress], job.cap)
                 ends[at] = now + job.size / width
                 busy.append((ends[at], at))
     return starts, ends
@@ -212,6 +217,6 @@ def fifo_times(plant: Plant, jobs: Sequence[Job]) -> tuple[list[float], list[flo
 
 def _entry(plant: Plant, job: Job) -> float:
     """Return when a job joins the queue: when its burst would not have to wait for its tail."""
-    width = min(plant.egress[job.egress], plant.ingress[job.ingress])
+    width = min(plant.egress[job.egress], plant.ingress[job.ingress], job.cap)
     ready = (job.at + job.produced_in) + job.tail / width - job.size / width
     return max(job.at, ready) if job.produced_in else job.at

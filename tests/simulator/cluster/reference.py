@@ -17,6 +17,7 @@ from math import ceil, inf, nan
 from typing import Any
 
 import numpy as np
+from copying import Copying, Wire
 
 from simulator.deployment import Deployment, Pool
 from simulator.latency.base import Busiest, WorkerSpec
@@ -392,14 +393,6 @@ class Batch(Site):
 
 
 @dataclass(eq=False)
-class Wire:
-    """One port in one direction."""
-
-    bandwidth: float
-    busy: bool = False
-
-
-@dataclass(eq=False)
 class Flow:
     """A request's KV under way."""
 
@@ -407,6 +400,7 @@ class Flow:
     wires: tuple[Wire, Wire]
     left: float
     latency: float
+    most: float  # bytes/s that its messages allow
     due: float  # when its last layer is computed
     tail: float  # bytes of that layer
     began: float = 0.0
@@ -418,7 +412,7 @@ class Flow:
     @property
     def narrow(self) -> float:
         """The most bytes/s its ports let it have."""
-        return min(wire.bandwidth for wire in self.wires)
+        return min(self.most, *(wire.bandwidth for wire in self.wires))
 
 
 class World:
@@ -469,9 +463,11 @@ class World:
                     team.append(site)
                     self.sites.append(site)
         self.block_seconds = [0.0] * len(self.sites)
-        self.wires = {site: wires(self.deployment, site) for site in self.sites}
         self.turns: dict[tuple[Site, str, str], int] = {}
         self.slots = places(self.deployment, self.sites)
+        if self.decoders:
+            self.copying = Copying(self.deployment)
+            self.wires = self.copying.wires(self.slots)
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -618,13 +614,15 @@ class World:
         path = self.deployment.fabric.path(
             self.slots[source], self.slots[target], gpu(self, source), gpu(self, target)
         )
-        size = job.prompt * source.plan.kv_bytes_per_token
+        size = self.copying.crossing(job.prompt)
         trips = 2 if self.deployment.transfer.mode == "pull" else 1
-        latency = path.latency_s * trips + self.deployment.transfer.setup_s
+        latency = path.latency_s * trips + path.setup_s + self.deployment.transfer.setup_s
+        boxed = self.deployment.transfer.nics == "box"
+        most = self.copying.posted(path.kind) if boxed else inf
         ends = (self.port(source, path.kind, "out"), self.port(target, path.kind, "in"))
         due = job.moments.get("due", 0.0) if not job.tokens else 0.0
         tail = size / self.deployment.model.layers if due else 0.0
-        flow = Flow(job, ends, size, latency, due, tail)
+        flow = Flow(job, ends, size, latency, most, due, tail)
         if self.deployment.transfer.sharing == "fifo":
             ready = due + tail / flow.narrow - size / flow.narrow  # one burst ends with its tail
             if due > self.now and ready > self.now:
@@ -681,7 +679,7 @@ class World:
             source, target = job.prefill, job.decode
             assert source is not None
             assert isinstance(target, Batch)
-            size = job.prompt * source.plan.kv_bytes_per_token
+            size = self.copying.payload(job.prompt)
             source.sent += size
             target.received += size
             job.moments["transfer_end_s"] = job.moments["decode_queue_enter_s"] = self.now
@@ -700,7 +698,8 @@ class World:
 
     def share(self) -> None:
         """Give every flow its rate, and see who now falls behind its prefill."""
-        self.apportion({f: f.pace for f in self.flows if f.due > self.now and f.keeps_up})
+        paces = {f: f.pace for f in self.flows if f.due > self.now and f.keeps_up}
+        self.apportion({f: min(f.most, paces.get(f, inf)) for f in self.flows})
         for flow in self.flows:
             if flow.due > self.now and flow.keeps_up and flow.rate < flow.pace * (1 - 1e-12):
                 flow.keeps_up, flow.there = False, 0.0
@@ -883,20 +882,6 @@ def places(deployment: Deployment, sites: "list[Prefill | Batch]") -> dict[Site,
     return found
 
 
-def wires(deployment: Deployment, site: Site) -> dict[tuple[str, str], list[Wire]]:
-    """Return a worker's ports by kind of link and direction, one for each attention rank."""
-    fabric, chip = deployment.fabric, site.pool.gpu or deployment.gpu
-    inside = [chip.scale_up.bandwidth]
-    inside += [fabric.host_bridge.bandwidth] if fabric.host_bridge else []
-    outside = [chip.nic.bandwidth * fabric.nics_per_gpu, fabric.network.bandwidth]
-    shards, ranks = site.plan.kv_shards, site.pool.layout.attention_dp
-    return {
-        (kind, way): [Wire(min(bandwidths) * shards) for _ in range(ranks)]
-        for kind, bandwidths in (("scale_up", inside), ("scale_out", outside))
-        for way in ("out", "in")
-    }
-
-
 def histogram_fits(gaps: list[float], edges: np.ndarray, counts: np.ndarray) -> bool:
     """Tell whether ``counts`` over ``edges`` are those of ``gaps``, give or take rounding."""
     if counts.sum() != len(gaps):
@@ -926,5 +911,13 @@ def port_bandwidth(world: World, site: Site) -> float:
         for a, b in pairs
     }
     way = "out" if site.pool.role == "prefill" else "in"
-    totals = [sum(wire.bandwidth for wire in world.wires[site][kind, way]) for kind in kinds]
-    return max(totals, default=0.0)
+    totals = []
+    for kind in kinds:
+        ports = world.wires[site][kind, way]
+        total = sum(wire.bandwidth for wire in set(ports))
+        if world.deployment.transfer.nics == "box" and (
+            (way == "in") == (world.deployment.transfer.mode == "pull")
+        ):
+            total = min(total, world.copying.posted(kind) * site.pool.layout.attention_dp)
+        totals.append(total)
+    return max(totals, default=0.0) / (world.copying.copies() if kinds else 1.0)

@@ -109,14 +109,17 @@ def test_layerwise_is_bound_by_the_wire_when_prefill_is_short(sharing: str) -> N
     assert record.requests["transfer_end_s"] < plain.requests["transfer_end_s"]
 
 
-def test_pull_pays_a_round_trip_before_its_first_byte() -> None:
-    """Pulling costs one path latency more than pushing."""
+def test_pull_crosses_the_path_once_more_and_sets_up_once() -> None:
+    """Pulling costs one path latency more than pushing; set-up is paid once either way."""
     ends = {}
+    far = replace(A_FABRIC, setup_s=0.5, network=replace(A_FABRIC.network, latency_s=0.125))
     for mode in ("pull", "push"):
-        deployment = replace(slow_links(1, 1, "fifo", mode), fabric=replace(A_FABRIC, setup_s=0.5))
+        deployment = replace(slow_links(1, 1, "fifo", mode), fabric=far)
         record = run(deployment, traffic([0.0], TOKENS, 2), RunOptions())
-        ends[mode] = record.requests["transfer_end_s"][0]
-    assert ends["pull"] - ends["push"] == pytest.approx(0.5)
+        took = record.requests["transfer_end_s"] - record.requests["prefill_end_s"]
+        ends[mode] = float(took[0])
+    assert ends["push"] == pytest.approx(WIRE_S + 0.5 + 0.125)
+    assert ends["pull"] - ends["push"] == pytest.approx(0.125)
 
 
 def test_source_keeps_its_blocks_until_the_transfer_ends() -> None:

@@ -115,7 +115,7 @@ def test_decode_batch_is_processor_sharing() -> None:
 
 def test_links_are_m_d_1_and_processor_sharing() -> None:
     """Equal transfers queue as M/D/1 under FIFO, and sojourn S/(1−ρ) where they share a port."""
-    load, tokens = 0.7, 1000
+    load, tokens = 0.7, 1008
     latency = LinearLatency(base=1e-9, per_seq=0, per_context=0, per_token=0, per_pair=0)
     size = tokens * disaggregated().model.kv_bytes_per_token(2.0)
     wire = size / 50e9
@@ -138,7 +138,7 @@ def test_a_shared_port_is_m_g_1_processor_sharing() -> None:
     """With very unequal transfers the mean sojourn is still S/(1−ρ), and each size's its own."""
     load = 0.6
     rng = np.random.default_rng(18)
-    tokens = np.where(rng.random(REQUESTS) < 0.9, 100, 3100).astype(np.int32)
+    tokens = np.where(rng.random(REQUESTS) < 0.9, 96, 3200).astype(np.int32)
     latency = LinearLatency(base=1e-9, per_seq=0, per_context=0, per_token=0, per_pair=0)
     wire = tokens * disaggregated().model.kv_bytes_per_token(2.0) / 50e9
     deployment = disaggregated(1, 1, latency=latency, transfer=Transfer(mode="push"))
@@ -146,7 +146,7 @@ def test_a_shared_port_is_m_g_1_processor_sharing() -> None:
     columns = run(deployment, arriving, RunOptions(sample_interval_s=1e-3)).requests
     took = columns["transfer_end_s"] - columns["prefill_end_s"]
     assert_mean(took, wire.mean() / (1 - load))
-    for size in (100, 3100):
+    for size in (96, 3200):
         alike = tokens == size
         assert took[alike].mean() == pytest.approx(wire[alike][0] / (1 - load), rel=0.1)
 

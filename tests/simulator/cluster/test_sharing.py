@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from progressive import Job, Live, Plant, fifo_times, shared_ends
+from progressive import NEVER, Job, Live, Plant, fifo_times, shared_ends
 
 from simulator.cluster.sharing import Bundle, Production
 
@@ -19,8 +19,8 @@ def cases(draw: Any, *, layerwise: bool = True) -> tuple[Plant, list[Job]]:
     plant = Plant(draw(widths), draw(widths))
     produced = st.sampled_from([0.0, 0.0, 0.5, 2.0] if layerwise else [0.0])
     job = st.builds(
-        lambda at, out, into, size, produced, tail: Job(
-            at * 0.25, out, into, size, produced, size * tail
+        lambda at, out, into, size, produced, tail, cap: Job(
+            at * 0.25, out, into, size, produced, size * tail, cap
         ),
         st.integers(0, 24),
         st.integers(0, len(plant.egress) - 1),
@@ -28,6 +28,7 @@ def cases(draw: Any, *, layerwise: bool = True) -> tuple[Plant, list[Job]]:
         st.sampled_from([0.25, 1.0, 1.0, 2.5, 7.3]),
         produced,
         st.sampled_from([0.0, 0.1, 1.0]),
+        st.sampled_from([NEVER, NEVER, 0.3, 1.5]),
     )
     return plant, draw(st.lists(job, min_size=1, max_size=24))
 
@@ -77,7 +78,7 @@ def _check_fairness(live: Live) -> None:
         if used >= port.bandwidth * (1 - 1e-12):
             full.add(port)
     for bundle in {bundle for port in ports for bundle in port.bundles}:
-        if isinstance(bundle, Production) and bundle.rate == bundle.cap:
+        if bundle.rate == bundle.cap:
             continue
         assert any(
             port in full and bundle.rate >= max(rate for rate, _ in rates[port]) * (1 - 1e-12)

@@ -62,7 +62,7 @@ def test_pipeline_serves_prompts_at_its_stage_pace() -> None:
 
 def test_decode_joins_at_the_next_iteration() -> None:
     """A request whose KV arrives during an iteration starts with the next one."""
-    deployment = disaggregated(1, 1, latency=FLAT, transfer=Transfer(mode="push"))
+    deployment = disaggregated(2, 1, latency=FLAT, transfer=Transfer(mode="push"))
     columns = run(deployment, traffic([0.0, 0.05], 10, [5, 3]), RunOptions()).requests
     first, second = columns["decode_join_s"]
     assert second - first == pytest.approx(0.1)

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from simulator.cluster.simulation import RunOptions, Traffic, run
-from simulator.deployment import Batching, Deployment, Pool
+from simulator.deployment import Batching, Deployment, Pool, Transfer
 from simulator.explore.evaluate import collect, colocated_points, decode_points, prefill_points
 from simulator.explore.match import disaggregated
 from simulator.explore.space import Lengths, Platform, Space
@@ -21,6 +21,7 @@ LENGTHS = Lengths.constant(1000, 64)
 SEATS, PROMPTS = 48, 2
 RULE = Balanced(tolerance=0.2)
 """Few workers will do: one more of a pool makes the other the bottleneck anyway."""
+LINKS_TO_SPARE = Transfer(messages="request")
 STEPS = 400
 """Steps of each prefill worker: their ends coincide, so fewer would blur the rate."""
 
@@ -98,6 +99,7 @@ def deployed(platform: Platform, pools: tuple[Pool, ...]) -> Deployment:
         fabric=platform.fabric,
         latency=platform.latency,
         pools=pools,
+        transfer=LINKS_TO_SPARE,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.deployment import Transfer
 from simulator.errors import ConfigError
 from simulator.explore.bandwidth import with_bandwidth
 from simulator.explore.evaluate import collect, decode_points, prefill_points
@@ -157,10 +158,27 @@ def test_kv_bandwidth_is_what_requests_carry(
     assert frame["kv_egress"][0] == pytest.approx(egress[0])
     ingress = decode["batch"] * prompt / (decode["tpot_s"] * 2048) / decode["kv_gpus"]
     assert frame["kv_ingress"].to_list() == pytest.approx(ingress.to_list())
-    assert frame["kv_covered"].all()
+    free = tuple(replace(each, transfer=Transfer(messages="request")) for each in both)
+    assert with_bandwidth(frame, free, LONG)["kv_covered"].all()
+    assert 0.9 < frame["kv_covered"].mean() < 1  # posting small messages is what some cannot
     slow = replace(experts.fabric, network=replace(experts.fabric.network, bandwidth=1e6))
     starved = (experts, replace(experts, fabric=slow))
     assert not with_bandwidth(frame, starved, LONG)["kv_covered"].any()
+
+
+def test_a_worker_carries_what_its_ports_reach_and_post(dense: Platform) -> None:
+    """Just below a port's width the KV is carried, just above it is not, as in a simulation."""
+    platform = replace(dense, fabric=replace(dense.fabric, domain_gpus=1))
+    prompt = 1008 * platform.model.kv_bytes_per_token(2.0)  # 1,000 tokens in blocks of 16
+    posted = 65536 / platform.fabric.message_s  # 16 tokens of a layer, pushed by one GPU
+    most = min(posted, platform.fabric.efficiency * platform.gpu.nic.bandwidth) / prompt
+    worker = {"tp": 1, "pp": 1, "attention_dp": 1, "kv_gpus": 1, "batch": 1}
+    pools = {f"{pool}_{key}": worker[key] for pool in ("prefill", "decode") for key in worker}
+    shares = (0.999, 1.001)
+    rows = [{**pools, "gpus": 2, "tpot_s": 1.0, "ttft_s": 1 / (s * most)} for s in shares]
+    found = with_bandwidth(pl.DataFrame(rows), (platform, platform), Lengths.constant(1000, 64))
+    assert found["kv_covered"].to_list() == [True, False]
+    assert found["kv_egress"].to_list() == pytest.approx([s * most * prompt for s in shares])
 
 
 def test_limits_bind(experts: Platform, points: tuple[pl.DataFrame, pl.DataFrame]) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.cluster.simulation import RunOptions, Traffic, run
-from simulator.deployment import Batching, Deployment, Pool
+from simulator.deployment import Batching, Deployment, Pool, Transfer
 from simulator.explore.evaluate import (
     chunk_sizes,
     collect,
@@ -103,6 +103,7 @@ def simulated(platform: Platform, pools: tuple[Pool, ...], times: int) -> RunRec
         fabric=platform.fabric,
         latency=platform.latency,
         pools=pools,
+        transfer=Transfer(messages="request"),  # links to spare
     )
     traffic = Traffic(
         arrival_s=np.zeros(len(order)),
