@@ -109,10 +109,13 @@ def test_fractions_of_whole_milliseconds_are_asked_about(
 
 
 def test_fractions_of_milliseconds_that_cannot_be_seconds_are_read(tmp_path: Path) -> None:
-    """At a request every few hundred units the format's own unit is the likely one."""
+    """At a request every few seconds the own unit is the likely one; nearer, it is told."""
+    trace = read_trace(jsonl(tmp_path, *stamped(0, 15_400.5, 31_300.25)))
+    assert arrivals(trace) == [0.0, 15.4005, 31.30025]
+    assert trace.meta.warnings == ()
     trace = read_trace(jsonl(tmp_path, *stamped(0, 400.5, 1300.25)))
     assert arrivals(trace) == [0.0, 0.4005, 1.30025]
-    assert trace.meta.warnings == ()
+    assert "workload.time_unit=s, us or ns" in trace.meta.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -395,6 +398,7 @@ def test_hashes_are_numbered_by_appearance(tmp_path: Path, kind: str) -> None:
         None,
         [{"first": 0, "n": 1}, {"first": 3, "n": 1}],
     ]
+    assert counts(trace, "hashes_numbered") == {"distinct": 4}
 
 
 def test_hashes_late_in_the_file_number_the_whole(

@@ -21,6 +21,7 @@ class Counters:
     """Takes ids of 0 to 2^32 - 1 as they stand."""
 
     dtype = pl.List(pl.Float64)
+    distinct = 0
 
     def numbered(self, flat: pl.Series, owner: np.ndarray[Any, Any], where: Where) -> pl.Series:
         """Return ``flat`` as UInt32; raise :class:`HashesError` where an id is none of those."""
@@ -44,6 +45,11 @@ class Hashes:
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
+
+    @property
+    def distinct(self) -> int:
+        """How many hashes there have been so far."""
+        return len(self._known)
 
     def numbered(self, flat: pl.Series, owner: np.ndarray[Any, Any], where: Where) -> pl.Series:
         """Return the numbers of ``flat`` as UInt32."""

@@ -29,7 +29,7 @@ from workloads.readers.objects import (
 )
 from workloads.readers.source import Lines, read_head, sha256
 from workloads.readers.times import OFFSET, Clock, Times, resolution
-from workloads.trace import Trace
+from workloads.trace import Trace, Transform
 from workloads.where import Where
 
 BLOCK_SIZE = 512
@@ -103,10 +103,16 @@ class _File:
             frame=frame.drop("time").with_columns(times.ns.alias("time_ns")),
             first_row=1,
             utc_offset=times.utc_offset,
-            transforms=tuple(ignored(self.further)),
+            transforms=(*ignored(self.further), *self._numbered()),
             about=about | (blocks if has_blocks else {}),
         )
         return clean(raw, policy)
+
+    def _numbered(self) -> list[Transform]:
+        """Return the account of hashes that became numbers, if there were any."""
+        distinct = self.numbering.distinct
+        counts: dict[str, int | float | str] = {"distinct": distinct}
+        return [Transform(name="hashes_numbered", counts=counts)] if distinct else []
 
     def _look_at_times(self, row: dict[str, Any] | None) -> None:
         stamp = (row or {}).get("timestamp")

@@ -43,6 +43,9 @@ FRACTIONS_GAP_S = 0.1
 """Fractions of a unit that is counted in whole numbers, at over 10 requests/s on average: as
 likely seconds, at one request in up to 100 s."""
 
+DOUBTED_GAP_S = 10.0
+"""Fractions at up to this mean gap are read but doubted: seconds would be a request in 3 hours."""
+
 OFFSET = re.compile(r"\d\s*(?:[Zz]|UTC|[+-]\d\d(?::?\d\d)?)\s*$")
 """What ends a time of day that bears an offset from UTC."""
 
@@ -102,9 +105,11 @@ class Clock:
         if self.native is None:
             span.refuse_unknown()
         gap_s = span.mean_gap * UNITS[self.native] / 1e9
-        if self.whole and 0 < gap_s < FRACTIONS_GAP_S and (found := span.fraction()) is not None:
+        found = span.fraction() if self.whole and 0 < gap_s < DOUBTED_GAP_S else None
+        if found is not None and gap_s < FRACTIONS_GAP_S:
             span.refuse_fraction(found, self.native)
-        doubtful = (self.whole and 0 < gap_s < BUSY_GAP_S) or gap_s > SPARSE_GAP_S
+        busy = self.whole and 0 < gap_s < BUSY_GAP_S
+        doubtful = busy or gap_s > SPARSE_GAP_S or found is not None
         return self.native, (span.told_rate(self.native),) if doubtful else ()
 
     def dates(self, text: pl.Series, where: Where, *, utc_offset: bool) -> pl.Series:
