@@ -67,7 +67,8 @@ def check_keys(
     known = list(known)
     for name in node:
         if name not in known:
-            deeper = [_join(key, each) for each in (*dotted(node), *below)]
+            right = {each: value for each, value in node.items() if each in known}
+            deeper = [_join(key, each) for each in (*dotted(right), *below)]
             text = unknown(_join(key, str(name)), known, deeper)
             raise UnknownSettingError(_join(key, str(name)), str(name), text)
     for name in required:

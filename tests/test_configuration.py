@@ -91,6 +91,9 @@ def test_values_become_what_the_field_says(settings: dict[str, Any], expected: B
     ("settings", "words"),
     [
         ({"cuont": 3}, "board.cuont: no such setting; did you mean count?"),
+        ({"zork": 3, "zorc": 4}, "board.zork: no such setting; known: base, count"),
+        ({"side": 3}, r"board.side: no such setting; did you mean board.base.side\?"),
+        ({"base": {"limit": 3}}, r"board.base.limit: .* did you mean board.limit\?"),
         ({"count": 2.5}, "board.count must be a whole number but got 2.5"),
         ({"count": True}, "board.count must be a whole number but got True"),
         ({"count": "3"}, "board.count must be a whole number but got '3'"),
