@@ -402,6 +402,21 @@ def plan_memory(
 
     """
     budget = budget or MemoryBudget()
+    found = find_memory(model, layout, precision, gpu, budget)
+    if found is None:
+        raise CapacityError(_does_not_fit(model, layout, precision, gpu, budget))
+    return found
+
+
+def find_memory(
+    model: Model, layout: Layout, precision: Precision, gpu: GPU, budget: MemoryBudget
+) -> Memory | None:
+    """Return the same as :func:`plan_memory`, ``None`` where there is no room for one KV block.
+
+    Raises:
+        LayoutError: the layout does not divide the model.
+
+    """
     layout.validate(model)
     stages = _stages(model, layout, precision, budget)
     room = min(stage.tokens(gpu.memory_bytes, budget) for stage in stages)
@@ -409,7 +424,7 @@ def plan_memory(
     if budget.kv_blocks is not None:
         blocks = -(-budget.kv_blocks // layout.attention_dp)
     elif blocks < 1:
-        raise CapacityError(_does_not_fit(model, layout, precision, gpu, budget))
+        return None
     tokens = blocks * budget.block_size
     latent = model.attention == "mla"
     return Memory(
@@ -451,7 +466,13 @@ def _stages(
 def _stage_weights(
     model: Model, layout: Layout, precision: Precision, span: range, rule: MemoryRule
 ) -> float:
-    layers = sum(_layer_weights(model, layout, precision, layer) for layer in span)
+    alike: dict[tuple[bool, bool, bool], list[int]] = {}
+    for layer in span:
+        kind = model.is_moe_layer(layer), model.is_growing_layer(layer), model.is_index_layer(layer)
+        alike.setdefault(kind, []).append(layer)
+    layers = sum(
+        len(each) * _layer_weights(model, layout, precision, each[0]) for each in alike.values()
+    )
     sparse = sum(map(model.is_moe_layer, span)) if precision.weights == "mxfp4" else 0
     if sparse:
         layers += sparse * _padding(model, layout, rule) * precision.weight_bytes

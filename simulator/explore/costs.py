@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import CapacityError
 from simulator.explore.space import Floats, Platform
 from simulator.latency.base import WorkerSpec
 from simulator.latency.engine import memory_rule
 from simulator.latency.passes import Load
 from simulator.latency.speculative import Speculative
 from simulator.latency.step import Step as Pass
-from simulator.layout import Layout, Memory, MemoryBudget, plan_memory
+from simulator.layout import Layout, Memory, MemoryBudget, find_memory
+from simulator.memory import MemoryRule
 
 BLOCK = 4096
 """Points costed at a time: their columns stay in the cache."""
@@ -25,6 +25,10 @@ class Costs:
     platform: Platform
     _passes: dict[tuple[Layout, int], Pass] = field(default_factory=dict)
     _plans: dict[tuple[Layout, str, int, int], Memory | None] = field(default_factory=dict)
+    _rule: MemoryRule = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._rule = memory_rule(self.platform.latency)
 
     def seconds(
         self, layout: Layout, memory: Memory, load: Load, drafts: int | None = None
@@ -62,12 +66,9 @@ class Costs:
             max_num_batched_tokens=tokens,
             max_num_seqs=seqs,
             role=role,
-            rule=memory_rule(platform.latency),
+            rule=self._rule,
         )
-        try:
-            return plan_memory(platform.model, layout, platform.precision, platform.gpu, budget)
-        except CapacityError:
-            return None
+        return find_memory(platform.model, layout, platform.precision, platform.gpu, budget)
 
     def _bound(self, layout: Layout, memory: Memory, drafts: int) -> Pass:
         """Return the pass of a layout's workers; they share the first one's machine."""

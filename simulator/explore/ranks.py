@@ -4,6 +4,7 @@ Seats fall free one by one, and each is given to a prompt at once, on a rank of 
 seldom finds prompts on all ranks, and yet takes as long as the rank that has most of them.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from simulator.latency.passes import Load
 
 MANY = 16
 """Groups from which on their number is not summed up one by one."""
+FAR = 12.0
+"""Standard deviations of a Poisson number above its mean that it does not reach."""
 
 
 class Sizes(NamedTuple):
@@ -61,7 +64,9 @@ def groups_of(size: int, mean: Floats) -> Floats:
     if size == 1:
         return many
     few = np.where(mean < MANY * size, mean, 0.0)
-    chances = [pdtrc(size * group, few) for group in range(4 * MANY)]
+    largest = float(np.max(few, initial=0.0))
+    reached = largest + FAR * (1.0 + math.sqrt(largest))  # beyond, the chances are none
+    chances = [pdtrc(size * group, few) for group in range(min(int(reached / size) + 1, 4 * MANY))]
     return np.where(few > 0.0, np.sum(chances, axis=0), many)
 
 

@@ -110,12 +110,15 @@ def evaluate_starts(
 def evaluate(pools: Mapping[str, Worker], platforms: Platforms, lengths: Lengths) -> pl.DataFrame:
     """Return these pools as one deployment, or an empty frame where a worker's KV does not fit.
 
-    Prompts are computed whole or in the chunks that leave as many in flight, and co-located ones
-    with the token mix, of the highest rate.
+    Prompts are computed whole or in the chunks that leave as many in flight, of the highest rate.
+    So is the token mix of co-located ones, of those whose steps with prompts take no more TPOTs
+    than are allowed (``Space.longest_gap``), or else the one that takes the fewest.
     """
     if "mixed" in pools:
-        points = colocated_points(_space(pools["mixed"], platforms[1], lengths))
-        return colocated(_best(collect(points), pools["mixed"]), platforms[1], lengths)
+        mixed = pools["mixed"]
+        points = collect(colocated_points(_space(mixed, platforms[1], lengths)))
+        best = _best(_steady(_own(points, mixed)), mixed)
+        return colocated(best, platforms[1], lengths)
     prompts, tokens = pools["prefill"], pools["decode"]
     space = replace(_space(prompts, platforms[0], lengths), prompt_batches=(prompts.per_stage,))
     prefill = _best(collect(prefill_points(space)), prompts)
@@ -156,12 +159,26 @@ def _space(worker: Worker, platform: Platform, lengths: Lengths) -> Space:
 
 def _best(points: pl.DataFrame, worker: Worker) -> pl.DataFrame:
     """Return the worker's own point of highest rate, of those of its layout that fit."""
+    own = _own(points, worker)
+    return own.sort("rate", descending=True).head(1) if len(own) else own
+
+
+def _own(points: pl.DataFrame, worker: Worker) -> pl.DataFrame:
+    """Return the points of its layout that have the worker's batch in flight."""
     if not len(points):
         return points
     ranks = worker.layout.attention_dp
     filled = worker.per_stage * worker.layout.pp * ranks
     wanted = pl.col("batch").is_in(sorted({worker.batch * ranks, filled}))
-    return points.filter(wanted).sort("rate", descending=True).head(1)
+    return points.filter(wanted)
+
+
+def _steady(points: pl.DataFrame) -> pl.DataFrame:
+    """Return the co-located points whose gaps are none too long, or that of the shortest."""
+    if not len(points):
+        return points
+    steady = points.filter(pl.col("pace_s") <= pl.col("tpot_s"))
+    return steady if len(steady) else points.sort("gap_s").head(1)
 
 
 def _table(path: Path) -> pl.DataFrame:

@@ -60,6 +60,21 @@ def test_a_colocated_table_is_read_too(dense: Platform, tmp_path: Path) -> None:
     assert table["mixed_tp"].to_list() == [2]
     assert table["mixed_batch"].to_list() == [16]
     assert table["throughput"][0] > 0
+    assert table["gap_s"][0] <= 5.0 * table["tpot_s"][0]
+
+
+def test_experts_may_be_shared_by_gpus(experts: Platform, tmp_path: Path) -> None:
+    """``moe_tp`` GPUs share each expert: as our layout of that ``ep``, in both kinds of tables."""
+    path = write(tmp_path / "t.csv", MIXED_HEAD, "2048,256,400,20,500,2,1,4,2,4,16")
+    (start,) = read_starts(path, experts.model)
+    layout = start.pools["mixed"].layout
+    assert (layout.ep, layout.expert_tp) == (4, 2)
+    table = evaluate_starts([start], (experts, experts), LENGTHS)
+    assert table["mixed_ep"].to_list() == [4]
+    assert table["throughput"][0] > 0
+    uneven = write(tmp_path / "u.csv", MIXED_HEAD, "2048,256,400,20,500,2,1,4,2,3,16")
+    with pytest.raises(ConfigError, match="moe_tp × moe_ep must be tp × dp = 8 GPUs"):
+        read_starts(uneven, experts.model)
 
 
 def test_a_point_that_does_not_fit_is_said_so(dense: Platform, tmp_path: Path) -> None:

@@ -103,6 +103,13 @@ def test_attention_ranks_share_the_batch(
         assert seconds == pytest.approx(expected, rel=1e-9)
 
 
+def test_experts_shared_by_gpus_are_asked_for(workers: dict[str, WorkerSpec]) -> None:
+    """The package is told how many GPUs share an expert, and over how many ranks they lie."""
+    asked = Silicon().query(workers["shared"])
+    names = ("tp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size")
+    assert [asked[name] for name in names] == [2, 4, 2, 4]
+
+
 def test_noisy_measurements_never_fall(
     workers: dict[str, WorkerSpec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
