@@ -71,7 +71,8 @@ class RunOptions:
     """How to run: ``seed`` of the routing stream, gauge interval and end in seconds.
 
     What is due after ``until_s`` does not happen any more.
-    An interval of ``None`` is a thousandth of the arrivals' span, but at least 10 ms.
+    An interval of ``None`` is a thousandth of the arrivals' span, but at least 10 ms, and longer
+    where that would read gauges more than twice per request (down to 50 samples).
     ``progress`` is called after each sample of the gauges with simulated seconds and requests done.
     ``leap`` bounds the iterations a decode worker takes at once; it changes no result.
     """
@@ -184,7 +185,10 @@ class Simulation:
     def _sample_interval(self) -> float:
         if self.options.sample_interval_s is not None:
             return self.options.sample_interval_s
-        return max(0.01, (self.ledger.arrival[-1] - self.ledger.arrival[0]) / 1000)
+        workers = sum(pool.workers for pool in self.deployment.pools)
+        readings = 2 * self.ledger.size / workers  # at most two a request, over all of them
+        span = self.ledger.arrival[-1] - self.ledger.arrival[0]
+        return max(0.01, span / min(max(readings, 50), 1000))
 
     def _live(self, alarm: Alarm, wake: Callable[[float], None]) -> None:
         self.clock.env.process(sleeper(alarm, wake))

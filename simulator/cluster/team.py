@@ -46,16 +46,18 @@ class Team(Generic[W]):
     A worker that leaves keeps its own account of what it holds, which no router sees.
     """
 
-    __slots__ = ("load", "workers")
+    __slots__ = ("changes", "load", "workers")
 
     def __init__(self) -> None:
         self.workers: list[W] = []
         self.load = Load.of(0)
+        self.changes = 0
 
     def join(self, worker: W) -> None:
         """Let the router see a worker, idle and the latest of all."""
         worker.index, worker.load = len(self.workers), self.load
         self.workers.append(worker)
+        self.changes += 1
         for column in self.load.columns():
             column.append(0)
 
@@ -65,6 +67,7 @@ class Team(Generic[W]):
             return
         index = worker.index
         del self.workers[index]
+        self.changes += 1
         worker.index, worker.load = (
             0,
             Load(*([column.pop(index)] for column in self.load.columns())),
