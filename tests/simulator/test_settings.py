@@ -13,6 +13,7 @@ from hardware.gpu import GPU
 from simulator.cli import compose
 from simulator.configuration import TARGET, locate
 from simulator.deployment import ROLES, Deployment, Pool
+from simulator.elastic import Elastic
 from simulator.errors import ConfigError
 from simulator.experiment import Experiment
 from simulator.explore.exploration import Options
@@ -69,6 +70,9 @@ def specification(expected: Any) -> Any:
     return next((each for each in choices if is_dataclass(each)), None)
 
 
+ELASTIC_GROUPS = ("startup", "drain", "changes")
+"""Fields of what is elastic that stand in groups of their own."""
+
 ABSENT = {
     "pools.prefill.role": "the pool's own name",
     "pools.decode.role": "the pool's own name",
@@ -78,8 +82,6 @@ ABSENT = {
     "workload.input_lengths.mean": "+…mean, in place of mu",
     "workload.output_lengths.median": "+…median, in place of mu",
     "workload.output_lengths.mean": "+…mean, in place of mu",
-    "elastic": "not a setting yet: Python's door only",
-    "control": "not a setting yet: Python's door only",
 }
 """Fields that the default settings do not list, and why; a ``+`` before the key adds one."""
 
@@ -96,6 +98,10 @@ def test_every_field_of_pools_and_experiment_is_a_setting(cluster: str) -> None:
     missing += unset(settings["slo"], SLO, "slo")
     own = {each.name for each in fields(Experiment)} | {each.name for each in fields(Deployment)}
     missing += own - {*settings, "deployment", "gpu"}
+    parts = get_type_hints(Elastic)
+    missing += unset({**settings["elastic"], **dict.fromkeys(ELASTIC_GROUPS)}, Elastic, "elastic")
+    for name in ("startup", "drain"):
+        missing += unset(settings[name], parts[name], name)
     groups = get_type_hints(Deployment) | get_type_hints(Experiment) | {"hardware": GPU}
     for name in ("fabric", "latency", "router", "decode_router", "hardware", "workload"):
         missing += unset(settings[name], groups[name], name)
