@@ -5,12 +5,10 @@
     from simulator import Experiment, simulate
 """
 
+import os
 import sys
-from importlib.machinery import PathFinder
-from importlib.util import module_from_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # without importing typing: Ctrl-C is to be answered from the start
 if TYPE_CHECKING:
     from simulator.experiment import Experiment, simulate
 
@@ -22,17 +20,21 @@ def _keep_together() -> None:
 
     A user's working directory may well hold a ``conf`` or ``hardware`` of its own.
     """
-    for name in ("conf", "hardware", "workloads"):
-        spec = PathFinder.find_spec(name, [str(Path(__file__).parent.parent)])
-        if name not in sys.modules and spec is not None and spec.loader is not None:
-            sys.modules[name] = module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[name])
+    beside = os.path.dirname(__path__[0])  # noqa: PTH120 - pathlib is slow to import
+    sys.path.insert(0, beside)
+    try:
+        import conf
+        import hardware
+        import workloads
+    finally:
+        sys.path.remove(beside)
+    del conf, hardware, workloads
 
 
 _keep_together()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the Python door on first use, so that ``import simulator.errors`` stays light."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

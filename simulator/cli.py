@@ -8,14 +8,16 @@ codes: 0 for a finished run, 2 for input that cannot be used (one sentence), 130
 
 import argparse
 import hashlib
+import io
 import logging
 import os
 import re
+import shutil
 import sys
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -35,7 +37,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulator.configuration import RENAMED, unknown
-from simulator.errors import BAD_INPUT, BUG, INTERRUPTED, USER_ERRORS, ConfigError
+from simulator.errors import BAD_INPUT, BUG, USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, absolute_files, config_text, simulate
 from simulator.explore.confirm import confirm, confirmed_lines
 from simulator.explore.exploration import Explored, explore
@@ -44,6 +46,16 @@ from simulator.explore.sections import Section, map_section, start_section, torn
 from simulator.explore.sensitivity import lengths_map, tornado
 from simulator.explore.start import evaluate_starts, starts_lines
 from simulator.explore.study import OnStudy
+from simulator.files import write_parquet, write_text
+from simulator.front import (
+    UnheardError,
+    complain,
+    interrupts_kept_here,
+    refuse_if_interrupted,
+    say,
+    start_tracker,
+    tell,
+)
 from simulator.nearest import dotted, suggest
 from simulator.plugins import add_folders, fault
 from simulator.report import write_report
@@ -90,24 +102,27 @@ PLAIN_WIDTH = 120  # columns of a table that goes to a file or a pipe
 
 
 def main() -> int:
-    """Run the command line in ``sys.argv`` and return its exit code."""
+    """Run the command line in ``sys.argv`` and return its exit code.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted.
+        UnheardError, BrokenPipeError: stdout cannot be written; what was run is complete.
+    """
     OmegaConf.register_new_resolver("disaggsim.folder", folder_name, replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print and exit with 1
     job = Job(command=uuid.uuid4().hex)
     try:
         _run_hydra(job)
         return _tell(job)
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read stdout has seen enough; the run itself is complete
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except (UnheardError, BrokenPipeError):
+        raise
     except COMPOSING_ERRORS as error:
+        refuse_if_interrupted(error)
         _tell(job)
-        _complain(sentence(error))
+        complain(sentence(error))
         return BAD_INPUT
-    except Exception:
+    except Exception as error:
+        refuse_if_interrupted(error)
         _tell(job)  # what a sweep had finished when its launcher broke
         raise
 
@@ -181,7 +196,7 @@ class Job:
             outcome = Outcome(**about, **_failed(error))
         self.outcomes.append(outcome)
         if sweeping:
-            _complain(f"job {outcome.number} {outcome.status}: {' '.join(outcome.overrides)}")
+            complain(f"job {outcome.number} {outcome.status}: {' '.join(outcome.overrides)}")
 
     def _attempt(self, config: DictConfig, folder: Path, sweeping: bool) -> dict[str, Any]:
         """Return how the job ended; unless it is done, ``folder`` does not look complete."""
@@ -189,6 +204,7 @@ class Job:
             return {"status": self._work(config, folder, sweeping)}
         except (Exception, SystemExit) as error:
             discard(folder, keep=sweeping)
+            refuse_if_interrupted(error)
             return _failed(error, OmegaConf.to_container(config))
         except KeyboardInterrupt:
             discard(folder)
@@ -241,12 +257,12 @@ def _explore(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: b
     exploration = build_exploration(settings)
     with points_bar("layouts", enabled=enabled) as progress:
         done = explore(exploration, progress)
-    (folder / CONFIG).write_text(text, encoding="utf-8")
+    write_text(folder / CONFIG, text)
     count = done.exploration.options.confirm
     confirmed = confirm(
         done, settings, lambda each: simulate(build_experiment(each)).summary, count
     )
-    confirmed.write_parquet(folder / "confirmed.parquet")
+    write_parquet(folder / "confirmed.parquet", confirmed)
     sections, lines = _sections(done, enabled=enabled)
     done.write(folder, {"config_digest": config_digest(text)}, _surroundings(settings), sections)
     return "\n".join([done.text, *lines, *confirmed_lines(confirmed)])
@@ -300,8 +316,10 @@ class Announce(Callback):
     """Tells the command which configuration a sweep runs under: Hydra returns nothing from it."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Keep the sweep's configuration where :func:`main` finds it."""
+        """Keep the sweep's configuration where :func:`main` finds it; get ready for workers."""
         HydraConfig.instance().set_config(config)
+        if "joblib" in str(config.hydra.launcher.get("_target_")):
+            start_tracker()
 
 
 class ConsoleHandler(logging.Handler):
@@ -309,7 +327,7 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record as a line."""
-        print(self.format(record), file=sys.stderr)  # noqa: T201 - the talk of the command line
+        tell(self.format(record))
 
 
 def _run_hydra(job: Job) -> None:
@@ -319,7 +337,8 @@ def _run_hydra(job: Job) -> None:
     job.config_dir = arguments.config_dir and str(Path(arguments.config_dir).absolute())
     sys.argv[1:] = _flags_last(sys.argv[1:], arguments.overrides)
     start = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
-    start(job)()
+    with interrupts_kept_here() if arguments.multirun else nullcontext():
+        start(job)()
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -393,7 +412,7 @@ def _warn_of_shadows(arguments: argparse.Namespace) -> None:
         shipped = path.relative_to(folder)
         ours = path.name == CONFIG and (path.parent / SUMMARY).is_file()  # a run folder's
         if not ours and files("conf").joinpath(*shipped.parts).is_file():
-            _complain(
+            complain(
                 f"warning: {path} is ignored: disaggsim ships a {shipped} and takes its own; "
                 "give yours another name"
             )
@@ -405,15 +424,15 @@ def _tell(job: Job) -> int:
     if HydraConfig.initialized():
         outcomes = read_outcomes(Path(HydraConfig.get().sweep.dir), job.command)
         if any(outcome.status != "failed" for outcome in outcomes):
-            _say(sweep_table(outcomes))
+            say(sweep_table(outcomes))
     elif job.results is not None:
         _say_run(job.results, Path(outcomes[0].folder))
     elif job.answer is not None and outcomes:
-        _say(f"{job.answer}\n\nreport: {Path(outcomes[0].folder) / REPORT}")
+        say(f"{job.answer}\n\nreport: {Path(outcomes[0].folder) / REPORT}")
     _warn(outcomes)
     for name, outcome in zip(labels(outcomes), outcomes, strict=True):
         if outcome.status == "failed":
-            _complain(f"{name}: {outcome.message}" if len(outcomes) > 1 else outcome.message)
+            complain(f"{name}: {outcome.message}" if len(outcomes) > 1 else outcome.message)
     return min((each.exit_code for each in outcomes if each.status == "failed"), default=0)
 
 
@@ -426,25 +445,17 @@ def _warn(outcomes: Sequence[Outcome]) -> None:
                 of.setdefault(text, []).append(name)
     for text, names in of.items():
         where = f"{', '.join(names)}: " if len(names) < len(outcomes) else ""
-        _complain(f"warning: {where}{text}")
+        complain(f"warning: {where}{text}")
 
 
 def _say_run(results: Results, folder: Path) -> None:
-    width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    console = Console(width=width)
-    with console.capture() as captured:  # rich would end the program when a pipe breaks
-        console.print(summary_table(results))
-    _say(captured.get().rstrip())
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else PLAIN_WIDTH
+    drawn = io.StringIO()  # rich would end the program when a pipe breaks
+    Console(file=drawn, force_terminal=terminal, width=width).print(summary_table(results))
+    say(drawn.getvalue().rstrip())
     report, shown = folder / REPORT, os.path.relpath(folder)
-    _say(f"\nreport: {os.path.relpath(report)}" if report.is_file() else f"\nrun: {shown}")
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - the command's result
-
-
-def _complain(text: str) -> None:
-    print(f"disaggsim: {text}", file=sys.stderr)  # noqa: T201 - the talk of the command line
+    say(f"\nreport: {os.path.relpath(report)}" if report.is_file() else f"\nrun: {shown}")
 
 
 def sentence(error: BaseException) -> str:
@@ -465,10 +476,15 @@ def sentence(error: BaseException) -> str:
     elif isinstance(error, HydraException):
         text = _hydra_sentence(error)
     elif isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        text = f"{error.filename or _output()}: {error.strerror}"
     else:
         text = str(error)
     return " ".join(text.split())
+
+
+def _output() -> str:
+    """Return what was written to, where the system does not say: a sweep's folder, or stdout."""
+    return str(HydraConfig.get().sweep.dir) if HydraConfig.initialized() else "output"
 
 
 def _missing_config(error: MissingConfigException) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from simulator.dropped import Arrived, Refused, dropped, warning
 from simulator.errors import ConfigError
+from simulator.files import whole, write_parquet, write_text
 from simulator.record import (
     COUNTS,
     REASONS,
@@ -665,28 +666,22 @@ class Results:
     def write(self, folder: Path, *, report: Callable[["Results", Path], None] | None) -> None:
         """Write the run into ``folder``; ``report`` writes its HTML (``None``: no HTML).
 
-        ``summary.json`` goes first if there is an old one, and comes last and atomically: its
-        presence means the folder is complete. Equal results give byte-identical parquet files.
+        ``summary.json`` goes first if there is an old one, and comes last: its presence means the
+        folder is complete. Equal results give byte-identical parquet files.
+
+        Raises:
+            OSError: a file cannot be written; it names the file, of which nothing is left.
         """
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "summary.json").unlink(missing_ok=True)
         config = str(self.context.get("config", ""))
-        (folder / "config.yaml").write_text(config, encoding="utf-8")
-        self.scan.sink_parquet(
-            folder / "requests.parquet", compression="zstd", row_group_size=ROWS_PER_GROUP
-        )
-        self.timeline.write_parquet(folder / "timeline.parquet", compression="zstd")
-        for name in ("events", "lives", "decisions"):
-            frame: pl.DataFrame = getattr(self, name)
-            frame.write_parquet(folder / f"{name}.parquet", compression="zstd")
+        write_text(folder / "config.yaml", config)
+        with whole(folder / "requests.parquet") as draft:
+            self.scan.sink_parquet(draft, compression="zstd", row_group_size=ROWS_PER_GROUP)
+        for name in ("timeline", "events", "lives", "decisions"):
+            write_parquet(folder / f"{name}.parquet", getattr(self, name))
         if report is not None:
-            report(self, folder / "report.html")
+            with whole(folder / "report.html") as draft:
+                report(self, draft)
         text = json.dumps(self.summary, indent=2, allow_nan=False, default=str)
-        replace_text(folder / "summary.json", text + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` so that no reader ever sees half of it."""
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+        write_text(folder / "summary.json", text + "\n")

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulator.errors import ConfigError
 from simulator.experiment import OnProgress
+from simulator.files import write_text
 from simulator.results import config_digest
 
 SUMMARY, REPORT, JOB = "summary.json", "report.html", "job.json"
@@ -37,7 +38,7 @@ class Outcome:
 
     def write(self) -> None:
         """Leave this account in the job's folder, for the process that started the sweep."""
-        (Path(self.folder) / JOB).write_text(json.dumps(asdict(self)), encoding="utf-8")
+        write_text(Path(self.folder) / JOB, json.dumps(asdict(self)))
 
     @property
     def summary(self) -> dict[str, Any]:

@@ -16,14 +16,14 @@ def disaggsim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
     """Return a function that runs the command line in this process, in an empty directory."""
-    from simulator.__main__ import main
+    from simulator.__main__ import run as command
 
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Finished:
         monkeypatch.setattr(sys, "argv", ["disaggsim", *arguments])
         capsys.readouterr()
-        code = main()
+        code = command()
         told = capsys.readouterr()
         return Finished(code=code, out=told.out, err=told.err)
 

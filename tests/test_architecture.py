@@ -15,6 +15,7 @@ FLOORS = {
     "workloads": 1,
     "simulator.errors": 2,
     "simulator.plugins": 2,
+    "simulator.files": 2,
     "simulator.record": 2,
     "simulator.dropped": 2,
     "simulator.memory": 2,

@@ -23,6 +23,7 @@ from simulator.explore.sections import STYLE, Section
 from simulator.explore.space import LONGEST_GAP, Lengths, Platform, Space
 from simulator.explore.start import Start
 from simulator.explore.study import OnStudy, Study, study
+from simulator.files import whole, write_parquet, write_text
 from simulator.policies.rate_matching import Balanced, RateMatcher
 
 log = logging.getLogger(__name__)
@@ -191,24 +192,23 @@ class Explored:
         what the exported experiment runs in; ``sections`` join the report.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.deployments.write_parquet(folder / "deployments.parquet")
-        self.fronts.write_parquet(folder / "fronts.parquet")
-        self.advice.ranked.write_parquet(folder / "ranked.parquet")
+        write_parquet(folder / "deployments.parquet", self.deployments)
+        write_parquet(folder / "fronts.parquet", self.fronts)
+        write_parquet(folder / "ranked.parquet", self.advice.ranked)
         lengths, platforms = self.exploration.lengths, self.exploration.platforms
-        aiconfigurator(self.advice.ranked, lengths).write_csv(folder / "aiconfigurator.csv")
+        with whole(folder / "aiconfigurator.csv") as draft:
+            aiconfigurator(self.advice.ranked, lengths).write_csv(draft)
         best = self.advice.split or self.advice.mixed
         if best is not None:
             text = experiment_text(best, platforms, lengths, surroundings)
             chosen = folder / "experiment"
             chosen.mkdir(exist_ok=True)
-            (chosen / "chosen.yaml").write_text(text, encoding="utf-8")
+            write_text(chosen / "chosen.yaml", text)
         for section in sections:
-            section.table.write_parquet(folder / f"{section.name}.parquet")
-        (folder / "report.html").write_text(self.page(sections), encoding="utf-8")
+            write_parquet(folder / f"{section.name}.parquet", section.table)
+        write_text(folder / "report.html", self.page(sections))
         summary = json.dumps({**self.summary, **about}, indent=2, allow_nan=False)
-        draft = folder / ".summary.json.tmp"
-        draft.write_text(summary + "\n", encoding="utf-8")
-        draft.replace(folder / "summary.json")
+        write_text(folder / "summary.json", summary + "\n")
 
     def page(self, sections: Sequence[Section] = ()) -> str:
         """Return the fronts, the answer and more as one HTML page that needs no network."""
