@@ -40,7 +40,7 @@ FLOORS = {
     "simulator.validation": 7,
     "simulator": 7,
     "simulator.cli": 8,
-    "simulator.front": 8,
+    "simulator.front": 7,
     "simulator.__main__": 9,
 }
 """The floor of every package and module; the longest matching name counts."""
