@@ -16,7 +16,9 @@ import signal, sys
 signal.signal(signal.SIGVTALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 from simulator.__main__ import main
 signal.setitimer(signal.ITIMER_VIRTUAL, {after})
-sys.exit(main())
+code = main()
+signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+sys.exit(code)
 """
 """The command, interrupted once it has used so many CPU seconds, however busy the machine is."""
 
