@@ -35,7 +35,7 @@ def cases(draw: Any, *, layerwise: bool = True) -> tuple[Plant, list[Job]]:
 
 @pytest.mark.parametrize("sharing", ["max_min", "processor_sharing"])
 @given(case=cases())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_transfers_end_as_in_a_loop_over_all_flows(
     sharing: str, case: tuple[Plant, list[Job]]
 ) -> None:
@@ -48,7 +48,7 @@ def test_transfers_end_as_in_a_loop_over_all_flows(
 
 
 @given(case=cases())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_fifo_starts_and_ends_as_in_a_walk_over_the_queue(case: tuple[Plant, list[Job]]) -> None:
     """First come, first served, but nobody waits for a transfer that itself has to wait."""
     plant, jobs = case
@@ -58,7 +58,7 @@ def test_fifo_starts_and_ends_as_in_a_walk_over_the_queue(case: tuple[Plant, lis
 
 
 @given(case=cases())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_rates_are_max_min_fair_at_every_event(case: tuple[Plant, list[Job]]) -> None:
     """No port is overbooked; no flow could gain without a loss of one that has no more than it.
 
@@ -87,7 +87,7 @@ def _check_fairness(live: Live) -> None:
 
 
 @given(case=cases())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_nothing_is_sent_before_it_is_produced(case: tuple[Plant, list[Job]]) -> None:
     """At every event a layer-wise flow has sent at most what its prefill has computed."""
 
