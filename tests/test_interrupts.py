@@ -29,7 +29,8 @@ MOMENTS = 8
 @pytest.mark.parametrize("part", range(MOMENTS))
 def test_an_interrupt_at_any_moment(part: int, tmp_path: Path) -> None:
     """Within each eighth of a run's time, at a random moment: imports, settings, run, report."""
-    after = random.uniform(max(part, 0.05), part + 1) * WHOLE / MOMENTS
+    moment = random.uniform(max(part, 0.05), part + 1)  # noqa: S311 - no secret
+    after = moment * WHOLE / MOMENTS
     ended = subprocess.run(
         [sys.executable, "-c", ALARMED.format(after=after), "latency=polynomial"],
         cwd=tmp_path,
@@ -76,7 +77,7 @@ def test_an_interrupt_of_a_sweep_in_processes(
     lines = []
     while "#3" not in (lines or [""])[-1]:
         lines.append(process.stderr.readline())
-    time.sleep(wait_s * random.random())
+    time.sleep(wait_s * random.random())  # noqa: S311 - no secret
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 130
