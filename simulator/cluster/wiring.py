@@ -88,6 +88,10 @@ class Route:
     cap: float
 
 
+MOST_ROUTES = 1 << 16
+"""Routes kept at a time: in a large fleet few pairs of workers meet twice."""
+
+
 class Ways:
     """The routes between workers that live, laid when first asked for.
 
@@ -110,6 +114,7 @@ class Ways:
         self._boxes: dict[tuple[str, int, str], Port] = {}
         self._taken: dict[tuple[str, int], int] = {}  # GPUs of a box whose worker has others too
         self._paths: dict[tuple[str, str, bool], Path] = {}
+        self._routes: dict[tuple[int, int], Route] = {}
 
     def open(self, worker: int, spec: WorkerSpec, slot: Slot) -> None:
         """Give a worker that starts to serve its ports, of either kind."""
@@ -142,7 +147,15 @@ class Ways:
                 self.links.set_bandwidth(port, lanes.full * share)
 
     def between(self, source: int, target: int) -> Route:
-        """Return the route from one worker to another."""
+        """Return the route from one worker to another, laid when it is first asked for."""
+        route = self._routes.get((source, target))
+        if route is None:
+            if len(self._routes) >= MOST_ROUTES:
+                self._routes.clear()
+            route = self._routes[source, target] = self._lay(source, target)
+        return route
+
+    def _lay(self, source: int, target: int) -> Route:
         here, there = self._ends[source], self._ends[target]
         path = self._path(here, there)
         trips = 2 if self._transfer.mode == "pull" else 1

@@ -37,13 +37,21 @@ class PoolView:
         ``draw``, uniform in [0, 1), falls on one of those that are alike, by index. Large pools
         answer in O(log n); a policy that looks through the columns itself pays for each worker.
         """
-        keys = [getattr(self, name) for name in columns]
-        loads = keys[0] if len(keys) == 1 else list(zip(*keys, strict=True))
-        least = min(loads)
-        at = loads.index(least)
-        for _ in range(int(draw * loads.count(least))):
-            at = loads.index(least, at + 1)
-        return int(at)
+        tied: Sequence[int] | None = None  # all workers
+        for name in columns:
+            column: Sequence[int] = getattr(self, name)
+            loads = column if tied is None else [column[worker] for worker in tied]
+            least = min(loads)
+            count = loads.count(least)
+            if count == 1:
+                at = loads.index(least)
+                return at if tied is None else tied[at]
+            tied = [
+                worker if tied is None else tied[worker]
+                for worker, load in enumerate(loads)
+                if load == least
+            ]
+        return (tied or (0,))[int(draw * len(tied or (0,)))]
 
 
 class RoutingPolicy(Protocol):
