@@ -93,7 +93,16 @@ INPUT_ERRORS: tuple[type[Exception], ...] = (
 COMPOSING_ERRORS: tuple[type[Exception], ...] = (*INPUT_ERRORS, ValueError)
 """The same outside a job, where a ``ValueError`` is Hydra's about an override."""
 
-_EXPORTED = ("model", "hardware", "fabric", "latency", "slo")
+_EXPORTED = (
+    "model",
+    "hardware",
+    "fabric",
+    "latency",
+    "slo",
+    "router",
+    "decode_router",
+    "transfer",
+)
 """Groups whose choices an exploration's exported experiment keeps."""
 
 CONFIG = "config.yaml"
@@ -231,8 +240,13 @@ class Job:
 
 
 @contextmanager
-def points_bar(what: str, *, enabled: bool = True) -> Iterator[OnStudy | None]:
-    """Show a bar on stderr while ``what`` are explored; nothing where stderr is not a terminal."""
+def points_bar(
+    what: str, counted: str = "points", *, enabled: bool = True
+) -> Iterator[OnStudy | None]:
+    """Show a bar on stderr while ``what`` are worked off; nothing where stderr is no terminal.
+
+    ``counted`` names what it adds up beside.
+    """
     console = Console(stderr=True)
     if not (enabled and console.is_terminal):
         yield None
@@ -240,7 +254,7 @@ def points_bar(what: str, *, enabled: bool = True) -> Iterator[OnStudy | None]:
     columns = (
         TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.description}"),
         BarColumn(),
-        TextColumn("{task.fields[points]:,} points"),
+        TextColumn(f"{{task.fields[points]:,}} {counted}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
@@ -258,25 +272,33 @@ def _explore(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: b
     with points_bar("layouts", enabled=enabled) as progress:
         done = explore(exploration, progress)
     write_text(folder / CONFIG, text)
-    count = done.exploration.options.confirm
-    confirmed = confirm(
-        done, settings, lambda each: simulate(build_experiment(each)).summary, count
-    )
+    around = _surroundings(settings, replays=exploration.replays)
+    with points_bar("simulations", "requests", enabled=enabled) as progress:
+        done, confirmed = confirm(
+            done, settings, around, lambda each: simulate(build_experiment(each)), progress
+        )
     write_parquet(folder / "confirmed.parquet", confirmed)
     sections, lines = _sections(done, enabled=enabled)
-    done.write(folder, {"config_digest": config_digest(text)}, _surroundings(settings), sections)
+    done.write(folder, {"config_digest": config_digest(text)}, around, sections)
     return "\n".join([done.text, *lines, *confirmed_lines(confirmed)])
 
 
-def _surroundings(settings: Mapping[str, Any]) -> Surroundings:
-    """Return the groups an exported experiment chooses, and what was changed in them."""
+def _surroundings(settings: Mapping[str, Any], *, replays: bool) -> Surroundings:
+    """Return the groups an exported experiment chooses, and what was changed in them.
+
+    With ``replays`` it has the workload's own requests.
+    """
     choices = HydraConfig.get().runtime.choices
     groups = {group: str(choices[group]) for group in _EXPORTED}
     chosen = [f"{group}={choice}" for group, choice in groups.items()]
     plain = _plain(hydra.compose("config", overrides=chosen))
     return Surroundings(
         groups=groups,
-        changes=absolute_files(beyond(plain, {group: settings[group] for group in groups})),
+        changes=absolute_files(
+            beyond(plain, {name: settings[name] for name in (*groups, "first_token", "seed")})
+        ),
+        workload=absolute_files(settings["workload"]) if replays else None,
+        workload_group=str(choices["workload"]),
         gpus={role: pool["gpu"] for role, pool in settings["pools"].items() if pool},
     )
 

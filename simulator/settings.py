@@ -17,8 +17,9 @@ from simulator.elastic import Elastic
 from simulator.errors import ConfigError
 from simulator.experiment import Experiment
 from simulator.explore.advice import Limits
+from simulator.explore.bandwidth import Handover
 from simulator.explore.exploration import Exploration, Options
-from simulator.explore.space import TRANSFER_MODE, Lengths, Platform
+from simulator.explore.space import Lengths, Platform
 from simulator.explore.start import Start, read_starts
 from simulator.huggingface import Checkpoint, read_checkpoint
 from simulator.latency.roofline import Roofline
@@ -172,11 +173,17 @@ def build_exploration(settings: Mapping[str, Any]) -> Exploration:
     options: Options = build(settings.get("explore", {}), Options, "explore")
     deployment, slo = experiment.deployment, experiment.slo
     starts = [] if options.start is None else read_starts(Path(options.start), deployment.model)
-    lengths, traffic = _lengths(experiment, options, starts)
+    lengths, traffic, replays = _lengths(experiment, options, starts)
     return Exploration(
         platforms=(_platform(deployment, "prefill"), _platform(deployment, "decode")),
         lengths=lengths,
         traffic=traffic,
+        replays=replays,
+        handover=Handover(
+            mode=deployment.transfer.mode,
+            setup_s=deployment.transfer.setup_s,
+            first_token=deployment.first_token,
+        ),
         limits=Limits(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s),
         options=options,
         starts=tuple(starts),
@@ -206,19 +213,22 @@ def _platform(deployment: Deployment, role: str) -> Platform:
         latency=deployment.latency,
         memory_utilization=pool.batching.memory_utilization,
         block_size=pool.batching.block_size,
-        transfer=replace(deployment.transfer, mode=TRANSFER_MODE),
+        transfer=deployment.transfer,
     )
 
 
 def _lengths(
     experiment: Experiment, options: Options, starts: Sequence[Start]
-) -> tuple[Lengths, str]:
-    """Return the lengths to explore, and in words where they are from."""
+) -> tuple[Lengths, str, bool]:
+    """Return the lengths to explore, in words where they are from, and whether they are replayed.
+
+    They are where both are the workload's own and it says when requests arrive.
+    """
     isl, osl = options.isl, options.osl
     if starts:
         isl, osl = isl or starts[0].isl, osl or starts[0].osl
     if isl is not None and osl is not None:
-        return Lengths.constant(isl, osl), ""
+        return Lengths.constant(isl, osl), "", False
     trace = experiment.trace()
     prompts, answers = (
         trace.column(name).astype(np.int64) if fixed is None else np.full(len(trace), fixed)
@@ -233,8 +243,10 @@ def _lengths(
         )
     drawn = _sample(short, options.sample, experiment.seed)
     lengths = Lengths(isl=tuple(prompts[drawn].tolist()), osl=tuple(answers[drawn].tolist()))
-    lost = _not_explored(trace, prompts + answers, model)
-    return lengths, _traffic(trace, lengths, len(trace) - len(short)) + lost
+    open_loop = trace.meta.loop == "open" and experiment.workload.concurrency is None
+    replays = isl is None and osl is None and open_loop and trace.duration_s > 0
+    told = _traffic(trace, lengths, len(trace) - len(short))
+    return lengths, told + _not_explored(trace, prompts + answers, model), replays
 
 
 def _not_explored(trace: Trace, tokens: NDArray[np.int64], model: Model) -> str:

@@ -220,6 +220,32 @@ class TracePairs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmpiricalPairs:
+    """Pairs of ``inputs`` and ``outputs`` tokens, drawn with replacement and together."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        owner = "empirical pairs"
+        for name in ("inputs", "outputs"):
+            object.__setattr__(self, name, _numbers(owner, name, getattr(self, name)))
+            for value in getattr(self, name):
+                _check_tokens(owner, name, value)
+        if len(self.inputs) != len(self.outputs):
+            raise TraceError(
+                f"{owner}: inputs and outputs must be as many but are {len(self.inputs)} and "
+                f"{len(self.outputs)}"
+            )
+
+    def sample(self, n: int, rng: np.random.Generator) -> tuple[Tokens, Tokens]:
+        """Return input and output tokens of ``n`` of the pairs."""
+        rows = rng.integers(len(self.inputs), size=n)
+        inputs, outputs = (np.asarray(each, np.int32) for each in (self.inputs, self.outputs))
+        return inputs[rows], outputs[rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IndependentPairs:
     """Input and output from their own distributions, tied by a Gaussian copula.
 

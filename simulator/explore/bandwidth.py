@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -14,15 +15,51 @@ DEGREES = ("tp", "pp", "attention_dp")
 LAYOUTS = tuple(f"{pool}_{degree}" for pool in ("prefill", "decode") for degree in DEGREES)
 KINDS = ("scale_up", "scale_out")
 
+Platforms = tuple[Platform, Platform]
+"""Prefill's and decode's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """What passes between the end of a prompt and a client's first token.
+
+    ``mode`` and ``setup_s`` are those of a deployment's transfer, ``first_token`` where a client
+    sees it: at the end of ``prefill``, or when the ``decode`` worker has taken the request over.
+    """
+
+    mode: str = "push_layerwise"
+    setup_s: float = 0.0
+    first_token: str = "prefill"  # noqa: S105 - a place, not a secret
+
+    def seconds(self, platforms: Platforms, tokens: float) -> pl.Expr | float:
+        """Return the seconds of prompts of so many tokens, of a frame of deployments.
+
+        The time on the wire of what is left when the prompt ends (layer-wise, its last layer), the
+        path's latency and set-up, and the decode step that is under way.
+        """
+        if self.first_token == "prefill":  # noqa: S105
+            return 0.0
+        model = platforms[0].model
+        left = tokens * model.kv_bytes_per_token(platforms[0].precision.kv_bytes)
+        if self.mode == "push_layerwise":
+            left /= model.layers
+        ends = (pl.col(f"{pool}_kv_gpus") / pl.col(f"{pool}_attention_dp") for pool in _POOLS)
+        wire = left / (_port(platforms) * pl.min_horizontal(*ends))
+        trips = 2 if self.mode == "pull" else 1
+        return wire + trips * _latency_s(platforms) + self.setup_s + pl.col("tpot_s")
+
+
+_POOLS = ("prefill", "decode")
+
 
 def with_bandwidth(
-    deployments: pl.DataFrame, platforms: tuple[Platform, Platform], lengths: Lengths
+    deployments: pl.DataFrame, platforms: Platforms, lengths: Lengths
 ) -> pl.DataFrame:
     """Return disaggregated deployments with the KV bandwidth they need, in bytes/s per GPU.
 
     Per worker, requests/s × the mean bytes a request holds (:class:`simulator.wire.Wire`), over the
-    GPUs that hold distinct shards (arXiv 2506.05508, KV transfer): ``kv_egress`` of prefill with
-    its prompts in flight over one TTFT, ``kv_ingress`` of decode with its batch over TPOT × OSL.
+    GPUs that hold distinct shards (arXiv 2506.05508, KV transfer): ``kv_egress`` of prefill that
+    is never idle, ``kv_ingress`` of decode with its batch over TPOT × OSL.
     ``kv_covered`` tells whether a worker's ports carry that in steady state, on either side:
     all that crosses the wire, copies included, at what ports reach and messages cost there; inside
     a domain where the whole deployment fits into one, else over the network.
@@ -38,6 +75,8 @@ def with_bandwidth(
     known = deployments.join(ways, on=LAYOUTS, how="left", maintain_order="left")
     kind = pl.when(pl.col("gpus") <= _shared_domain(platforms))
     egress = pl.col("prefill_batch") / pl.col("ttft_s")
+    if "prefill_rate" in deployments.columns:  # prompts may be packed, and TTFT have their wait
+        egress = pl.col("prefill_rate")
     ingress = pl.col("decode_batch") / (pl.col("tpot_s") * lengths.mean_osl)
     needed = known.with_columns(
         (egress * pl.col("payload") / pl.col("prefill_kv_gpus")).alias("kv_egress"),
@@ -103,6 +142,21 @@ def _width(between: Wire, pool: str, kind: str, platform: Platform) -> float:
     if sends == between.pulled:
         return reached
     return min(reached, between.posted(platform.fabric.message_cost(kind)))
+
+
+def _port(platforms: Platforms) -> pl.Expr:
+    """Return the bytes/s that one GPU's port reaches, of the narrower of a deployment's kinds."""
+    near, far = (
+        min(platform.fabric.reach(platform.gpu, kind) for platform in platforms) for kind in KINDS
+    )
+    return pl.when(pl.col("gpus") <= _shared_domain(platforms)).then(near).otherwise(far)
+
+
+def _latency_s(platforms: Platforms) -> float:
+    """Return the seconds a transfer over the network takes beside its time on the wire."""
+    fabric = platforms[0].fabric
+    ends = (fabric.nic(platform.gpu).latency_s for platform in platforms)
+    return sum(ends) + fabric.network.latency_s + fabric.setup_s
 
 
 def _shared_domain(platforms: tuple[Platform, Platform]) -> int:

@@ -14,7 +14,8 @@ fit its GPUs is not there. A worker's columns:
 * ``draft_tokens``: tokens a decode step drafts per sequence (not for prefill, which drafts none);
 * ``prompts``: of a co-located worker, those a rank computes at a time while its decodes wait, 0
   where they ride on decode steps;
-* ``rate``: requests/s of the worker; ``kv_gpus``: its GPUs that hold distinct shards of KV.
+* ``rate``: requests/s of the worker; ``busy``: the share of the time that a co-located worker's
+  steps compute prompts then; ``kv_gpus``: its GPUs that hold distinct shards of KV.
 """
 
 import math
@@ -389,17 +390,19 @@ def _stalled(space: Space, costs: Costs, layout: Layout) -> Frames:
         stalls = _stalls(space, costs, worker, (batch, prompts, fewer))
         fits = seats.fit(room, batch) & stalls.distinct
         fewer = prompts
-        mean, tail = _decode_loads(space, layout, batch)
+        mean, unlucky = _decode_loads(space, layout, batch)
         for drafts in space.draft_tokens:
             decode = costs.seconds(*worker, mean, drafts)
-            over = 0.0 if tail is None else costs.seconds(*worker, tail, drafts) - decode
+            over = 0.0 if unlucky is None else costs.seconds(*worker, unlucky, drafts) - decode
             # A sequence's own stall is before its first token.
             seen = np.maximum(stalls.rate - 1.0 / lengths.steps, 0.0)
             tpot = decode + stalls.seconds * seen
             varies = space.deviations**2 * seen * stalls.square * lengths.brevity
             cycle = stalls.seconds + tpot * lengths.steps
             gap = decode + stalls.seconds * stalls.run
-            times = _Times(stalls.own, tpot, tpot + np.sqrt(over**2 + varies), gap)
+            held_up = stalls.rate * stalls.seconds
+            slow, busy = tpot + np.sqrt(over**2 + varies), held_up / (decode + held_up)
+            times = _Times(stalls.own, tpot, slow, gap, busy)
             columns = _colocated_columns(space, layout, batch, (0, times, cycle))
             alike = {"draft_tokens": drafts, "prompts": prompts}
             yield Points(*worker, columns, alike).frame(fits)
@@ -503,22 +506,23 @@ def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
         batch = space.batches(room.last)
         share = batch * mix.pieces / lengths.steps
         fits = seats.fit(room, batch, mix.prompts) & (share <= 1.0) & (batch >= mix.prompts)
-        busy, load = _on_ranks(mix, layout, share)
-        mean, tail = _decode_loads(space, layout, batch)
+        together, load = _on_ranks(mix, layout, share)
+        mean, unlucky = _decode_loads(space, layout, batch)
         for drafts in space.draft_tokens:
             mixed = costs.seconds(*worker, _beside(load, mean), drafts)
             alone = costs.seconds(*worker, mean, drafts)
-            over = 0.0 if tail is None else costs.seconds(*worker, tail, drafts) - alone
+            over = 0.0 if unlucky is None else costs.seconds(*worker, unlucky, drafts) - alone
             own = mixed
             if lengths.varied:
                 own = costs.seconds(*worker, _beside(mix.own, mean), drafts)
                 own = own if layout.attention_dp == 1 else np.maximum(own, mixed)
-            tpot = busy * mixed + (1.0 - busy) * alone
-            varies = busy * (1.0 - busy) * mix.run * lengths.brevity * (mixed - alone) ** 2
+            tpot = together * mixed + (1.0 - together) * alone
+            varies = together * (1.0 - together) * mix.run * lengths.brevity * (mixed - alone) ** 2
             slow = tpot + np.sqrt(over**2 + space.deviations**2 * np.maximum(varies, 0.0))
             cycle = tpot * lengths.steps
             ttft = mix.own_pieces * own + (mix.prompts - 1.0) / 2.0 * cycle / batch
-            times = _Times(ttft, tpot, np.minimum(slow, mixed + over), mixed)
+            busy = np.minimum(share * mixed / tpot, 1.0)
+            times = _Times(ttft, tpot, np.minimum(slow, mixed + over), mixed, busy)
             columns = _colocated_columns(space, layout, batch, (mix.chunk, times, cycle))
             alike = {"draft_tokens": drafts, "prompts": 0}
             yield Points(*worker, columns, alike).frame(fits)
@@ -593,12 +597,16 @@ def _beside(chunk: Load, decodes: Load) -> Load:
 
 
 class _Times(NamedTuple):
-    """Seconds of co-located points: TTFT, TPOT, its tail, and a step that computes prompts."""
+    """Of co-located points: seconds to the first token, per token, its tail, and the longest gap.
+
+    ``busy`` is the share of the time in which steps compute prompts.
+    """
 
     ttft: Floats
     tpot: Floats
     tail: Floats
     gap: Floats
+    busy: Floats
 
 
 def _colocated_columns(
@@ -619,5 +627,6 @@ def _colocated_columns(
         "tpot_tail_s": times.tail,
         "gap_s": times.gap,
         "pace_s": np.maximum(times.tpot, steady),
+        "busy": times.busy,
         "rate": in_flight / cycle,
     }

@@ -12,22 +12,25 @@ from typing import Any
 import polars as pl
 
 from simulator.errors import ConfigError
-from simulator.explore.advice import Advice, Limits, advise, words
-from simulator.explore.bandwidth import carried
+from simulator.explore.advice import Advice, Limits, advise, figures, full, workers
+from simulator.explore.bandwidth import Handover, carried
 from simulator.explore.degrees import Degrees
 from simulator.explore.drawing import Plot, svg
 from simulator.explore.export import Surroundings, aiconfigurator, experiment_text
+from simulator.explore.headroom import Headroom
 from simulator.explore.match import CLUSTER, FTL_CUTOFF_S
 from simulator.explore.pareto import pareto
 from simulator.explore.sections import STYLE, Section
 from simulator.explore.space import LONGEST_GAP, Lengths, Platform, Space
 from simulator.explore.start import Start
-from simulator.explore.study import OnStudy, Study, study
+from simulator.explore.study import OnStudy, Promise, Study, study
 from simulator.files import whole, write_parquet, write_text
-from simulator.policies.rate_matching import Balanced, RateMatcher
+from simulator.policies.rate_matching import Balanced, Degraded, RateMatcher
 
 log = logging.getLogger(__name__)
 
+RUN = ("requests", "attainment", "throughput", "arriving_s", "duration_s")
+"""What is told of a run of the exported experiment."""
 AIMS = ("throughput", "usd_per_mtok", "joules_per_token")
 WORKER_GPUS = 16
 MAP_ISL, MAP_OSL = (512, 2048, 8192, 32768), (128, 512, 2048, 8192)
@@ -40,14 +43,16 @@ class Options(Degrees):
 
     ``isl`` and ``osl`` are tokens of every request (``None``: the workload's own, of which at most
     ``sample`` requests are drawn). ``attainment`` is the share of requests that are to hold the
-    limits: TTFT and TPOT are judged at that quantile. ``longest_gap`` TPOTs is the longest a
+    limits: TTFT and TPOT are judged at that quantile. ``headroom`` is the share of the steady rate
+    that is not promised (``None``: as much as that takes when requests arrive at random).
+    ``longest_gap`` TPOTs is the longest a
     co-located worker's steps with prompts may take (``None``: only means count). ``worker_gpus``
     bounds the GPUs of one worker, ``total_gpus`` those of the whole deployment (``None``: as many
     as the pools' rates ask); ``gpus``, the former name of ``worker_gpus``, is moved
     there with a warning.
     ``ttft_cutoff_s`` drops slower points; a TTFT target below it takes its place. ``aim`` ranks
-    deployments, of which the best ``confirm`` are simulated under random arrivals. ``start`` is the
-    path of an AIConfigurator
+    deployments, of which the best ``confirm`` of each kind are simulated. ``start`` is the path of
+    an AIConfigurator
     table whose points are costed beside the choice (its lengths take the workload's place);
     ``tornado`` varies the hardware's numbers; ``map`` the lengths, over every pair of ``map_isl``
     and ``map_osl`` tokens. ``draft_tokens`` are the numbers of tokens to draft per decode step
@@ -59,6 +64,7 @@ class Options(Degrees):
     sample: int = 4096
     attainment: float = 0.9
     longest_gap: float | None = LONGEST_GAP
+    headroom: float | None = None
     worker_gpus: int = WORKER_GPUS
     total_gpus: int | None = None
     gpus: int | None = None
@@ -67,7 +73,7 @@ class Options(Degrees):
     across_domains: bool = False
     draft_tokens: tuple[int, ...] | None = None
     aim: str = "throughput"
-    confirm: int = 0
+    confirm: int = 1
     start: str | None = None
     tornado: bool = False
     map: bool = False
@@ -125,7 +131,8 @@ class Exploration:
     """What to explore: prefill's and decode's platforms, the lengths, the limits.
 
     ``starts`` are somebody else's choices, to be costed beside what is found. ``traffic`` says in
-    words whose lengths they are, where they were drawn from a workload.
+    words whose lengths they are, where they were drawn from a workload, and ``replays`` whether
+    that says when requests arrive. ``handover`` is how prompts go from one pool to the other.
     """
 
     platforms: tuple[Platform, Platform]
@@ -134,6 +141,8 @@ class Exploration:
     options: Options = field(default_factory=Options)
     starts: tuple[Start, ...] = ()
     traffic: str = ""
+    replays: bool = False
+    handover: Handover = field(default_factory=Handover)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -148,35 +157,47 @@ class Explored:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The chosen deployment in the figures a simulation's summary has, and the answer."""
-        best = self.advice.split or self.advice.mixed or {}
+        """The advised deployment in the figures a simulation's summary has, and the answer.
+
+        ``goodput_rps`` is what is promised, ``output_tokens_per_s_per_gpu`` what workers that are
+        never idle put out: the promise is ``load`` of that.
+        """
+        advice = self.advice
+        best, share = advice.best or {}, f"p{100 * advice.terms.attainment:g}"
+        sides = {"disaggregated": advice.split, "colocated": advice.mixed}
+        run = {name: best[f"run_{name}"] for name in RUN if f"run_{name}" in best}
         return {
             "task": "explore",
-            "answer": self.advice.sentence,
+            "answer": self.advice.answer,
             "gain": None if math.isnan(self.advice.gain) else self.advice.gain,
             "points": self.study.points + len(self.deployments),
             "traffic": self.exploration.traffic or None,
-            "ttft_s": {"p50": best.get("ttft_s"), "p99": best.get("ttft_s")},
-            "tpot_s": {"p50": best.get("tpot_s"), "p99": best.get("tpot_s")},
+            "attainment": advice.terms.attainment,
+            **{
+                kind: None if row is None else figures(row, advice.terms)
+                for kind, row in sides.items()
+            },
+            "ttft_s": _spread(best, "ttft", share, "ttft_s"),
+            "tpot_s": _spread(best, "tpot", share, "tpot_tail_s"),
             "goodput_rps": best.get("rate"),
-            "slo_attainment": None,
-            "output_tokens_per_s_per_gpu": best.get("throughput"),
+            "slo_attainment": best.get("attainment"),
+            "output_tokens_per_s_per_gpu": full(best) if best else None,
+            "experiment": run or None,
         }
 
     @property
     def text(self) -> str:
         """The answer, and the best deployments in a line each."""
-        lines = [self.advice.sentence, *filter(None, [self.exploration.traffic]), ""]
-        for row in self.advice.ranked.head(5).iter_rows(named=True):
-            pools = ("prefill", "decode") if row["kind"] == "disaggregated" else ("mixed",)
-            workers = " + ".join(
-                f"{row[f'{pool}_workers']} {pool} × ({words(row, pool)})" for pool in pools
-            )
-            lines.append(
-                f"{row['throughput']:>10,.1f} tokens/s/GPU  {row['interactivity']:>6,.1f} "
-                f"tokens/s/user  TTFT {row['ttft_s'] * 1e3:>7,.0f} ms  {row['gpus']:>4} GPUs  "
-                f"{workers}"
-            )
+        advice = self.advice
+        lines = [advice.answer, *filter(None, [self.exploration.traffic]), ""]
+        if len(advice.ranked):
+            lines.append("The best in steady state, with headroom by rule:")
+        lines.extend(
+            f"{row['throughput']:>10,.1f} tokens/s/GPU  {row['interactivity']:>6,.1f} "
+            f"tokens/s/user  TTFT {row['ttft_s'] * 1e3:>7,.0f} ms  {row['gpus']:>4} GPUs  "
+            f"{workers(row)}"
+            for row in advice.ranked.head(5).iter_rows(named=True)
+        )
         return "\n".join(lines)
 
     def write(
@@ -198,12 +219,17 @@ class Explored:
         lengths, platforms = self.exploration.lengths, self.exploration.platforms
         with whole(folder / "aiconfigurator.csv") as draft:
             aiconfigurator(self.advice.ranked, lengths).write_csv(draft)
-        best = self.advice.split or self.advice.mixed
-        if best is not None:
-            text = experiment_text(best, platforms, lengths, surroundings)
-            chosen = folder / "experiment"
-            chosen.mkdir(exist_ok=True)
-            write_text(chosen / "chosen.yaml", text)
+        advice = self.advice
+        named = (
+            ("chosen", advice.best),
+            ("disaggregated", advice.split),
+            ("colocated", advice.mixed),
+        )
+        for name, row in named:
+            if row is not None:
+                text = experiment_text(row, platforms, lengths, surroundings)
+                (folder / "experiment").mkdir(exist_ok=True)
+                write_text(folder / "experiment" / f"{name}.yaml", text)
         for section in sections:
             write_parquet(folder / f"{section.name}.parquet", section.table)
         write_text(folder / "report.html", self.page(sections))
@@ -221,6 +247,7 @@ class Explored:
             log_y=True,
         )
         drawn = svg(plot) if len(self.fronts) else ""
+        told = "".join(f"<p>{escape(line)}</p>" for line in self.advice.answer.splitlines())
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -228,7 +255,7 @@ class Explored:
             f"<style>{STYLE}</style></head>"
             '<body style="font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;'
             'padding:0 1rem;color:#1f2933;background:#fff"><h1>Should I disaggregate?</h1>'
-            f"<p>{escape(self.advice.sentence)}</p>{drawn}"
+            f"{told}{drawn}"
             f"{''.join(section.html() for section in sections)}</body></html>\n"
         )
 
@@ -242,7 +269,14 @@ def explore(exploration: Exploration, progress: OnStudy | None = None) -> Explor
     options, limits = exploration.options, exploration.limits
     prompts, tokens = (_space(exploration, platform) for platform in exploration.platforms)
     cutoff = min(options.ttft_cutoff_s, limits.ttft_s or math.inf)
-    done = study(tokens, cutoff, progress, prompts)
+    own_shares = isinstance(options.rate_matching, Degraded)
+    headroom = Headroom(
+        share=0.0 if own_shares and options.headroom is None else options.headroom,
+        attainment=options.attainment,
+        ttft_s=cutoff,
+        handover=exploration.handover,
+    )
+    done = study(tokens, cutoff, progress, prompts, Promise(headroom, limits.tpot_s))
     matched = done.deployments(options.rate_matching)
     named = {
         "disaggregated": pareto(carried(matched), y=CLUSTER),
@@ -263,6 +297,12 @@ def explore(exploration: Exploration, progress: OnStudy | None = None) -> Explor
             how="diagonal",
         ),
     )
+
+
+def _spread(row: Mapping[str, Any], metric: str, share: str, column: str) -> dict[str, Any]:
+    """Return what is known of a metric's distribution; medians and p99 where it was simulated."""
+    known = {name: row.get(f"{metric}_{name}_s") for name in ("p50", "p99")}
+    return {**known, share: row.get(column)}
 
 
 def _check_list(name: str, values: tuple[int, ...], unit: str, least: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from simulator.explore.space import TRANSFER_MODE, Lengths, Platform
+from simulator.explore.space import Lengths, Platform
 from simulator.latency.speculative import Speculative
 
 Row = Mapping[str, Any]
@@ -17,29 +17,66 @@ Platforms = tuple[Platform, Platform]
 
 SHORT = 8
 """So many times the mean number of prompts may be in a step: short ones come together."""
-LOAD = 0.9
-"""Share of the promised rate that an exported simulation offers: queues need some room."""
+LIVES, LEAST, MOST = 8, 2_000, 20_000
+"""Requests to simulate: so many times those in flight, between these bounds. Fewer would end before
+queues have grown."""
 
 
 def experiment(row: Row, platforms: Platforms, lengths: Lengths) -> dict[str, Any]:
-    """Return the settings of the simulation a deployment stands for, as an experiment has them.
-
-    Poisson arrivals at 90 % of the rate it promises, of constant lengths, the means. A co-located
-    worker that stalls for several prompts at a time does not gather them there, but takes those
-    that wait: below saturation it stalls more often, and its TPOT is higher than promised.
-    """
+    """Return the settings of the pools a deployment stands for, as an experiment has them."""
     return {
         "latency": {"speculative": _speculative(row, platforms[1])},
         "pools": _pools(row, platforms, lengths),
-        "workload": {
-            "arrivals": {
-                "_target_": "workloads.arrivals.Poisson",
-                "rate": float(f"{LOAD * row['rate']:.4g}"),
-            },
-            "input_lengths": _tokens(lengths.mean_isl),
-            "output_lengths": _tokens(lengths.mean_osl),
-        },
     }
+
+
+def requests(row: Row, lengths: Lengths) -> int:
+    """Return the requests to offer a deployment: several lives of all it has in flight."""
+    in_flight = row["rate"] * (row["ttft_s"] + row["tpot_s"] * lengths.mean_osl)
+    return int(min(max(LIVES * in_flight, LEAST), MOST))
+
+
+def poisson(rate: float, lengths: Lengths, count: int) -> dict[str, Any]:
+    """Return a workload of ``count`` requests of these lengths, ``rate`` a second at random."""
+    alike = len(lengths.isl) == 1
+    constant = {"_target_": "workloads.lengths.Constant"}
+    pairs = {"inputs": list(lengths.isl), "outputs": list(lengths.osl)}
+    return {
+        "_target_": "workloads.workload.SyntheticWorkload",
+        "name": "poisson",
+        "requests": count,
+        "duration_s": None,
+        "concurrency": None,
+        "correlation": 0.0,
+        "pairs": None if alike else {"_target_": "workloads.lengths.EmpiricalPairs", **pairs},
+        "arrivals": {"_target_": "workloads.arrivals.Poisson", "rate": _digits(rate)},
+        "input_lengths": {**constant, "tokens": lengths.isl[0]} if alike else None,
+        "output_lengths": {**constant, "tokens": lengths.osl[0]} if alike else None,
+    }
+
+
+def own(workload: Settings, rate: float, count: int, max_context: int) -> dict[str, Any] | None:
+    """Return a user's workload with its own arrivals, at ``rate`` requests/s on average.
+
+    A trace's clock runs faster or slower, and requests beyond ``max_context`` tokens are left out,
+    as exploring left them out; of a synthetic workload there are ``count`` requests. ``None`` where
+    a workload has no arrivals that could be scaled.
+    """
+    if workload.get("concurrency") is not None:
+        return None
+    if "replay" in workload:
+        limit = min(workload["max_context"] or max_context, max_context)
+        replay = {**workload["replay"], "rate_scale": 1.0, "target_rate": _digits(rate)}
+        replay["max_requests"] = min(replay["max_requests"] or MOST, MOST)
+        return {**workload, "max_context": limit, "over_context": "drop", "replay": replay}
+    if "rate" not in (workload.get("arrivals") or {}):
+        return None
+    arrivals = {**workload["arrivals"], "rate": _digits(rate)}
+    return {**workload, "arrivals": arrivals, "requests": count, "duration_s": None}
+
+
+def _digits(rate: float) -> float:
+    return float(f"{rate:.6g}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +84,27 @@ class Surroundings:
     """What an exported experiment runs in: the ``groups`` chosen (model, hardware, fabric, …).
 
     ``changes`` are the settings that were changed in them, and ``gpus`` those of a pool's own GPU,
-    by role.
+    by role. ``workload`` are the whole settings of the workload whose lengths were explored, and
+    ``workload_group`` what they were chosen as; ``None`` where lengths were given.
     """
 
     groups: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, Any] = field(default_factory=dict)
     gpus: Mapping[str, Any] = field(default_factory=dict)
+    workload: Mapping[str, Any] | None = None
+    workload_group: str = "constant"
+
+    def offered(self, row: Row, platforms: Platforms, lengths: Lengths) -> tuple[str, Settings]:
+        """Return the workload to offer a deployment at the rate it promises, and its group.
+
+        The workload itself at that rate, or Poisson arrivals of the lengths explored.
+        """
+        count, rate = row.get("run_requests", requests(row, lengths)), row["rate"]
+        if self.workload is not None:
+            itself = own(self.workload, rate, count, platforms[1].model.max_context)
+            if itself is not None:
+                return self.workload_group, itself
+        return "constant", poisson(rate, lengths, count)
 
 
 def experiment_text(
@@ -60,14 +112,14 @@ def experiment_text(
 ) -> str:
     """Return an experiment file: choose it with ``--config-dir DIR experiment=NAME``."""
     cluster = "disaggregated" if row["kind"] == "disaggregated" else "colocated"
-    chosen = {"cluster": cluster, "transfer": TRANSFER_MODE, "workload": "constant"}
+    group, workload = surroundings.offered(row, platforms, lengths)
     settings = merged(surroundings.changes, experiment(row, platforms, lengths))
     for role, pool in settings["pools"].items():
         gpu = surroundings.gpus.get("decode" if role == "mixed" else role)
         settings["pools"][role] = pool if gpu is None else {**pool, "gpu": gpu}
-    overridden = {**surroundings.groups, **chosen}
+    overridden = {**surroundings.groups, "cluster": cluster, "workload": group}
     defaults = [{f"override /{group}": choice} for group, choice in overridden.items()]
-    body = {"defaults": defaults, **settings}
+    body = {"defaults": defaults, **settings, "workload": workload}
     return f"# @package _global_\n{yaml.safe_dump(body, sort_keys=False)}"
 
 
@@ -95,11 +147,12 @@ def beyond(base: Settings, whole: Settings) -> dict[str, Any]:
 
 
 def overrides(row: Row, platforms: Platforms, lengths: Lengths) -> list[str]:
-    """Return the same as a list of overrides for the command line."""
+    """Return the same as a list of overrides for the command line, under Poisson arrivals."""
     pools = "disaggregated" if row["kind"] == "disaggregated" else "colocated"
     settings = experiment(row, platforms, lengths)
-    rest = [f"{key}={value}" for key, value in _flat(settings)]
-    return [f"cluster={pools}", f"transfer={TRANSFER_MODE}", "workload=constant", *rest]
+    settings["workload"] = poisson(row["rate"], lengths, requests(row, lengths))
+    rest = [f"{key}={'null' if value is None else value}" for key, value in _flat(settings)]
+    return [f"cluster={pools}", "workload=constant", *rest]
 
 
 def aiconfigurator(deployments: pl.DataFrame, lengths: Lengths) -> pl.DataFrame:
@@ -200,21 +253,26 @@ def _prefill_tokens(row: Row, lengths: Lengths) -> int:
 def _mixed_batching(row: Row, lengths: Lengths) -> dict[str, Any]:
     groups = row["mixed_attention_dp"] * row["mixed_pp"]
     batch, rides = row["mixed_batch"], row["mixed_prompts"] == 0
+    seats = batch + (_riding(row, lengths, groups) if rides else 0)
     if rides:
         tokens = batch + row["mixed_chunk"] * groups
     else:
         tokens = max(batch, row["mixed_prompts"] * round(lengths.mean_isl) * groups)
     return {
         "max_num_batched_tokens": tokens,
-        "max_num_seqs": batch,
+        "max_num_seqs": seats,
         "reserve": "full",
         "chunked_prefill": rides,
         "piggyback": rides,
     }
 
 
-def _tokens(mean: float) -> dict[str, int]:
-    return {"tokens": round(mean)}
+def _riding(row: Row, lengths: Lengths, groups: int) -> int:
+    """Return the prompts under way beside a full batch: each has a seat of its own."""
+    chunk, isl = row["mixed_chunk"], lengths.mean_isl
+    pieces = lengths.pieces(chunk).mean if lengths.varied else isl / chunk
+    under_way = float(row["mixed_batch"]) * pieces / lengths.steps
+    return max(1, round(min(under_way, groups)))
 
 
 def _flat(settings: Row, prefix: str = "") -> Iterator[tuple[str, Any]]:

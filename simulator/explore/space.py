@@ -107,6 +107,11 @@ class Lengths:
         return self.mean_osl - 1.0
 
     @cached_property
+    def variation(self) -> float:
+        """Squared coefficient of variation of prompt tokens."""
+        return float(self._prompts.var() / self._prompts.mean() ** 2)
+
+    @cached_property
     def pairs(self) -> float:
         """Mean pairs of tokens a prompt's attention looks at, however it is cut."""
         return float(np.mean(self._prompts * (self._prompts + 1.0) / 2.0))
@@ -202,10 +207,7 @@ def _weighted(values: Floats, weights: Floats) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """One kind of GPU on its fabric, how the model is stored and costed there, and KV handed over.
-
-    Hand-overs are layer-wise: exported deployments say the same.
-    """
+    """One kind of GPU on its fabric: how the model is stored and costed, and KV handed over."""
 
     model: Model
     gpu: GPU

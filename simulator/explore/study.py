@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import polars as pl
 
@@ -15,13 +16,16 @@ from simulator.explore.evaluate import (
     gathered,
     prefill_points,
 )
+from simulator.explore.headroom import Headroom
 from simulator.explore.match import (
     CLUSTER,
     FTL_CUTOFF_S,
     choose_prefill,
     colocated,
     disaggregated,
+    fast,
     given,
+    paced,
     prefill_front,
     within,
 )
@@ -31,6 +35,14 @@ from simulator.policies.rate_matching import Balanced, RateMatcher, WithinBudget
 
 COLOCATED = ("whole", "piggybacked", "chunked")
 """The co-located fronts of a study, beside the best of all."""
+
+
+class Promise(NamedTuple):
+    """What a study's deployments promise: a share of the steady rate, below a TPOT in seconds."""
+
+    headroom: Headroom | None = None
+    tpot_s: float | None = None
+
 
 OnStudy = Callable[[int, int, int], None]
 """Called as parts of the work are done: with how many are, of how many, and points so far."""
@@ -44,6 +56,8 @@ class Study:
     The co-located fronts: ``whole`` without piggybacking, ``piggybacked`` with it, of which
     ``chunked`` only with chunks shorter than a prompt, and ``mixed`` with the best of all.
     ``platforms`` are prefill's and decode's; ``points`` counts the design points evaluated.
+    Without ``headroom`` rates are those of the steady state, else what can be promised of it.
+    ``allowed`` is the co-located front of those points alone whose TPOT is within the limit.
     """
 
     space: Space
@@ -56,6 +70,8 @@ class Study:
     piggybacked: pl.DataFrame
     chunked: pl.DataFrame
     points: int
+    headroom: Headroom | None = None
+    allowed: pl.DataFrame | None = None
 
     def deployments(self, rule: RateMatcher | None = None) -> pl.DataFrame:
         """Return the chosen prefill with every decode point, by rate matching or another rule.
@@ -66,8 +82,8 @@ class Study:
         rule = bounded(rule or Balanced(), total)
         budgeted = total is not None or isinstance(rule, WithinBudget)
         prefill = self.prefills if budgeted else self.prefill
-        matched = given(disaggregated(prefill, self.decode, both, lengths, rule), total)
-        return with_bandwidth(matched, both, lengths)
+        every = disaggregated(prefill, self.decode, both, lengths, rule, self.headroom)
+        return with_bandwidth(given(every, total), both, lengths)
 
     def split(self, rule: RateMatcher | None = None) -> pl.DataFrame:
         """Return the disaggregated front, whatever KV bandwidth it needs."""
@@ -79,8 +95,12 @@ def study(
     cutoff_s: float = FTL_CUTOFF_S,
     progress: OnStudy | None = None,
     prefill_space: Space | None = None,
+    promise: Promise | None = None,
 ) -> Study:
     """Explore ``space``; points whose TTFT exceeds the cutoff are dropped, co-located ones too.
+
+    ``promise`` says what of the steady state's rates is promised (``None``: all of it), and under
+    which TPOT.
 
     Prefill is looked for in ``prefill_space`` where its GPUs are others. Co-located points are
     reduced to their fronts part by part, so memory stays bounded.
@@ -89,16 +109,23 @@ def study(
         ConfigError: no prefill point fits and meets the cutoff.
     """
     platform, lengths, costs = space.platform, space.lengths, Costs(space.platform)
+    headroom, tpot_s = promise or Promise()
     prompts = prefill_space or space
     shared = costs if prompts.platform == platform else Costs(prompts.platform)
     tell = _Tally(progress, len(prompts.layouts) + 2 * len(space.layouts))
     prefill = collect(prefill_points(prompts, shared, tell.next()))
     decode = collect(decode_points(space, costs, tell.next()))
     count = len(prefill) + len(decode)
-    fronts: dict[str, list[pl.DataFrame]] = {name: [] for name in COLOCATED}
+    if headroom is not None:
+        prefill = fast(prefill, cutoff_s)
+        prefill, decode = (
+            paced(each, lengths, headroom, space.total_gpus) for each in (prefill, decode)
+        )
+    fronts: dict[str, list[pl.DataFrame]] = {name: [] for name in (*COLOCATED, "allowed")}
     for frame in gathered(colocated_points(space, costs, tell.next())):
         count += len(frame)
-        judged = within(colocated(frame, platform, lengths, space.total_gpus), ttft_s=cutoff_s)
+        every = colocated(frame, platform, lengths, space.total_gpus, headroom)
+        judged = within(every, ttft_s=cutoff_s)
         chunk = pl.col("mixed_chunk")
         for name, where in (
             ("whole", chunk == 0),
@@ -106,6 +133,7 @@ def study(
             ("chunked", (chunk > 0) & (chunk < lengths.mean_isl)),
         ):
             fronts[name].append(pareto(judged.filter(where), y=CLUSTER))
+        fronts["allowed"].append(pareto(within(judged, tpot_s=tpot_s), y=CLUSTER))
     best = {name: pareto(collect(kept), y=CLUSTER) for name, kept in fronts.items()}
     return Study(
         space=space,
@@ -116,6 +144,7 @@ def study(
         mixed=pareto(collect([best["whole"], best["piggybacked"]]), y=CLUSTER),
         **best,
         points=count,
+        headroom=headroom,
     )
 
 

@@ -36,15 +36,23 @@ def test_a_folder_is_complete(exploration: Exploration, tmp_path: Path) -> None:
     groups = {"model": "llama_3_1_8b"}
     done.write(tmp_path, {"config_digest": "abc"}, Surroundings(groups=groups))
     summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
-    assert summary["answer"] == done.advice.sentence
+    assert summary["answer"] == done.advice.answer
     assert summary["config_digest"] == "abc"
-    assert summary["output_tokens_per_s_per_gpu"] == done.advice.split["throughput"]  # type: ignore[index]
+    best = done.advice.split
+    assert best is not None
+    assert summary["goodput_rps"] == best["rate"]
+    assert summary["output_tokens_per_s_per_gpu"] == best["throughput"] / best["load"]
+    assert summary["tpot_s"] == {"p50": None, "p99": None, "p90": best["tpot_tail_s"]}
+    assert summary["disaggregated"]["ttft_limit_s"] == 1.0
+    assert summary["colocated"]["gpus"] == done.advice.mixed["gpus"]  # type: ignore[index]
     deployments = pl.read_parquet(tmp_path / "deployments.parquet")
     fronts = pl.read_parquet(tmp_path / "fronts.parquet")
     split = fronts.filter(series="disaggregated")
     assert split["throughput"].to_list() == pareto(deployments)["throughput"].to_list()
     assert "<svg" in (tmp_path / "report.html").read_text("utf-8")
-    assert "cluster: disaggregated" in (tmp_path / "experiment" / "chosen.yaml").read_text("utf-8")
+    for name, pools in (("chosen", "disaggregated"), ("colocated", "colocated")):
+        text = (tmp_path / "experiment" / f"{name}.yaml").read_text("utf-8")
+        assert f"cluster: {pools}" in text
     assert len(pl.read_csv(tmp_path / "aiconfigurator.csv")) >= 1
 
 
@@ -70,7 +78,7 @@ def test_a_budget_bounds_both_sides(exploration: Exploration) -> None:
     small = Exploration(
         platforms=exploration.platforms,
         lengths=exploration.lengths,
-        options=Options(worker_gpus=2, total_gpus=8, max_batch=256),
+        options=Options(worker_gpus=2, total_gpus=8, max_batch=256, headroom=0.0),
     )
     done = explore(small)
     assert done.deployments["gpus"].max() == 8
@@ -98,8 +106,8 @@ def test_idle_gpus_count(exploration: Exploration, total: int) -> None:
     assert mixed is not None
     assert split["rate"] == carried(done.deployments)["rate"].max()
     assert done.advice.gain == pytest.approx(split["rate"] / mixed["rate"])
-    used = f"Of {total} GPUs it uses {split['gpus']} disaggregated and {mixed['gpus']} co-located."
-    assert used in done.advice.sentence
+    for row, side in zip((split, mixed), done.advice.sides, strict=True):
+        assert f"on {row['gpus']} of {total} GPUs: " in side
 
 
 def test_one_gpu_is_shared(exploration: Exploration) -> None:
