@@ -1,6 +1,7 @@
 """Rate matching: every rule against trying all worker counts."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ from simulator.policies.rate_matching import (
     Degraded,
     Engine,
     FixedRatio,
+    Given,
+    Match,
+    RateMatcher,
     WithinBudget,
     bounded,
+    matched,
 )
 
 RATES = st.floats(0.01, 100.0)
@@ -187,3 +192,68 @@ def test_a_rule_checks_itself(rule: type, values: dict[str, float]) -> None:
     """A value out of range is refused by name."""
     with pytest.raises(ConfigError, match=next(iter(values))):
         rule(**values)
+
+
+def answering(*columns: object) -> RateMatcher:
+    """Return a rule of somebody's own that always answers the same."""
+
+    class Own:
+        def match(self, prefill: Engine, decode: Engine) -> Match:  # noqa: ARG002 - a protocol's
+            answer: Any = columns if len(columns) < 4 else Match(*columns)  # type: ignore[arg-type]
+            return answer
+
+    return Own()
+
+
+ONES = np.ones(2, np.int64)
+TWO = Engine(np.array([1.0, 2.0]), 1), Engine(1.0, 1)
+
+
+def test_any_rule_may_answer_whole_counts_of_at_least_none() -> None:
+    """Whole numbers of any width, none included, and any rate are a match as they are."""
+    for rate in (np.array([0.0, 1.5]), np.array([0, 3])):
+        told = matched(answering(ONES, 0 * ONES, ONES.astype(np.uint8), rate), *TWO)
+        assert told.rate.tolist() == rate.tolist()
+        assert told.decode_workers.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ((ONES, ONES, ONES), "match must return a Match"),
+        ((ONES, ONES, ONES, ONES[:1]), "rate must be .2,. numbers of at least 0"),
+        ((ONES[:1], ONES, ONES, ONES), "prefill_workers must be .2,. numbers of at least 0"),
+        ((ONES, 0.5 * ONES, ONES, ONES), "decode_workers must be .* got float64"),
+        ((ONES, ONES, -ONES, ONES), "gpus must be .* numbers of at least 0"),
+        ((ONES, ONES, ONES, np.array([1.0, np.nan])), "rate must be"),
+        ((ONES, ONES, ONES, np.array(["a", "b"])), "rate must be"),
+    ],
+)
+def test_what_is_no_match_is_told(columns: tuple[object, ...], told: str) -> None:
+    """A rule of somebody's own that answers something else is named, with what was wrong."""
+    with pytest.raises(ConfigError, match=f"rate matching Own: {told}"):
+        matched(answering(*columns), *TWO)
+
+
+@settings(max_examples=30)
+@given(RATES, GPUS, RATES, GPUS, st.integers(1, 50), st.integers(1, 50))
+def test_given_counts_serve_at_the_slower_pools_pace(
+    r_p: float, g_p: int, r_d: float, g_d: int, n_p: int, n_d: int
+) -> None:
+    """Counts that somebody chose are kept, for each pair; their GPUs and the lower rate follow."""
+    rule = Given(prefill_workers=n_p, decode_workers=n_d)
+    match = rule.match(Engine(np.array([r_p, 2 * r_p]), g_p), Engine(r_d, g_d))
+    assert match.prefill_workers.tolist() == [n_p] * 2
+    assert match.decode_workers.tolist() == [n_d] * 2
+    assert match.gpus.tolist() == [n_p * g_p + n_d * g_d] * 2
+    assert match.rate.tolist() == [min(n_p * r_p, n_d * r_d), min(n_p * 2 * r_p, n_d * r_d)]
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, True])
+@pytest.mark.parametrize("name", ["prefill_workers", "decode_workers"])
+def test_given_counts_must_be_whole(name: str, bad: float) -> None:
+    """One worker is enough; none, or a part of one, is refused."""
+    counts: dict[str, int] = {"prefill_workers": 1, "decode_workers": 1}
+    Given(**counts)
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number ≥ 1 but got {bad!r}"):
+        Given(**{**counts, name: bad})  # type: ignore[arg-type]
