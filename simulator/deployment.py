@@ -14,6 +14,9 @@ from simulator.policies.routing import LeastKV, LeastTokens, RoutingPolicy
 
 ROLES = ("prefill", "decode", "mixed")
 
+MAX_WORKERS = 4096
+"""More workers than this in one pool are taken for a mistake: each has its own gauges over time."""
+
 
 def _at_least(owner: str, name: str, value: float, least: float) -> None:
     if not value >= least:
@@ -92,6 +95,10 @@ class Pool:
     def __post_init__(self) -> None:
         _one_of("pool", "role", self.role, ROLES)
         _at_least(f"{self.role} pool", "workers", self.workers, 1)
+        if self.workers > MAX_WORKERS:
+            raise ConfigError(
+                f"{self.role} pool: workers must be at most {MAX_WORKERS} but got {self.workers!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

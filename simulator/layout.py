@@ -9,6 +9,9 @@ from simulator.errors import CapacityError, ConfigError, LayoutError
 from simulator.memory import MemoryRule
 from simulator.model import Model
 
+MAX_DEGREE = 4096
+"""A wider layout is taken for a mistake: every rank of a worker has ports and a budget."""
+
 DTYPE_BYTES: Mapping[str, float] = MappingProxyType(
     {
         "fp32": 4.0,
@@ -187,6 +190,8 @@ class Layout:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise LayoutError(f"layout: {name} must be a whole number ≥ 1 but got {value!r}")
+            if value > MAX_DEGREE:
+                raise LayoutError(f"layout: {name} must be at most {MAX_DEGREE} but got {value!r}")
         if self.expert_group % self.ep:
             raise LayoutError(
                 f"layout: ep {self.ep} must divide tp * attention_dp = {self.tp} * "

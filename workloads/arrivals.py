@@ -17,8 +17,11 @@ from workloads.errors import TraceError
 
 Times = NDArray[np.float64]
 
-MAX_ARRIVALS = 100_000_000
+MAX_ARRIVALS = 10_000_000
 """More arrivals than this in one workload is taken for a mistake."""
+
+RATES = (1e-9, 1e9)
+"""Requests/s from one in thirty years to a billion; what lies beyond is taken for a mistake."""
 
 MAX_STAYS = 10_000_000
 """More changes of an MMPP's state than this is taken for a mistake in its dwell times."""
@@ -41,7 +44,7 @@ class Poisson:
     rate: float
 
     def __post_init__(self) -> None:
-        checks.positive("poisson arrivals", "rate", self.rate, "requests/s")
+        _check_rate("poisson arrivals", "rate", self.rate)
 
     def times(
         self, rng: np.random.Generator, *, n: int | None = None, horizon_s: float | None = None
@@ -62,7 +65,7 @@ class Gamma:
     cv: float
 
     def __post_init__(self) -> None:
-        checks.positive("gamma arrivals", "rate", self.rate, "requests/s")
+        _check_rate("gamma arrivals", "rate", self.rate)
         checks.positive("gamma arrivals", "cv", self.cv)
 
     def times(
@@ -84,7 +87,7 @@ class Weibull:
     cv: float
 
     def __post_init__(self) -> None:
-        checks.positive("weibull arrivals", "rate", self.rate, "requests/s")
+        _check_rate("weibull arrivals", "rate", self.rate)
         checks.number("weibull arrivals", "cv", self.cv)
         if not 0.05 <= self.cv <= 20:
             raise TraceError(f"weibull arrivals: cv must lie in 0.05..20 but got {self.cv!r}")
@@ -112,7 +115,7 @@ class Constant:
     rate: float
 
     def __post_init__(self) -> None:
-        checks.positive("constant arrivals", "rate", self.rate, "requests/s")
+        _check_rate("constant arrivals", "rate", self.rate)
 
     def times(
         self,
@@ -245,7 +248,7 @@ class Bursts:
     calm_s: float
 
     def __post_init__(self) -> None:
-        checks.positive("bursts", "rate", self.rate, "requests/s")
+        _check_rate("bursts", "rate", self.rate)
         checks.at_least("bursts", "factor", self.factor, 1)
         checks.positive("bursts", "burst_s", self.burst_s, "s")
         checks.positive("bursts", "calm_s", self.calm_s, "s")
@@ -360,6 +363,15 @@ def _unit_poisson(rng: np.random.Generator, n: int | None, most: float | None) -
 def _cut(times: Times, n: int | None, horizon_s: float | None) -> Times:
     before = times if horizon_s is None else times[: np.searchsorted(times, horizon_s)]
     return before[:n]
+
+
+def _check_rate(owner: str, name: str, rate: float) -> None:
+    checks.positive(owner, name, rate, "requests/s")
+    low, high = RATES
+    if not low <= rate <= high:
+        raise TraceError(
+            f"{owner}: {name} must lie in {low:g}..{high:g} requests/s but got {rate!r}"
+        )
 
 
 def _count(n: int | None, expected: float | None) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from workloads import checks
-from workloads.arrivals import Arrivals
+from workloads.arrivals import MAX_ARRIVALS, Arrivals
 from workloads.cleaning import Policy
 from workloads.errors import TraceError
 from workloads.lengths import IndependentPairs, LengthPairs, Lengths
@@ -122,6 +122,7 @@ class SyntheticWorkload:
             raise TraceError("synthetic workload: give requests or duration_s")
         if self.requests is not None:
             checks.whole("synthetic workload", "requests", self.requests, 1)
+            _check_most("synthetic workload", "requests", self.requests)
         if self.duration_s is not None:
             checks.positive("synthetic workload", "duration_s", self.duration_s, "s")
         if self.arrivals is None and self.concurrency is None:
@@ -179,3 +180,9 @@ def _owner(part: object) -> str:
 def _check_concurrency(concurrency: int | None) -> None:
     if concurrency is not None:
         checks.whole("workload", "concurrency", concurrency, 1)
+        _check_most("workload", "concurrency", concurrency)
+
+
+def _check_most(owner: str, name: str, count: int) -> None:
+    if count > MAX_ARRIVALS:
+        raise TraceError(f"{owner}: {name} must be at most {MAX_ARRIVALS} but got {count!r}")
