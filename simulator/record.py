@@ -79,7 +79,7 @@ class WorkerInfo:
     decode_tokens: int
     kv_block_seconds: float
     allocated_s: float
-    state: str = "stopped"
+    state: str = "ready"
     why: str = "initial"
     because: str = "end of run"
     domain: int = 0

@@ -6,6 +6,7 @@ Each metric is defined once, here: durations of one request in :data:`DURATIONS`
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -415,6 +416,28 @@ def gpu_hours(workers: Sequence[WorkerInfo]) -> dict[str, float]:
     }
 
 
+def turnover(workers: Sequence[WorkerInfo]) -> dict[str, dict[str, int]]:
+    """Return how many workers each pool began with, and how many started, stopped and failed.
+
+    Counted are those that got GPUs; ``unplaced`` never did. Who serves to the end of the run has
+    not stopped, and who is ``draining`` then neither.
+    """
+    counts = {}
+    for pool in POOLS:
+        members = [worker for worker in workers if worker.pool == pool]
+        placed = [worker for worker in members if not math.isnan(worker.granted_s)]
+        begun = [worker for worker in placed if worker.why == "initial"]
+        counts[pool] = {
+            "initial": len(begun),
+            "started": len(placed) - len(begun),
+            "stopped": sum(worker.state == "stopped" for worker in placed),
+            "failed": sum(worker.state == "failed" for worker in placed),
+            "draining": sum(worker.state == "draining" for worker in placed),
+            "unplaced": len(members) - len(placed),
+        }
+    return counts
+
+
 def mean_gpus(workers: Sequence[WorkerInfo], end_s: float) -> float:
     """Return the time-mean of allocated GPUs over the run: their number, where pools are static."""
     if end_s <= 0:
@@ -447,7 +470,8 @@ def _totals(requests: pl.LazyFrame, slo: SLO) -> dict[str, Any]:
         for name in ("input_tokens", "output_tokens")
     }
     costs = {
-        name: pl.col(name).cast(pl.Int64).sum() for name in ("preemptions", "recomputed_tokens")
+        name: pl.col(name).cast(pl.Int64).sum()
+        for name in ("preemptions", "recomputed_tokens", "retries")
     }
     span = pl.col("finish_s").max() - pl.col("arrival_s").min()
     return (
@@ -456,6 +480,7 @@ def _totals(requests: pl.LazyFrame, slo: SLO) -> dict[str, Any]:
             *statuses.values(),
             slo.good().sum().alias("good"),
             span.alias("duration_s"),
+            (pl.col("retries") > 0).sum().alias("retried_requests"),
             **tokens,
             **costs,
         )
@@ -483,6 +508,13 @@ def _arrived(requests: pl.LazyFrame) -> Arrived:
             for reason, number, amount, longest in rejected.iter_rows()
         },
     )
+
+
+def _failed_reasons(requests: pl.LazyFrame) -> dict[str, int]:
+    """Return how many requests failed, by reason."""
+    failed = requests.filter(pl.col("status") == "failed")
+    reason = pl.col("reason").cast(pl.String).fill_null("unstated")
+    return dict(failed.group_by(reason).len().sort("reason").collect().iter_rows())
 
 
 def _warnings(told: Mapping[str, Any], arrived: Arrived, context: Mapping[str, Any]) -> list[str]:
@@ -554,8 +586,9 @@ def summarize(
     ``duration_s`` is last finish − first arrival. Distributions cover every request that has the
     value. Goodput is good requests per second of duration, attainment their share of all
     arrivals, rejected ones included. ``dropped`` is what :func:`simulator.dropped.dropped` tells.
-    Token rates count the tokens of completed requests; per GPU means per allocated GPU of all pools
-    together.
+    ``retries`` is how often a request was lost with its worker and begun anew, of
+    ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
+    of completed requests; per GPU means per allocated GPU of all pools together.
     """
     totals = _totals(requests, slo)
     duration, gpus = totals["duration_s"], mean_gpus(record.workers, record.end_s)
@@ -569,6 +602,7 @@ def summarize(
     return {
         "requests": {name: totals[name] for name in ("arrived", *STATUSES)},
         "rejected_reasons": {why: each.requests for why, each in arrived.refused.items()},
+        "failed_reasons": _failed_reasons(requests),
         "dropped": lost,
         "warnings": _warnings(lost, arrived, context),
         "duration_s": duration,
@@ -587,8 +621,11 @@ def summarize(
         "input_tokens_per_s_per_gpu": None if inputs is None else _per(inputs, gpus),
         "gpu_hours": gpu_hours(record.workers),
         "kv_utilization": kv_utilization(record.workers),
+        "workers": turnover(record.workers),
         "preemptions": totals["preemptions"],
         "recomputed_tokens": totals["recomputed_tokens"],
+        "retries": totals["retries"],
+        "retried_requests": totals["retried_requests"],
         "seed": context.get("seed"),
         "config_digest": config_digest(str(context.get("config", ""))),
         "wall_s": wall,

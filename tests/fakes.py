@@ -4,7 +4,8 @@ Times of every request are in order, gauges are counted from the very request ti
 workers' totals are the integrals of their gauges.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,56 @@ def fake_record(run: FakeRun | None = None) -> RunRecord:
         end_s=end,
         first_token=run.first_token,
     )
+
+
+def changing_record(run: FakeRun | None = None) -> RunRecord:
+    """Return the record of ``run`` (two workers a pool) whose lives change, in tenths of its end.
+
+    The last decode worker fails at 4, its successor has GPUs from 5 on and is ready at 6; prefill
+    shall be one from 7 on, and its second worker drains until 8. Gauges are unknown otherwise, and
+    the third request was lost twice with the worker that failed.
+    """
+    record = fake_record(run or FakeRun(requests=200))
+    end, number = record.end_s, len(record.workers)
+    tenth = end / 10
+    first, leaves, stays, fails = (replace(worker, ended_s=end) for worker in record.workers)
+    leaves = replace(leaves, state="stopped", because="planned", allocated_s=8 * tenth)
+    leaves = replace(leaves, draining_s=7 * tenth, ended_s=8 * tenth)
+    heir = replace(stays, worker=number, why="replaces worker 3", allocated_s=5 * tenth)
+    heir = replace(heir, asked_s=4 * tenth, granted_s=5 * tenth, ready_s=6 * tenth)
+    fails = replace(fails, state="failed", because="planned failure", allocated_s=4 * tenth)
+    fails = replace(fails, ended_s=4 * tenth)
+    retries = record.requests["retries"].copy()
+    retries[2] = 2
+    return replace(
+        record,
+        requests={**record.requests, "retries": retries},
+        workers=(first, leaves, stays, fails, heir),
+        timeline=_known(record.timeline, (end, 8 * tenth, end, 4 * tenth), 6 * tenth),
+        events=(
+            *record.events,
+            (4 * tenth, "failed", 3, "planned failure"),
+            (4 * tenth, "pending", number, heir.why),
+            (5 * tenth, "starting", number, heir.why),
+            (6 * tenth, "ready", number, "4 × H100 SXM"),
+            (7 * tenth, "desired", -1, "prefill: 2 to 1, planned"),
+            (7 * tenth, "draining", 1, "planned"),
+            (8 * tenth, "stopped", 1, "planned"),
+        ),
+    )
+
+
+def _known(
+    timeline: Mapping[str, Floats], ends: tuple[float, ...], from_s: float
+) -> dict[str, Floats]:
+    """Return gauges known until the workers' ``ends``, and those of a further one after."""
+    time = timeline["time_s"]
+    there = time[:, None] <= np.array(ends)
+    gauges = {}
+    for name in timeline.keys() - {"time_s"}:
+        further = np.where(time >= from_s, 1.0, np.nan)
+        gauges[name] = np.column_stack((np.where(there, timeline[name], np.nan), further))
+    return {"time_s": time, **gauges}
 
 
 def empty_columns(requests: int) -> Columns:

@@ -230,7 +230,7 @@ def _pool_sums(seen: View, gauge: str, title: str, note: str) -> Panel:
         return Panel(name=gauge, title=title, note=NOTHING_SAMPLED, figure=None)
     lines = []
     for pool in seen.pools:
-        total = seen.samples.of(pool, gauge).sum(axis=1)
+        total = series.sum_over_workers(seen.samples.of(pool, gauge))
         x = seen.samples.time_s * seen.scale
         lines.append(theme.line(x, total, pool, theme.POOL_COLOURS[pool]))
     drawn = theme.figure(

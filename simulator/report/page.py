@@ -160,9 +160,9 @@ def _latency_table(results: Results) -> str:
 
 
 def _notes(results: Results) -> str:
-    """Return what reading the workload changed, and why requests were rejected, if anything."""
+    """Return what reading the workload changed, and what was rejected, lost or failed, if any."""
     summary = results.summary
-    rows = prose.not_served(summary)
+    rows = [*prose.not_served(summary), *prose.losses(summary), *prose.changes(summary)]
     rows += _flat("", summary["accounting"])
     if not rows:
         return ""

@@ -26,14 +26,18 @@ def subject(results: Results) -> str:
     served = f"{number(arrived)} {_plural('request', arrived)}{lasted}{source}, served by"
     model = results.context.get("model")
     of_model = f" of {model}" if model else ""
-    return f"{served} {machines(results)}{of_model}. {outcome(summary)}"
+    turned = "".join(f" Meanwhile the pools changed: {words}." for _, words in changes(summary))
+    return f"{served} {machines(results)}{of_model}.{turned} {outcome(summary)}"
 
 
 def machines(results: Results) -> str:
-    """Return the pools in words: 4 prefill workers (16 × H100) and 2 decode workers (…)."""
+    """Return the pools in words: 4 prefill workers (16 × H100) and 2 decode workers (…).
+
+    They are those that the run began with.
+    """
     parts = []
     for pool in POOLS:
-        members = [worker for worker in results.workers if worker.pool == pool]
+        members = [w for w in results.workers if w.pool == pool and w.why == "initial"]
         if members:
             kinds = " and ".join(sorted({worker.gpu for worker in members}))
             gpus = sum(worker.gpus for worker in members)
@@ -72,6 +76,36 @@ def not_served(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if unread := _unread(account):
         rows.append(("not read", unread))
     return rows
+
+
+def losses(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return, as label and text, which requests were lost with a worker or failed, if any."""
+    failed, lost = summary["failed_reasons"], summary["retried_requests"]
+    rows = [("failed", counts(failed, {}))] if failed else []
+    if lost:
+        begun = f"{number(lost)} {_plural('request', lost)} lost and begun anew"
+        rows.append(("retries", f"{number(summary['retries'])} ({begun})"))
+    return rows
+
+
+TURNS = {
+    "started": "started",
+    "stopped": "stopped",
+    "failed": "failed",
+    "draining": "draining at the end",
+    "unplaced": "never given GPUs",
+}
+"""What :func:`simulator.results.turnover` counts beside initial workers, in words."""
+
+
+def changes(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return, as label and text, which workers came and went while the run lasted, if any."""
+    told = []
+    for pool, turns in summary["workers"].items():
+        parts = [f"{number(turns[name])} {word}" for name, word in TURNS.items() if turns[name]]
+        if parts:
+            told.append(f"{pool} {', '.join(parts)}")
+    return [("workers", "; ".join(told))] if told else []
 
 
 def _unread(account: Mapping[str, Any]) -> str:
@@ -210,6 +244,12 @@ def definitions(results: Results) -> list[tuple[str, str, str]]:
             "KV utilisation",
             "KV blocks in use, time-weighted, over the blocks a pool has",
             "∫ used blocks / (blocks × allocated time)",
+        ),
+        (
+            "Retries",
+            "how often requests were lost with their worker and begun anew elsewhere; times of a "
+            "request are those of its last attempt, what was lost before counts as gateway",
+            "Σ retries",
         ),
         (
             "Percentiles",

@@ -140,6 +140,16 @@ def mean_over_workers(gauge: Floats) -> Floats:
     return _ratio(total, count)
 
 
+def sum_over_workers(gauge: Floats) -> Floats:
+    """Return the sum over the workers for which a gauge (bins, workers) is known, NaN where none.
+
+    Workers that are not ready have no gauges: they hold nothing.
+    """
+    known = ~np.isnan(gauge)
+    total: Floats = np.where(known, gauge, 0.0).sum(axis=1)
+    return np.where(known.any(axis=1), total, np.nan)
+
+
 def max_over_workers(gauge: Floats) -> Floats:
     """Return the greatest of the workers of a gauge (bins, workers), NaN where none is known."""
     highest: Floats = np.fmax.reduce(gauge, axis=1, initial=np.nan)

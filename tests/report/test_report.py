@@ -19,7 +19,7 @@ from simulator.report import prose, series, theme, write_report
 from simulator.report.figures import SECTIONS, Panel, view
 from simulator.report.terminal import summary_table
 from simulator.results import SLO, STAGES, Results
-from tests.fakes import PORT, FakeRun, fake_record
+from tests.fakes import PORT, FakeRun, changing_record, fake_record
 
 HOSTILE = "</script><script>window.broken = 1</script><img src=x onerror=alert(1)>&\u2028"
 RUNS = {
@@ -36,6 +36,12 @@ RUNS = {
 def results_of(run: FakeRun, slo: SLO | None = None, **context: Any) -> Results:
     """Return the results of a made-up run."""
     return Results.from_record(fake_record(run), slo=slo or SLO(), context=context)
+
+
+def changing(**summary: Any) -> Results:
+    """Return the results of a run whose pools change."""
+    results = Results.from_record(changing_record(), slo=SLO(), context={})
+    return replace(results, summary={**results.summary, **summary})
 
 
 def panels_of(results: Results) -> dict[str, Panel]:
@@ -318,17 +324,51 @@ def test_the_verdict_names_what_missed() -> None:
     assert "misses" not in prose.verdict(calm)[1]
 
 
+def printed(results: Results) -> dict[str, str]:
+    """Return the lines of the terminal's table by their label."""
+    console = Console(width=100, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(summary_table(results))
+    return {line.split("  ")[0].strip(): line for line in capture.get().splitlines()}
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_the_terminal_table_says_what_the_summary_says(name: str) -> None:
     """Latencies with their target, goodput, attainment, cost and rejections are printed."""
     results = results_of(RUNS[name])
-    console = Console(width=100, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(summary_table(results))
-    lines = {line.split("  ")[0].strip(): line for line in capture.get().splitlines()}
+    lines = printed(results)
     assert theme.seconds(results.summary["ttft_s"]["p99"]) in lines["TTFT"]
     assert lines["TTFT"].endswith("≤ 500 ms")
     assert theme.number(results.summary["goodput_rps"]) in lines["goodput"]
     assert theme.share(results.summary["slo_attainment"]) in lines["SLO attainment"]
     assert ("rejected" in lines) == bool(results.summary["requests"]["rejected"])
     assert {"GPU-hours", "KV utilisation", "time spent", "preemptions"} <= set(lines)
+    assert not {"failed", "retries", "workers"} & set(lines)
+
+
+def test_the_terminal_tells_what_pools_that_change_did() -> None:
+    """Retries, failures by reason, and the workers that came and went have a line each."""
+    lines = printed(changing(failed_reasons={"worker_lost": 3, "timeout": 1}))
+    assert "2 (1 request lost and begun anew)" in lines["retries"]
+    assert "3 × worker_lost, 1 × timeout" in lines["failed"]
+    assert "prefill 1 stopped; decode 1 started, 1 failed" in lines["workers"]
+
+
+def test_pools_are_named_as_they_began() -> None:
+    """The page counts initial workers as the pools' sizes, and says what came of them."""
+    told = prose.subject(changing())
+    assert "2 prefill workers (8 × H100 SXM) and 2 decode workers (8 × H100 SXM)." in told
+    assert "Meanwhile the pools changed: prefill 1 stopped; decode 1 started, 1 failed." in told
+    assert "Meanwhile" not in prose.subject(results_of(RUNS["disaggregated"]))
+
+
+def test_a_pool_sums_the_workers_that_are_there() -> None:
+    """A worker that has failed or not begun leaves no hole in its pool's requests."""
+    results = changing()
+    lines = {line.name: line for line in drawn(panels_of(results)["running"]).data}
+    known = results.timeline.group_by("pool", "time_s").agg(pl.col("running").sum()).sort("time_s")
+    assert known.height == 2 * 400
+    for pool, line in lines.items():
+        sums = known.filter(pl.col("pool") == pool)["running"].to_numpy()
+        assert np.isfinite(line.y).all()
+        assert np.mean(line.y) == pytest.approx(sums.mean(), rel=0.01)

@@ -26,6 +26,7 @@ from simulator.results import (
     gap_distribution,
     gap_quantiles,
     mean_gpus,
+    turnover,
 )
 from tests.fakes import EDGES, FakeRun, empty_columns, fake_record
 
@@ -34,7 +35,8 @@ KEYS = {
     *("requests", "duration_s", *SUMMARIZED, "itl_s", "goodput_rps", "slo_attainment"),
     *("output_tokens_per_s", "output_tokens_per_s_per_gpu", "input_tokens_per_s_per_gpu"),
     *("gpu_hours", "kv_utilization", "preemptions", "recomputed_tokens", "seed", "config_digest"),
-    *("wall_s", "requests_per_wall_s"),
+    *("wall_s", "requests_per_wall_s", "workers", "retries", "retried_requests"),
+    "failed_reasons",
 }
 STATISTICS = {"mean", "p50", "p75", "p90", "p95", "p99", "max", "std", "count"}
 
@@ -189,6 +191,40 @@ def test_totals_of_a_hand_made_run() -> None:
     assert summary["itl_s"]["mean"] == 4.5 / 4
     assert summary["itl_s"]["count"] == 4
     assert (summary["seed"], summary["wall_s"], summary["requests_per_wall_s"]) == (3, 2.0, 1.5)
+
+
+def test_lost_requests_and_changing_workers_are_counted() -> None:
+    """Retries, failures by reason, and each pool's comings and goings match the hand-made run."""
+    record = tiny(retries={0: 2, 2: 3}, status={2: STATUSES.index("failed")}, reason={2: 4})
+    summary = results_of(record).summary
+    assert (summary["retries"], summary["retried_requests"]) == (5, 2)
+    assert summary["failed_reasons"] == {"worker_lost": 1}
+    assert summary["rejected_reasons"] == {}
+    unmoved = {"started": 0, "stopped": 0, "failed": 0, "draining": 0, "unplaced": 0}
+    assert summary["workers"] == {pool: {"initial": 1, **unmoved} for pool in POOLS}
+    calm = results_of(tiny()).summary
+    assert (calm["retries"], calm["retried_requests"], calm["failed_reasons"]) == (0, 0, {})
+
+
+def test_workers_are_counted_by_what_became_of_them() -> None:
+    """Who never got GPUs neither started nor stopped; who serves to the end has not stopped."""
+    first, late = _worker(0, "decode"), {"why": "planned", "asked_s": 1.0}
+    lives = [
+        *(first, replace(first, state="failed"), replace(first, state="draining")),
+        replace(first, **late, granted_s=2.0),
+        replace(first, **late, granted_s=2.0, ready_s=np.nan, state="stopped"),
+        replace(first, **late, granted_s=np.nan, ready_s=np.nan, state="stopped"),
+        replace(first, **late, granted_s=np.nan, ready_s=np.nan, state="pending"),
+    ]
+    assert turnover(lives)["decode"] == {
+        "initial": 3,
+        "started": 2,
+        "stopped": 1,
+        "failed": 1,
+        "draining": 1,
+        "unplaced": 2,
+    }
+    assert not any(turnover(lives)["prefill"].values())
 
 
 def test_a_pool_that_scaled_counts_its_allocated_share() -> None:
