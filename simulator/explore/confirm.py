@@ -88,11 +88,15 @@ class Confirming:
         """Return the deployment at the highest rate found that it holds; ``None`` for none.
 
         Rates are a factor :data:`STEP` apart: by strides up or down until one holds and the next
-        does not, then by halves between these.
+        does not, then by halves between these. More than the steady state's is never promised: a
+        run of finitely many requests may bear it, its queues would grow on.
         """
+        most = min(MOST, 1.0 / row.get("load", 1.0))
         passed: dict[int, bool] = {}
 
         def holds(step: int) -> bool:
+            if STEP**step > most:
+                return False
             if step not in passed:
                 there = at_load(row, STEP**step)
                 passed[step] = self._holds(self._trial(there, self._poisson(there, 1.0), 1))
@@ -104,7 +108,7 @@ class Confirming:
             if STEP**low < LEAST:
                 return None
         high = low + STRIDE
-        while STEP**high <= MOST and holds(high):
+        while holds(high):
             low, high = high, high + STRIDE
         while high - low > 1:
             middle = (low + high) // 2

@@ -93,7 +93,7 @@ def test_the_promise_is_the_most_that_holds(done: Explored) -> None:
     assert done.advice.split is not None
     assert done.advice.mixed is not None
     ruled = [row["rate"] / row["gpus"] for row in (done.advice.split, done.advice.mixed)]
-    for share in (0.6, 0.93, 1.0, 1.21):
+    for share in (0.6, 0.93, 1.0):
         engine = Engine(share * min(ruled))
         simulated, table = confirm(done, SETTINGS, Surroundings(), engine)
         for row in (simulated.advice.split, simulated.advice.mixed):
@@ -118,6 +118,8 @@ def test_both_kinds_have_as_many_gpus_and_trials(done: Explored) -> None:
     for kind in ("disaggregated", "co-located"):
         assert table.filter(kind=kind)["load"].to_list() == list(LOADS)
     assert len(confirmed_lines(table)) == 2
+    for row in (split, mixed):  # whatever a finite run may bear
+        assert row["load"] <= 1.0 < row["load"] * STEP
 
 
 def test_what_holds_nothing_is_not_advised(done: Explored) -> None:
