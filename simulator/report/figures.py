@@ -1,6 +1,5 @@
 """The report's figures, each from a few hundred numbers whatever the size of the run."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -473,16 +472,3 @@ def _by_length(seen: View, good: NDArray[np.bool_]) -> Panel:
     )
     note = "The same by prompt length; each bar stands for about as many requests."
     return Panel(name="slo_length", title="Attainment by prompt length", note=note, figure=drawn)
-
-
-SECTIONS: tuple[tuple[str, str, Callable[[View], list[Panel]]], ...] = (
-    ("latency", "Latency", cdf_panels),
-    ("time", "Over time", latency_panels),
-    ("load", "Load", load_panels),
-    ("memory", "Memory", lambda seen: [memory_panel(seen)]),
-    ("workers", "Workers", lambda seen: [activity_panel(seen)]),
-    ("links", "Links", link_panels),
-    ("stages", "Stages", stage_panels),
-    ("slo", "SLO", slo_panels),
-)
-"""The page's sections of figures: anchor, title and what builds its panels."""

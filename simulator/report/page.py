@@ -10,7 +10,8 @@ import polars as pl
 from plotly.offline import get_plotlyjs
 
 from simulator.report import prose
-from simulator.report.figures import SECTIONS, Panel, view
+from simulator.report.figures import Panel, view
+from simulator.report.sections import SECTIONS
 from simulator.report.theme import number, seconds, share
 from simulator.results import DURATIONS, SUMMARIZED, Results, config_digest
 

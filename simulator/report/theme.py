@@ -21,6 +21,14 @@ STAGE_COLOURS = {
 }
 """Okabe and Ito's colour-blind-safe hues; a queue is the tint of the stage it waits for."""
 
+STATE_COLOURS = {
+    "pending": "#b8bec6",
+    "starting": "#f5d79a",
+    "ready": "#2f88bd",
+    "draining": "#d98c00",
+}
+"""A worker's states: waiting is grey, as above; coming and going are tints of one hue."""
+
 HEAT = ((0.0, "#f3f6f9"), (0.35, "#9ccbe6"), (0.7, "#2f88bd"), (1.0, "#0b3c5d"))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 

@@ -1,17 +1,18 @@
 """The report as a browser sees it: it draws, asks for nothing, fits the window and the sheet."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from simulator.record import RunRecord
 from simulator.report import prose, write_report
 from simulator.report.theme import seconds
 from simulator.results import SLO, Results
-from tests.fakes import FakeRun, fake_record
+from tests.fakes import FakeRun, changing_record, fake_record
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
@@ -24,10 +25,11 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --disable-sync"
 )
 HOSTILE = "</script><script>window.broken = 1</script>"
-RUNS = {
-    "disaggregated": FakeRun(requests=1500, rejected=0.01, layerwise=True),
-    "mixed": FakeRun(requests=100, prefill=0, decode=0, mixed=2),
-    "rejected": FakeRun(requests=20, rejected=1.0),
+RECORDS: dict[str, Callable[[], RunRecord]] = {
+    "disaggregated": lambda: fake_record(FakeRun(requests=1500, rejected=0.01, layerwise=True)),
+    "mixed": lambda: fake_record(FakeRun(requests=100, prefill=0, decode=0, mixed=2)),
+    "rejected": lambda: fake_record(FakeRun(requests=20, rejected=1.0)),
+    "changing": changing_record,
 }
 UNDRAWN = """() => [...document.querySelectorAll('.plot')].filter(plot => {
   const svg = plot.querySelector('svg.main-svg');
@@ -77,7 +79,7 @@ def browser() -> "Iterator[Browser]":
         started.close()
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=RECORDS)
 def visit(
     request: pytest.FixtureRequest,
     browser: "Browser",
@@ -86,7 +88,8 @@ def visit(
     """Write a report and open it from disk at desktop width."""
     path = tmp_path_factory.mktemp(request.param) / "report.html"
     context = {"title": f"A run {HOSTILE}", "config": f"name: {HOSTILE}\n", "seed": 1, "wall_s": 1}
-    results = Results.from_record(fake_record(RUNS[request.param]), slo=SLO(), context=context)
+    record = RECORDS[request.param]()
+    results = Results.from_record(record, slo=SLO(), context=context)
     write_report(results, path)
     opened = Visit(browser.new_page(viewport={"width": 1400, "height": 900}), results)
     _listen(opened)

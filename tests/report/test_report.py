@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 from rich.console import Console
 
 from simulator.report import prose, series, theme, write_report
-from simulator.report.figures import SECTIONS, Panel, view
+from simulator.report.figures import Panel, view
+from simulator.report.sections import SECTIONS
 from simulator.report.terminal import summary_table
 from simulator.results import SLO, STAGES, Results
 from tests.fakes import PORT, FakeRun, changing_record, fake_record
