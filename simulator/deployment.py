@@ -7,6 +7,7 @@ from hardware.gpu import GPU
 from simulator.elastic import Elastic
 from simulator.errors import ConfigError
 from simulator.latency.base import LatencyModel
+from simulator.latency.engine import serving_of
 from simulator.layout import Layout, Precision
 from simulator.model import Model
 from simulator.policies.autoscaling import Control
@@ -118,6 +119,9 @@ class Transfer:
     hands it on inside, ``once`` over the wire. ``nics``: a worker uses its GPUs' ``own``, or all
     of its ``box`` together with the other workers there.
     ``setup_s`` is the fixed time of a transfer beside the path's latency and set-up.
+    ``handover_s`` passes from the end of a prompt until the decode side acts on it (``None``: the
+    engine's): it is asked for blocks then, or, where layers are pushed meanwhile, may begin then.
+    ``recomputes``: the decode worker computes the first token itself (``None``: as the engine).
     """
 
     mode: str = "pull"
@@ -126,6 +130,8 @@ class Transfer:
     replicas: str = "each"
     nics: str = "own"
     setup_s: float = 0.0
+    handover_s: float | None = None
+    recomputes: bool | None = None
 
     def __post_init__(self) -> None:
         _one_of("transfer", "mode", self.mode, ("pull", "push", "push_layerwise"))
@@ -134,6 +140,8 @@ class Transfer:
         _one_of("transfer", "replicas", self.replicas, ("each", "once"))
         _one_of("transfer", "nics", self.nics, ("own", "box"))
         _at_least("transfer", "setup_s", self.setup_s, 0)
+        if self.handover_s is not None:
+            _at_least("transfer", "handover_s", self.handover_s, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +152,9 @@ class Deployment:
     over prefill and mixed workers alike. ``router`` places arrivals, ``decode_router`` places
     prefilled requests. ``first_token`` says where a client sees it: when the ``decode`` worker has
     taken the request over, through which every answer then goes, even one of a single token; or
-    at the end of ``prefill``, where such an answer ends. ``elastic`` says how the pools change, by
-    plan or as ``control`` decides.
+    at the end of ``prefill``, where such an answer ends. ``gateway_s`` passes from a request's
+    arrival until it stands in a worker's queue (``None``: the engine's). ``elastic`` says how the
+    pools change, by plan or as ``control`` decides.
     """
 
     model: Model
@@ -157,11 +166,14 @@ class Deployment:
     decode_router: RoutingPolicy = field(default_factory=LeastKV)
     transfer: Transfer = field(default_factory=Transfer)
     first_token: str = "decode"  # noqa: S105 - a place, not a secret
+    gateway_s: float | None = None
     elastic: Elastic = field(default_factory=Elastic)
     control: Control = field(default_factory=Control)
 
     def __post_init__(self) -> None:
         _one_of("deployment", "first_token", self.first_token, ("prefill", "decode"))
+        if self.gateway_s is not None:
+            _at_least("deployment", "gateway_s", self.gateway_s, 0)
         roles = [pool.role for pool in self.pools]
         for role in ROLES:
             if roles.count(role) > 1:
@@ -177,3 +189,22 @@ class Deployment:
             raise ConfigError(
                 "deployment: no workers; give prefill and decode pools or a mixed one"
             )
+
+    @property
+    def entry_s(self) -> float:
+        """Seconds from a request's arrival until it stands in a worker's queue."""
+        engine = serving_of(self.latency)
+        return engine.gateway_s if self.gateway_s is None else self.gateway_s
+
+    @property
+    def handover_s(self) -> float:
+        """Seconds from the end of a prompt until the decode side acts on it."""
+        told = self.transfer.handover_s
+        return serving_of(self.latency).handover_s if told is None else told
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether decode workers compute the first token themselves: not where it was shown."""
+        told = self.transfer.recomputes
+        told = serving_of(self.latency).recomputes if told is None else told
+        return told and self.first_token == "decode"  # noqa: S105 - a place, not a secret

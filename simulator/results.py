@@ -90,7 +90,8 @@ DURATIONS = (
     Metric(
         name="gateway_s",
         label="Gateway",
-        meaning="from arrival until the request stands in a worker's prefill queue",
+        meaning="from arrival until the request stands in a worker's prefill queue: the server's "
+        "front end, as the engine's profile has it, and waiting for any worker to be there",
         formula="prefill_queue_enter - arrival",
         expression=_since("prefill_queue_enter_s", "arrival_s"),
     ),
@@ -109,12 +110,26 @@ DURATIONS = (
         expression=_since("prefill_end_s", "prefill_start_s"),
     ),
     Metric(
+        name="handover_s",
+        label="Hand-over",
+        meaning="prompt done, the decode side yet to act: to be asked for room or, where its KV "
+        "comes layer by layer meanwhile, to take it into use",
+        formula="max(0, transfer_queue_enter - prefill_end) + (decode_queue_enter - transfer_end)",
+        expression=pl.when(pl.col("transfer_queue_enter_s").is_not_null()).then(
+            _since("transfer_queue_enter_s", "prefill_end_s").clip(lower_bound=0.0)
+            + _since("decode_queue_enter_s", "transfer_end_s").fill_null(0.0)
+        ),
+    ),
+    Metric(
         name="transfer_queue_s",
         label="Transfer queue",
-        meaning="prompt done, its KV not yet moving: waiting for room at the decode worker "
+        meaning="decode side asked, KV not yet moving: waiting for room at the decode worker "
         "or for the link",
-        formula="max(0, transfer_start - prefill_end)",
-        expression=_since("transfer_start_s", "prefill_end_s").clip(lower_bound=0.0),
+        formula="max(0, transfer_start - max(prefill_end, transfer_queue_enter))",
+        expression=(
+            pl.col("transfer_start_s")
+            - pl.max_horizontal("prefill_end_s", "transfer_queue_enter_s")
+        ).clip(lower_bound=0.0),
     ),
     Metric(
         name="transfer_s",
@@ -128,24 +143,38 @@ DURATIONS = (
     Metric(
         name="decode_queue_s",
         label="Decode queue",
-        meaning="KV in place, waiting to join the decode batch",
-        formula="decode_join - transfer_end (- prefill_end where nothing was transferred)",
-        expression=pl.col("decode_join_s") - pl.coalesce("transfer_end_s", "prefill_end_s"),
+        meaning="KV in place, waiting for a seat and the next step of the decode batch",
+        formula="decode_join - decode_queue_enter (- prefill_end where nothing was transferred)",
+        expression=pl.col("decode_join_s")
+        - pl.coalesce(
+            pl.when(pl.col("transfer_end_s").is_not_null()).then("decode_queue_enter_s"),
+            "transfer_end_s",
+            "prefill_end_s",
+        ),
+    ),
+    Metric(
+        name="first_step_s",
+        label="First step",
+        meaning="in the decode batch until the first token is seen, where the decode worker "
+        "computes that itself",
+        formula="max(0, first_token - decode_join)",
+        expression=_since("first_token_s", "decode_join_s").clip(lower_bound=0.0),
     ),
     Metric(
         name="decode_s",
         label="Decode",
         meaning="in the decode batch until the last token, preemptions included",
-        formula="finish - decode_join",
-        expression=_since("finish_s", "decode_join_s"),
+        formula="finish - max(decode_join, first_token)",
+        expression=_since("finish_s", "decode_join_s")
+        - _since("first_token_s", "decode_join_s").clip(lower_bound=0.0),
     ),
 )
-"""Durations of one request. The seven stages, nulls as 0, add up to ``e2e_s``."""
+"""Durations of one request. The nine stages, nulls as 0, add up to ``e2e_s``."""
 
 STAGES = tuple(metric.name for metric in DURATIONS[4:])
 BETWEEN_TOKENS = ("tpot_s", "ttst_s")
 """Metrics of what comes after the first token: undefined for answers of a single one."""
-SUMMARIZED = tuple(metric.name for metric in DURATIONS if metric.name != "gateway_s")
+SUMMARIZED = tuple(metric.name for metric in DURATIONS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

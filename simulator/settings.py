@@ -44,7 +44,15 @@ class ReportOptions:
 TASKS = ("simulate", "explore")
 """What the command line can do with the settings."""
 
-_DEPLOYMENT = ("fabric", "latency", "router", "decode_router", "transfer", "first_token")
+_DEPLOYMENT = (
+    "fabric",
+    "latency",
+    "router",
+    "decode_router",
+    "transfer",
+    "first_token",
+    "gateway_s",
+)
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler")
 _RUN = ("seed", "sample_interval_s", "until_s")
 _TASK = ("task", "explore")

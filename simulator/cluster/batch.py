@@ -45,6 +45,7 @@ class BatchWorker(Worker):
         "_grows",
         "_growth",
         "_growth_left",
+        "_known",
         "_late",
         "_leap",
         "_marks",
@@ -56,10 +57,12 @@ class BatchWorker(Worker):
         "_ready",
         "_resumed",
         "_running",
+        "_shown",
         "_since",
         "_stalled",
         "_step",
         "_times",
+        "_unseen",
         "leap_limit",
     )
 
@@ -87,6 +90,9 @@ class BatchWorker(Worker):
         self._paused: dict[int, float] = {}  # preempted -> when its last token was emitted
         self._fresh = 0  # how many joined from a transfer in this iteration
         self._awaiting: list[int] = []  # get their second token in the next iteration
+        self._known = 0 if settings.recomputes else 1  # tokens that come with a transferred prompt
+        self._unseen: list[int] = []  # compute the token anew that ended their prompt elsewhere
+        self._shown: list[int] = []  # did so in the iteration that just ended
         self._stalled = False  # by prompts alone: iteration `_step` has its blocks but not begun
         self._late: list[tuple[float, int]] = []  # last token before a stall, of how many
         self._resumed = 0.0  # when the first iteration after the stall ends
@@ -103,7 +109,7 @@ class BatchWorker(Worker):
 
     def reserve(self, request: int) -> None:
         """Set blocks aside for a transfer, at once or as soon as there are any, in order."""
-        blocks = self._held(request, self._ledger.prompt_tokens[request] + 1)
+        blocks = self._held(request, self._ledger.prompt_tokens[request] + self._known)
         if self._pending or self._paused or not self._has_room(blocks):
             self._pending.append(request)
             if self.busy_since is None:
@@ -126,7 +132,7 @@ class BatchWorker(Worker):
         if request in self._pending:
             self._pending.remove(request)
             return
-        self.used -= self._held(request, tokens + 1)
+        self.used -= self._held(request, tokens + self._known)
         if self._pending or self.prompts:
             self._interrupt()
         elif self.leaving is not None and self.empty:
@@ -157,12 +163,17 @@ class BatchWorker(Worker):
         ledger = self._ledger
         for request, end in self._running.items():
             ledger.generated[request] = ledger.output_tokens[request] - (end - self._step)
+        for request in self._unseen:  # as if it had not joined
+            ledger.generated[request] += 1
+            ledger.unseen_tokens -= 1
+            ledger.decode_join[request] = float("nan")
         for held in (self._running, self._ends, self._arrived, self._pending, self._paused):
             held.clear()
         self._growth = [0] * len(self._growth)
         self._context = self._leap = self._growth_left = self._fresh = 0
         self._late.clear()
         self._awaiting.clear()
+        self._unseen.clear()
         self._stalled = False
         super().die()
 
@@ -174,6 +185,8 @@ class BatchWorker(Worker):
         ledger = self._ledger
         since = self._late[0][0] if self._late else self._since
         for request in self._running:
+            if request in self._unseen:
+                continue  # its last token, if it had any, came before it was here
             ledger.lost_at[request] = since
             if ledger.second_token[request] > self._since:
                 ledger.second_token[request] = float("nan")  # it is not to come any more
@@ -200,6 +213,8 @@ class BatchWorker(Worker):
                 self.step_count += 1
             else:
                 self._commit(self._leap)
+                if self._unseen:
+                    self._show(now)
             self._leap = self._growth_left = 0
             if self._prompt_step is not None:
                 self._close_prompts(self._prompt_step, now)
@@ -211,6 +226,8 @@ class BatchWorker(Worker):
         self._since = now
         if self._running and not self._stalled:
             self._grow(now)
+        if self._shown:
+            self._expect_second()
         if self._ready:
             self._join_ready(now)
         if self._arrived:
@@ -257,7 +274,7 @@ class BatchWorker(Worker):
 
     def _reach(self, batch: int, upto: float) -> int:
         """Return the number of iterations until the batch, a piece or the KV cache ends."""
-        leap = min(self._ends[0][0] - self._step, self.leap_limit)
+        leap = 1 if self._unseen else min(self._ends[0][0] - self._step, self.leap_limit)
         last = self._context + batch * (leap - 1)
         if last > upto:
             leap = int((upto - self._context) // batch) + 1
@@ -321,6 +338,22 @@ class BatchWorker(Worker):
         for request in self._awaiting:
             second[request] = when
         self._awaiting.clear()
+
+    def _show(self, now: float) -> None:
+        """Let clients see the tokens that were computed anew: they are the workers' to give now."""
+        ledger = self._ledger
+        for request in self._unseen:
+            ledger.generated[request] += 1
+            ledger.shown(request, now)
+        self._shown, self._unseen = self._unseen, []
+
+    def _expect_second(self) -> None:
+        """Wait for the second tokens of those who just had their first, if they are still here."""
+        for request in self._shown:
+            if self._ledger.generated[request] == 1 and request in self._running:
+                self._fresh += 1
+                self._awaiting.append(request)
+        self._shown.clear()
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -444,7 +477,7 @@ class BatchWorker(Worker):
         """Grant reservations in order, as far as blocks go; preempted sequences go first."""
         pending = self._pending
         while pending and not self._paused:
-            blocks = self._held(pending[0], self._ledger.prompt_tokens[pending[0]] + 1)
+            blocks = self._held(pending[0], self._ledger.prompt_tokens[pending[0]] + self._known)
             if self.used + blocks > self.capacity:
                 return
             self.used += blocks
@@ -511,24 +544,36 @@ class BatchWorker(Worker):
             self._growth[(step - length + 1) % size] += 1
 
     def _join_arrived(self, now: float) -> None:
-        """Take over whose KV is here; clients now see their first token, if not before."""
+        """Take over whose KV is here; clients see their next token now, or after an iteration."""
         arrived, ledger = self._arrived, self._ledger
         while arrived and len(self._running) < self._max_seqs:
             request = arrived.popleft()
             ledger.decode_join[request] = now
-            late = isnan(ledger.first_token[request]) or request in ledger.lost_at
-            if late:
-                ledger.shown(request, now)
-            if ledger.output_tokens[request] == ledger.generated[request]:
-                self.used -= self._held(request, ledger.prompt_tokens[request] + 1)
-                self._listener.finished(request)
+            if self._known:
+                self._take_over(request, now)
                 continue
+            ledger.generated[request] -= 1
+            ledger.unseen_tokens += 1
             self._add(request)
-            if ledger.generated[request] == 1:
-                self._fresh += 1
-                self._awaiting.append(request)
-            elif not late:  # it goes on, and its last token came from the prefill worker
-                self._late.append((ledger.prefill_end[request], 1))
+            self._fresh += 1
+            self._unseen.append(request)
+
+    def _take_over(self, request: int, now: float) -> None:
+        """Go on from the token that ended the prompt, if it was not the last."""
+        ledger = self._ledger
+        late = isnan(ledger.first_token[request]) or request in ledger.lost_at
+        if late:
+            ledger.shown(request, now)
+        if ledger.output_tokens[request] == ledger.generated[request]:
+            self.used -= self._held(request, ledger.prompt_tokens[request] + 1)
+            self._listener.finished(request)
+            return
+        self._add(request)
+        if ledger.generated[request] == 1:
+            self._fresh += 1
+            self._awaiting.append(request)
+        elif not late:  # it goes on, and its last token came from the prefill worker
+            self._late.append((ledger.prefill_end[request], 1))
 
     def _join_ready(self, now: float) -> None:
         join, queued = self._ledger.decode_join, self._ledger.decode_queue_enter
@@ -578,6 +623,13 @@ class BatchWorker(Worker):
             if isnan(ledger.second_token[request]):
                 ledger.second_token[request] = now
 
+    def _go_on(self, request: int, paused: float, now: float) -> None:
+        """Record the token with which a preempted request goes on."""
+        if self._ledger.generated[request] == 2 and isnan(self._ledger.second_token[request]):
+            self._ledger.second_token[request] = now  # the gap before it is pooled as a hand-over's
+        else:
+            self._gaps.gap(now - paused, 1)
+
     def _close_prompts(self, step: Step, now: float) -> None:
         """Emit the token that ends each computed prompt; it decodes from the next step on."""
         self._prompt_step = None
@@ -589,7 +641,7 @@ class BatchWorker(Worker):
             ledger.generated[request] += 1
             paused = self._paused.get(request)
             if paused is not None:
-                self._gaps.gap(now - paused, 1)
+                self._go_on(request, paused, now)
             else:
                 ledger.prefill_end[request] = now
                 self._first_or_next(request, now)

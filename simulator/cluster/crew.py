@@ -39,6 +39,7 @@ class Crew:
         self._times = DecodeTimes(self._steps)
         self.gaps = GapLog(self._times.seconds)
         self._max_context = deployment.model.max_context
+        self._recomputes = deployment.recomputes and pool.role == "decode"
 
     def worker(self, number: int, means: Means) -> PrefillWorker | BatchWorker:
         """Make worker ``number``."""
@@ -49,6 +50,7 @@ class Crew:
             steps=self._steps,
             times=self._times,
             gaps=self.gaps,
+            recomputes=self._recomputes,
         )
         kind = PrefillWorker if self.pool.role == "prefill" else means.batch_worker
         worker = kind(means.clock, means.ledger, means.listener, settings)

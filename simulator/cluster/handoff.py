@@ -4,6 +4,8 @@ from collections import deque
 from math import isnan
 
 from simulator.cluster.batch import BatchWorker
+from simulator.cluster.clock import HANDOVER
+from simulator.cluster.delays import Delays
 from simulator.cluster.endings import Endings
 from simulator.cluster.links import Flow, Links
 from simulator.cluster.router import Router
@@ -14,10 +16,11 @@ from simulator.cluster.wiring import Ways
 class Handoff:
     """Moves finished prompts to decode workers.
 
-    A decode worker is chosen and asked for blocks when the prompt is done (layer-wise: when its
-    last chunk starts); the transfer begins when both are there, and the prefill worker keeps the
-    prompt's KV until it ends. Where clients see their first token ``early``, from the prefill
-    worker, answers of a single token end there.
+    ``handover_s`` after the prompt is done a decode worker is chosen and asked for blocks; the
+    transfer begins when both are there, and the prefill worker keeps the prompt's KV until it ends.
+    Layer-wise the worker is chosen when the prompt's last chunk starts, and its part begins no
+    sooner than ``handover_s`` after the prompt's end, however soon the KV is there. Where clients
+    see their first token ``early``, from the prefill worker, answers of a single token end there.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class Handoff:
         ways: Ways,
         *,
         early: bool,
+        handover_s: float,
     ) -> None:
         self._clock = endings.clock
         self._endings = endings
@@ -42,6 +46,8 @@ class Handoff:
         self._waiting: deque[int] = deque()  # for any decode worker at all
         self.links: Links
         self.early = early
+        self._handover_s = handover_s
+        self.dispatched = Delays(endings.clock, HANDOVER, self._act)
         self._due: dict[int, float] = {}
         self._flying: dict[int, Flow] = {}
         self.started_bytes = 0.0
@@ -73,6 +79,8 @@ class Handoff:
         if request in self._waiting:
             self._waiting.remove(request)
             return True
+        if self.dispatched.cancel(request) and isnan(self._ledger.transfer_end[request]):
+            return True
         worker = self._decoders.get(self._ledger.decode_worker[request])
         delivered = not isnan(self._ledger.transfer_end[request])
         if worker is None or worker.role == "mixed" or delivered:
@@ -101,7 +109,15 @@ class Handoff:
         elif self._layerwise:
             self._due.pop(request, None)
         else:
+            self.dispatched.at(self._clock.now + self._handover_s, request)
+
+    def _act(self, request: int, now: float) -> None:
+        """Let the decode side act: begin the hand-over, or take the KV that is there into use."""
+        if isnan(self._ledger.transfer_end[request]):
             self._hand_over(request)
+            return
+        self._ledger.decode_queue_enter[request] = now
+        self._decoders[self._ledger.decode_worker[request]].join(request)
 
     def _ends_early(self, request: int, left: int) -> bool:
         """Tell whether a request ends at its prefill worker, which has ``left`` tokens to give."""
@@ -163,6 +179,7 @@ class Handoff:
         self.delivered_bytes += size
         source.sent += size
         target.received += size
-        ledger.transfer_end[request] = ledger.decode_queue_enter[request] = now
+        ledger.transfer_end[request] = now
         source.release(request)
-        target.join(request)
+        late = ledger.prefill_end[request] + self._handover_s if self._layerwise else now
+        self.dispatched.at(late, request)

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from simulator.cluster.audit import audit
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.changes import schedule
-from simulator.cluster.clock import Alarm, Clock, sleeper
+from simulator.cluster.clock import ENTRY, Alarm, Clock, sleeper
 from simulator.cluster.controller import Controller
 from simulator.cluster.crew import Crew, Means
+from simulator.cluster.delays import Delays
 from simulator.cluster.departures import Departures
 from simulator.cluster.endings import Endings
 from simulator.cluster.fleet import ENDED, Door, Fleet, Life
@@ -107,6 +108,7 @@ class Simulation:
             self.decoders,
             self.ways,
             early=deployment.first_token == "prefill",  # noqa: S105 - a place, not a secret
+            handover_s=deployment.handover_s,
         )
         self.handoff.links = self.ways.links = self._links()
         self.fleet = self._fleet()
@@ -114,7 +116,9 @@ class Simulation:
         self.departures = Departures(
             self.endings, self.gateway, self.handoff, deployment.elastic.max_retries
         )
-        self.source = Source(self.clock, self.ledger, self.gateway.place, traffic.concurrency)
+        self._entry_s = deployment.entry_s
+        self.entering = Delays(self.clock, ENTRY, self.gateway.place)
+        self.source = Source(self.clock, self.ledger, self._enter, traffic.concurrency)
         if self.source.closed:
             self.endings.on_end = self.source.one_ended
         self.telemetry = Telemetry(self.clock, self._sample_interval(), self._sampled)
@@ -194,7 +198,10 @@ class Simulation:
         self.clock.env.process(sleeper(alarm, wake))
 
     def _start(self) -> None:
-        for part in (self.source, self.fleet, self.telemetry):
+        for part in (
+            *(self.source, self.entering, self.handoff.dispatched),
+            *(self.fleet, self.telemetry),
+        ):
             self._live(part.alarm, part.wake)
         self.fleet.open()
         schedule(self.deployment.elastic.changes, self.fleet, self.ways)
@@ -203,6 +210,10 @@ class Simulation:
             self.controller.start()
         self.source.start()
         self.telemetry.start()
+
+    def _enter(self, request: int, now: float) -> None:
+        """Let a request through the gateway to the workers."""
+        self.entering.at(now + self._entry_s, request)
 
     # --- workers come and go -------------------------------------------------------------------
 

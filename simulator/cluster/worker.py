@@ -32,7 +32,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """One worker's number and means; ``times`` and ``gaps`` are its pool's, which steps alike."""
+    """One worker's number and means; ``times`` and ``gaps`` are its pool's, which steps alike.
+
+    ``recomputes``: it computes anew, as its own first, the token that ended a prompt elsewhere.
+    """
 
     worker: int
     spec: WorkerSpec
@@ -40,6 +43,7 @@ class WorkerSettings:
     steps: StepModel
     times: DecodeTimes
     gaps: GapLog
+    recomputes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,11 @@ class Engine:
     differ, wait for each other a share ``rank_wait`` of the GPU's seconds. ``memory`` is how the
     engine divides a GPU's memory.
 
+    Beside its steps, a request takes ``gateway_s`` from its arrival until it stands in a worker's
+    queue (HTTP, tokeniser, scheduler), and ``handover_s`` from the end of its prompt until the
+    decode side acts on it. With ``recomputes`` the decode worker computes the first token itself,
+    from the last token of the prompt; otherwise it passes on the prefill worker's.
+
     Raises:
         ConfigError: a value is out of range, or the sizes do not rise.
 
@@ -56,12 +61,15 @@ class Engine:
     graph_sizes: tuple[int, ...] = ()
     graphs_prompts: bool = True
     launch_s: float = 0.0
+    gateway_s: float = 0.0
+    handover_s: float = 0.0
+    recomputes: bool = False
     memory: MemoryRule = field(default_factory=MemoryRule)
     versions: str = ""
     source: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("step_s", "sequence_s", "prompt_s", "launch_s"):
+        for name in ("step_s", "sequence_s", "prompt_s", "launch_s", "gateway_s", "handover_s"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"engine: {name} must be at least 0 s but got {value!r}")
@@ -122,6 +130,15 @@ def memory_rule(latency: object) -> MemoryRule:
     """Return how the engine whose steps ``latency`` models divides memory."""
     profile = getattr(latency, "profile", None)
     return profile.memory if isinstance(profile, Engine) else MemoryRule()
+
+
+def serving_of(latency: object) -> Engine:
+    """Return the engine whose steps ``latency`` models, or one that adds nothing to them."""
+    profile = getattr(latency, "profile", None)
+    if isinstance(profile, Engine):
+        return profile
+    named = getattr(latency, "engine", None)
+    return load(named) if isinstance(named, str) and named in known() else Engine(name="none")
 
 
 def load(name: str) -> Engine:

@@ -175,7 +175,7 @@ def _blame(name: str, summary: Mapping[str, Any]) -> str:
 
 
 def stage_shares(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the share of all request-seconds spent in each stage (0–1), gateway aside."""
+    """Return the share of all request-seconds spent in each stage (0–1)."""
     spent = {
         name: (summary[name]["mean"] or 0.0) * summary[name]["count"]
         for name in STAGES

@@ -14,9 +14,11 @@ STAGE_COLOURS = {
     "gateway_s": "#b8bec6",
     "prefill_queue_s": "#9ccbe6",
     "prefill_s": PREFILL,
+    "handover_s": "#8d6e97",
     "transfer_queue_s": "#f5d79a",
     "transfer_s": TRANSFER,
     "decode_queue_s": "#99d6c3",
+    "first_step_s": "#4fb592",
     "decode_s": DECODE,
 }
 """Okabe and Ito's colour-blind-safe hues; a queue is the tint of the stage it waits for."""

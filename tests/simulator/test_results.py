@@ -59,6 +59,7 @@ def tiny(**changes: dict[int, float]) -> RunRecord:
     columns["prefill_queue_enter_s"][:2] = [1.0, 2.0]
     columns["prefill_start_s"][:2] = [1.25, 2.5]
     columns["prefill_end_s"][:2] = columns["first_token_s"][:2] = [1.75, 3.0]
+    columns["transfer_queue_enter_s"][0] = 1.5
     columns["transfer_start_s"][0], columns["transfer_end_s"][0] = 1.5, 2.0
     columns["decode_join_s"][0], columns["second_token_s"][0] = 2.25, 2.75
     columns["finish_s"][:2] = [6.25, 3.0]
@@ -123,9 +124,11 @@ def test_each_duration_follows_its_definition() -> None:
         "gateway_s": [0.0, 0.0, None],
         "prefill_queue_s": [0.25, 0.5, None],
         "prefill_s": [0.5, 0.5, None],
+        "handover_s": [0.0, None, None],
         "transfer_queue_s": [0.0, None, None],
         "transfer_s": [0.25, None, None],
         "decode_queue_s": [0.25, None, None],
+        "first_step_s": [0.0, None, None],
         "decode_s": [4.0, None, None],
     }
     assert {name: column(results, name) for name in expected} == expected
@@ -136,6 +139,24 @@ def test_a_late_transfer_waits_in_its_queue() -> None:
     results = results_of(tiny(transfer_start_s={0: 1.875}))
     assert column(results, "transfer_queue_s")[0] == 0.125
     assert column(results, "transfer_s")[0] == 0.125
+
+
+def test_a_hand_over_is_a_stage_wherever_it_happens() -> None:
+    """The decode side acts 0.1 s after the prompt, or 0.125 s after the KV it got meanwhile."""
+    late = tiny(transfer_queue_enter_s={0: 1.85}, transfer_start_s={0: 1.875})
+    assert column(results_of(late), "handover_s")[0] == pytest.approx(0.1)
+    assert column(results_of(late), "transfer_queue_s")[0] == pytest.approx(0.025)
+    waits = results_of(tiny(decode_queue_enter_s={0: 2.125}))
+    assert column(waits, "handover_s")[0] == 0.125
+    assert column(waits, "decode_queue_s")[0] == 0.125
+
+
+def test_a_first_token_computed_on_the_decode_side_has_its_stage() -> None:
+    """What passes in the batch before the first token is seen is no part of the decoding after."""
+    seen = results_of(tiny(first_token_s={0: 2.5}, second_token_s={0: 3.0}))
+    assert column(seen, "first_step_s")[0] == 0.25
+    assert column(seen, "decode_s")[0] == 3.75
+    assert column(seen, "ttst_s")[0] == 0.5
 
 
 def test_a_mixed_worker_queues_for_decode_since_its_prefill_ended() -> None:

@@ -171,8 +171,11 @@ def _deployment(rng: Random, *, grid: bool) -> Deployment:
             replicas=rng.choice(["each", "each", "once"]),
             nics=rng.choice(["own", "own", "box"]),
             setup_s=rng.choice([0.0, 0.0, 0.25 if grid else rng.uniform(0.0, 0.3)]),
+            handover_s=rng.choice([None, 0.0, 0.25 if grid else rng.uniform(0.0, 0.3)]),
+            recomputes=rng.choice([None, False, True]),
         ),
-        first_token=rng.choice(["prefill", "decode"]),
+        first_token=rng.choice(["prefill", "decode", "decode"]),
+        gateway_s=rng.choice([None, 0.0, 0.25 if grid else rng.uniform(0.0, 0.3)]),
     )
 
 

@@ -29,6 +29,7 @@ class Sequence:
     held: int
     last_token: float | None
     stalled: bool = False
+    unseen: bool = False
 
 
 @dataclass
@@ -97,7 +98,8 @@ class SteppingWorker(BatchWorker):
         """Serve waiting reservations in order."""
         while self.wanting and not self.interrupted:
             request = self.wanting[0]
-            need = self.need(request, self._ledger.prompt_tokens[request] + 1)
+            come = 0 if self.settings.recomputes else 1
+            need = self.need(request, self._ledger.prompt_tokens[request] + come)
             if self.used + need > self.capacity:
                 return
             self.wanting.popleft()
@@ -145,6 +147,11 @@ class SteppingWorker(BatchWorker):
         for sequence in self.batch:
             total = ledger.output_tokens[sequence.request]
             ledger.generated[sequence.request] = total - sequence.left
+            if sequence.unseen:
+                ledger.generated[sequence.request] += 1
+                ledger.unseen_tokens -= 1
+                ledger.decode_join[sequence.request] = np.nan
+                continue
             ledger.lost_at[sequence.request] = sequence.last_token or self.began
         ledger.lost_at.update(self.interrupted)
         for request in self.computing.finishing if self.computing else []:
@@ -185,6 +192,8 @@ class SteppingWorker(BatchWorker):
             if sequence.left == self._ledger.output_tokens[sequence.request] - 2:
                 self._ledger.second_token[sequence.request] = now
             sequence.last_token = now
+            if sequence.unseen:
+                self.reveal(sequence, now)
             sequence.stalled = False
         if self.computing is not None:
             self.close(self.computing, now)
@@ -195,6 +204,14 @@ class SteppingWorker(BatchWorker):
             self.used -= sequence.held
             self._listener.finished(sequence.request)
 
+    def reveal(self, sequence: Sequence, now: float) -> None:
+        """Show the token that was computed elsewhere and now here; a first one begins no gap."""
+        sequence.unseen = False
+        self._ledger.generated[sequence.request] += 1
+        self._ledger.shown(sequence.request, now)
+        if self._ledger.generated[sequence.request] == 1:
+            sequence.last_token = None
+
     def close(self, step: Step, now: float) -> None:
         """Emit the token at the end of each computed prompt."""
         ledger = self._ledger
@@ -203,7 +220,10 @@ class SteppingWorker(BatchWorker):
             self.prompts_closed += 1
             ledger.generated[request] += 1
             if request in self.interrupted:
-                self._gaps.gap(now - self.interrupted[request], 1)
+                if np.isnan(ledger.second_token[request]):
+                    ledger.second_token[request] = now
+                else:
+                    self._gaps.gap(now - self.interrupted[request], 1)
             else:
                 ledger.prefill_end[request] = now
                 if np.isnan(ledger.first_token[request]):
@@ -243,6 +263,14 @@ class SteppingWorker(BatchWorker):
         """Let a transferred request join."""
         ledger = self._ledger
         ledger.decode_join[request] = now
+        if self.settings.recomputes:
+            ledger.unseen_tokens += 1
+            ledger.generated[request] -= 1
+            length = ledger.input_tokens[request] + ledger.generated[request]
+            left = ledger.output_tokens[request] - ledger.generated[request]
+            again = Sequence(request, length, left, self.held[request], None, unseen=True)
+            self.batch.append(again)
+            return
         known = ledger.generated[request]
         since = None if known == 1 else ledger.prefill_end[request]
         if np.isnan(ledger.first_token[request]) or request in ledger.lost_at:

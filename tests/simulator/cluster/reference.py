@@ -249,7 +249,7 @@ class Prefill(Site):
                 del self.held[job]
                 self.world.finish(job)
             elif not self.world.layerwise:
-                self.world.hand_over(job, None)
+                self.world.later(self.world.telling, self.world.deployment.handover_s, job)
 
     def gauges(self) -> tuple[int, int]:
         """Return prompts not begun, and those that are but not computed."""
@@ -278,7 +278,7 @@ class Batch(Site):
     def need_landing(self, job: Job) -> int:
         """Return the blocks to set aside for a transfer, whose first token may yet be to come."""
         whole = job.prompt + job.answer - 1
-        soon = min(whole, job.prompt + 1)
+        soon = min(whole, job.prompt + (0 if self.world.deployment.recomputes else 1))
         return job.blocks(self, whole if self.pool.batching.reserve == "full" else soon)
 
     def take(self, job: Job) -> None:
@@ -326,6 +326,8 @@ class Batch(Site):
                 chunk.job.uncomputed -= chunk.size
         for job in [chunk.job for chunk in step.chunks if chunk.last]:
             job.tokens.append(self.world.now)
+            if len(job.tokens) == 2:
+                job.moments["second_token_s"] = self.world.now
             job.moments.setdefault("prefill_end_s", self.world.now)
             self.computed.append(job)
         for job in [job for job in self.running + self.computed if len(job.tokens) == job.answer]:
@@ -348,6 +350,8 @@ class Batch(Site):
         while self.landed and len(self.running) < batching.max_num_seqs:
             job = self.landed.pop(0)
             job.moments["decode_join_s"] = self.world.now
+            if self.world.deployment.recomputes:
+                job.tokens.pop()  # it is computed here, once more
             if len(job.tokens) < job.answer:
                 self.running.append(job)
                 continue
@@ -441,6 +445,9 @@ class World:
         self.luck = [np.random.default_rng(stream) for stream in streams]
         self.placed = [0, 0]
         self.landing: list[tuple[float, int]] = []
+        self.admitting: list[tuple[float, int, Job]] = []  # on their way through the gateway
+        self.telling: list[tuple[float, int, Job]] = []  # of which the decode side is yet to hear
+        self.told = 0
         self.flows: list[Flow] = []
         self.queue: list[Flow] = []
         self.sending: list[tuple[float, int, Flow]] = []
@@ -492,6 +499,10 @@ class World:
             yield self.coming[0].arrival, ARRIVE, 0, self.arrive
         elif self.coming and self.clients:
             yield self.now, ARRIVE, 0, self.dispatch
+        if self.admitting:
+            yield self.admitting[0][0], ARRIVE, 1, self.place_next
+        if self.telling:
+            yield self.telling[0][0], ARRIVE, 2, self.tell_next
         for site in self.sites:
             yield from site.happenings()
         if self.landing:
@@ -518,8 +529,41 @@ class World:
             self.enter(self.coming.pop(0))
 
     def enter(self, job: Job) -> None:
-        """Place a request, or turn it away."""
+        """Let a request come in."""
         job.moments["arrival_s"] = job.arrival
+        self.later(self.admitting, self.deployment.entry_s, job)
+
+    def later(self, line: list[tuple[float, int, Job]], seconds: float, job: Job) -> None:
+        """Let a job stand in a line for so long, if at all."""
+        self.told += 1
+        if seconds > 0:
+            insort(line, (self.now + seconds, self.told, job))
+        elif line is self.admitting:
+            self.place(job)
+        else:
+            self.tell(job)
+
+    def place_next(self) -> None:
+        """Place whoever is through the gateway."""
+        while self.admitting and self.admitting[0][0] <= self.now:
+            self.place(self.admitting.pop(0)[2])
+
+    def tell_next(self) -> None:
+        """Let the decode side act on all that it hears of now."""
+        while self.telling and self.telling[0][0] <= self.now:
+            self.tell(self.telling.pop(0)[2])
+
+    def tell(self, job: Job) -> None:
+        """Let the decode side act."""
+        if "transfer_end_s" not in job.moments:
+            self.hand_over(job, None)
+            return
+        assert isinstance(job.decode, Batch)
+        job.moments["decode_queue_enter_s"] = self.now
+        job.decode.landed.append(job)
+
+    def place(self, job: Job) -> None:
+        """Place a request, or turn it away."""
         site = self.entries[self.choose(0, self.entries)]
         job.reason = self.refusal(job, site)
         if job.reason:
@@ -583,7 +627,7 @@ class World:
         jobs = [job for job in self.jobs if (job.prefill, job.decode)[stage] is site]
         unfinished = [job for job in jobs if job.status == "incomplete"]
         if isinstance(site, Prefill):
-            here = [job for job in unfinished if not job.tokens]
+            here = [job for job in unfinished if "prefill_end_s" not in job.moments]
             keeping = [job for job in jobs if job in site.held or job in here]
         else:
             here = keeping = unfinished
@@ -682,9 +726,14 @@ class World:
             size = self.copying.payload(job.prompt)
             source.sent += size
             target.received += size
-            job.moments["transfer_end_s"] = job.moments["decode_queue_enter_s"] = self.now
+            job.moments["transfer_end_s"] = self.now
             del source.held[job]
-            target.landed.append(job)
+            due = job.moments["prefill_end_s"] + self.deployment.handover_s
+            if self.layerwise and due > self.now:
+                self.told += 1
+                insort(self.telling, (due, self.told, job))
+            else:
+                self.tell(job)
 
     # --- shared ports --------------------------------------------------------------------------
 
@@ -803,6 +852,8 @@ class World:
             return job.tokens
         if "decode_join_s" not in job.moments:
             return []
+        if self.deployment.recomputes:
+            return job.tokens
         return [job.moments["decode_join_s"], *job.tokens[1:]]
 
     def count(self, job: Job, name: str) -> int:

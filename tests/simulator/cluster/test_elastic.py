@@ -64,6 +64,8 @@ TRANSFERS = st.builds(
     Transfer,
     mode=st.sampled_from(["pull", "push", "push_layerwise"]),
     sharing=st.sampled_from(["fifo", "processor_sharing", "max_min"]),
+    handover_s=st.sampled_from([0.0, 0.3]),
+    recomputes=st.booleans(),
 )
 BATCHINGS = st.builds(
     Batching,

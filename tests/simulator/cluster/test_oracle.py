@@ -40,7 +40,9 @@ BATCHINGS = {
     "no evict first": replace(NO_EVICT, piggyback=False),
 }
 TRANSFERS = [
-    Transfer(mode=mode, sharing=sharing)
+    Transfer(
+        mode=mode, sharing=sharing, handover_s=0.07 * (mode != "push"), recomputes=mode != "pull"
+    )
     for mode in ("pull", "push", "push_layerwise")
     for sharing in ("fifo", "processor_sharing", "max_min")
 ]
@@ -159,6 +161,7 @@ rules = st.fixed_dictionaries(
     layerwise=st.booleans(),
     mixed=st.booleans(),
     ranks=st.sampled_from([1, 1, 2, 5]),
+    recomputes=st.booleans(),
     rule=rules,
 )
 def test_any_traffic_equals_oracle(
@@ -168,14 +171,16 @@ def test_any_traffic_equals_oracle(
     layerwise: bool,
     mixed: bool,
     ranks: int,
+    recomputes: bool,
     rule: dict[str, Any],
 ) -> None:
     """Whatever arrives, ties included, leaping equals stepping and every law holds."""
     rows.sort()
     batching = Batching(kv_blocks=blocks, max_num_seqs=seqs, max_num_batched_tokens=64, **rule)
     mode = "push_layerwise" if layerwise else "pull"
+    transfer = Transfer(mode=mode, recomputes=recomputes, handover_s=0.03 * recomputes)
     build = colocated if mixed else disaggregated
-    deployment = spread(build(2, batching=batching, transfer=Transfer(mode=mode)), ranks)
+    deployment = spread(build(2, batching=batching, transfer=transfer), ranks)
     both(deployment, traffic(*zip(*[(0.1 * t, i, o) for t, i, o in rows], strict=True)))
 
 
@@ -189,10 +194,16 @@ def test_any_traffic_equals_oracle(
     blocks=st.integers(94, 130),
     mixed=st.booleans(),
     ranks=st.sampled_from([1, 1, 3]),
+    recomputes=st.booleans(),
     rule=rules,
 )
 def test_ties_under_pressure_equal_oracle(
-    rows: list[tuple[int, int, int]], blocks: int, mixed: bool, ranks: int, rule: dict[str, Any]
+    rows: list[tuple[int, int, int]],
+    blocks: int,
+    mixed: bool,
+    ranks: int,
+    recomputes: bool,
+    rule: dict[str, Any],
 ) -> None:
     """With every event on one grid and blocks of one token, each tie is decided alike."""
     rows.sort()
@@ -200,7 +211,8 @@ def test_ties_under_pressure_equal_oracle(
         kv_blocks=blocks, block_size=1, max_num_batched_tokens=40, max_num_seqs=16, **rule
     )
     latency = LinearLatency(base=0.25, per_seq=0.0, per_context=0.0, per_token=0.0, per_pair=0.0)
-    change = {"batching": batching, "latency": latency, **INSTANT_LINKS}
+    transfer = Transfer(recomputes=recomputes, handover_s=0.25 * recomputes)
+    change = {"batching": batching, "latency": latency, "transfer": transfer, **INSTANT_LINKS}
     deployment = colocated(1, **change) if mixed else disaggregated(2, 1, **change)
     load = traffic(*zip(*[(0.25 * t, i, o) for t, i, o in rows], strict=True))
     both(spread(deployment, ranks), load, interval_s=0.25)

@@ -41,7 +41,13 @@ def durations(row: Row) -> Row:
 
     several, moved = row["output_tokens"] >= 2, row["transfer_end_s"] is not None
     after = span("first_token", "finish")
-    queued = span("prefill_end", "transfer_start")
+    told = span("prefill_end", "transfer_queue_enter")
+    queued = span("transfer_queue_enter" if (told or 0.0) > 0 else "prefill_end", "transfer_start")
+    handed = None if told is None else max(0.0, told)
+    if handed is not None:
+        handed += span("transfer_end", "decode_queue_enter") or 0.0
+    shown = span("decode_join", "first_token")
+    left = span("decode_join", "finish")
     wire = span("prefill_end", "transfer_end")
     if moved and row["transfer_start_s"] > row["prefill_end_s"]:
         wire = span("transfer_start", "transfer_end")
@@ -53,10 +59,12 @@ def durations(row: Row) -> Row:
         "gateway_s": span("arrival", "prefill_queue_enter"),
         "prefill_queue_s": span("prefill_queue_enter", "prefill_start"),
         "prefill_s": span("prefill_start", "prefill_end"),
+        "handover_s": handed,
         "transfer_queue_s": None if queued is None else max(0.0, queued),
         "transfer_s": wire,
-        "decode_queue_s": span("transfer_end" if moved else "prefill_end", "decode_join"),
-        "decode_s": span("decode_join", "finish"),
+        "decode_queue_s": span("decode_queue_enter" if moved else "prefill_end", "decode_join"),
+        "first_step_s": None if shown is None else max(0.0, shown),
+        "decode_s": None if left is None or shown is None else left - max(0.0, shown),
     }
 
 

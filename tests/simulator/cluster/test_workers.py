@@ -1,13 +1,23 @@
 """Prefill, decode and mixed workers, against timelines worked out by hand."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import LinearLatency, colocated, disaggregated, poisson_traffic, traffic
+from builders import (
+    INSTANT_LINKS,
+    LinearLatency,
+    colocated,
+    disaggregated,
+    poisson_traffic,
+    traffic,
+)
 
 from simulator.cluster.simulation import RunOptions, Simulation, run
 from simulator.deployment import Batching, Deployment, Pool, Transfer
+from simulator.latency.engine import Engine
+from simulator.latency.roofline import Roofline
 from simulator.record import REASONS, STATUSES
 
 PER_TOKEN = LinearLatency(base=0.0, per_seq=0.0, per_context=0.0, per_token=1e-3, per_pair=0.0)
@@ -203,6 +213,62 @@ def test_first_token_at_prefill_spares_short_answers_the_hand_over() -> None:
     assert (columns["first_token_s"] == columns["prefill_end_s"]).all()
     assert columns["finish_s"][1] == columns["prefill_end_s"][1]
     assert np.isnan(columns["transfer_start_s"][1])
+
+
+def handed_over(mode: str, **settings: object) -> Deployment:
+    """Return one prefill and one decode worker of 0.1 s a step, with this hand-over."""
+    transfer = Transfer(mode=mode, **settings)  # type: ignore[arg-type]
+    return disaggregated(1, 1, latency=FLAT, transfer=transfer, **INSTANT_LINKS)
+
+
+@pytest.mark.parametrize("mode", ["pull", "push", "push_layerwise"])
+def test_the_decode_side_acts_after_the_hand_over(mode: str) -> None:
+    """It is asked 0.25 s after the prompt is done, or has its KV but begins no sooner than then."""
+    columns = run(handed_over(mode, handover_s=0.25), traffic([0.0], 10, 3), RunOptions()).requests
+    asked = 0.0 if mode == "push_layerwise" else 0.35
+    assert columns["transfer_queue_enter_s"] == pytest.approx([asked])
+    assert columns["decode_queue_enter_s"] == pytest.approx([0.35])
+    assert columns["first_token_s"] == pytest.approx([0.35])
+    assert columns["finish_s"] == pytest.approx([0.55])
+
+
+def test_a_recomputed_first_token_costs_an_iteration() -> None:
+    """The decode worker computes the first token itself: one more step, also for one token."""
+    record = run(handed_over("pull", recomputes=True), traffic([0.0], 10, 3), RunOptions())
+    columns = record.requests
+    assert columns["decode_join_s"] == pytest.approx([0.1])
+    assert columns["first_token_s"] == pytest.approx([0.2])
+    assert columns["second_token_s"] == pytest.approx([0.3])
+    assert columns["finish_s"] == pytest.approx([0.4])
+    assert record.workers[1].decode_tokens == 3
+    assert record.gaps.counts.sum() == 2
+    alone = run(handed_over("pull", recomputes=True), traffic([0.0], 10, 1), RunOptions())
+    assert alone.requests["finish_s"] == pytest.approx([0.2])
+    early = replace(handed_over("pull", recomputes=True), first_token="prefill")  # noqa: S106
+    columns = run(early, traffic([0.0], 10, 3), RunOptions()).requests
+    assert columns["finish_s"] == pytest.approx([0.3]), "what was shown is not computed again"
+
+
+@pytest.mark.parametrize("build", [disaggregated, colocated])
+def test_the_gateway_delays_every_request(build: Callable[..., Deployment]) -> None:
+    """A request stands in a worker's queue after the front end's seconds, whatever serves it."""
+    deployment = replace(build(1, latency=FLAT), gateway_s=0.05)
+    if build is disaggregated:
+        deployment = replace(disaggregated(1, 1, latency=FLAT), gateway_s=0.05)
+    columns = run(deployment, traffic([0.0, 1.0], 10, 2), RunOptions()).requests
+    assert columns["prefill_queue_enter_s"] == pytest.approx([0.05, 1.05])
+    assert columns["prefill_end_s"] == pytest.approx([0.15, 1.15])
+
+
+def test_an_engine_tells_how_it_hands_over() -> None:
+    """What the deployment does not say is the engine's; a model without one adds nothing."""
+    engine = Engine(name="mine", gateway_s=0.03, handover_s=0.2, recomputes=True)
+    told = disaggregated(1, 1, latency=Roofline(engine=engine))
+    assert (told.entry_s, told.handover_s, told.recomputes) == (0.03, 0.2, True)
+    own = replace(told, gateway_s=0.0, transfer=Transfer(handover_s=0.1, recomputes=False))
+    assert (own.entry_s, own.handover_s, own.recomputes) == (0.0, 0.1, False)
+    assert not replace(told, first_token="prefill").recomputes  # noqa: S106 - a place
+    assert (disaggregated(1, 1).entry_s, disaggregated(1, 1).handover_s) == (0.0, 0.0)
 
 
 def test_an_answer_of_one_token_frees_its_blocks_for_who_waits() -> None:
