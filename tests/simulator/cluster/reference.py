@@ -196,6 +196,7 @@ class Prefill(Site):
         super().__init__(*args)
         self.flight: list[Step] = []
         self.free_at = 0.0
+        self.freed = True
 
     def need(self, job: Job) -> int:
         """Return the blocks of the prompt: nothing is generated here."""
@@ -209,16 +210,27 @@ class Prefill(Site):
         """Yield the end of the oldest step, and the start of the next."""
         if self.flight:
             yield self.flight[0].ends, STEP, self.number, self.act
-        if (self.queue or self.begun) and self.world.now < self.free_at:
+        if self.waits_for_stage():
             yield self.free_at, STEP, self.number, self.act
         elif self.begun or (self.queue and self.fits(self.need(self.queue[0]))):
             yield self.world.now, START, self.number, self.act
+
+    def waits_for_stage(self) -> bool:
+        """Tell whether the first stage comes free later for who waits, or just now for who did."""
+        now = self.world.now
+        if now > self.free_at or self.freed:
+            return False
+        if now < self.free_at:
+            return bool(self.queue or self.begun)
+        before = [job for job in self.queue if job.moments["prefill_queue_enter_s"] < now]
+        return bool(before or self.begun)
 
     def act(self) -> None:
         """Close what is through and start what can be started."""
         while self.flight and self.flight[0].ends <= self.world.now:
             self.close(self.flight.pop(0))
         if self.world.now >= self.free_at:
+            self.freed = True
             self.start()
         self.working(bool(self.flight))
 
@@ -230,7 +242,7 @@ class Prefill(Site):
         seconds = self.seconds(chunks, [])
         stage = seconds / self.steps.stages
         ends = max(now + seconds, self.flight[-1].ends + stage if self.flight else 0.0)
-        self.free_at = now + stage
+        self.free_at, self.freed = now + stage, False
         self.flight.append(Step(ends, chunks, []))
         self.counts["steps"] += 1
         self.counts["prefill_tokens"] += sum(chunk.size for chunk in chunks)
