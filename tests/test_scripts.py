@@ -16,6 +16,7 @@ from simulator.latency.engine import Engine
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT.parent / "shared" / "data" / "vllm_runs"
+SERVED = ROOT.parent / "shared" / "data" / "measured_e2e.csv"
 GOOD = "t,gen_throughput,running,waiting\n1.0,100,9,0\n"
 Script = Callable[..., int]
 
@@ -65,6 +66,37 @@ def test_the_engine_is_fitted_to_runs(
     assert min(written[name] for name in fitted) >= 0
     assert written["step_s"] + written["prompt_s"] > 0
     build({**written, "name": "vllm"}, Engine, "engine")
+
+
+@pytest.mark.skipif(not SERVED.is_file(), reason=f"measured serving runs are not at {SERVED}")
+def test_the_first_tokens_waits_are_fitted_to_runs(run: Script, tmp_path: Path) -> None:
+    """Shipped waits are what the script makes again, and the rest of a profile stays as it is."""
+    names = ("gateway_s", "handover_s", "recomputes", "first_token_source")
+    shipped = {name: ROOT / f"conf/engine/{name}.yaml" for name in ("sglang", "trtllm", "vllm")}
+    for engine, path in shipped.items():
+        (tmp_path / path.name).write_text(path.read_text("utf-8"), encoding="utf-8")
+        if engine == "trtllm":  # as if never fitted; the others are fitted again
+            bare = {
+                k: v for k, v in yaml.safe_load(path.read_text("utf-8")).items() if k not in names
+            }
+            (tmp_path / path.name).write_text(yaml.safe_dump(bare), encoding="utf-8")
+    assert run("calibrate_engine", "--first-token", str(SERVED), "--profiles", str(tmp_path)) == 0
+    for engine, path in shipped.items():
+        written = yaml.safe_load((tmp_path / path.name).read_text("utf-8"))
+        assert written == yaml.safe_load(path.read_text("utf-8"))
+        build({**written, "name": engine}, Engine, "engine")
+
+
+def test_no_first_tokens_are_one_sentence(
+    run: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table that is not there is told, and no profile is touched."""
+    absent = tmp_path / "absent.csv"
+    out = str(tmp_path)
+    assert run("calibrate_engine", "--first-token", str(absent), "--profiles", out) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--first-token: there is no file {absent}" in line
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

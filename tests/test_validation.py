@@ -18,7 +18,7 @@ from simulator.latency.base import StepModel, WorkerSpec
 from simulator.latency.roofline import Roofline
 from simulator.layout import Layout
 from simulator.validation import __main__ as command
-from simulator.validation import page, plots, replay, score, serving, steps
+from simulator.validation import first_token, page, plots, replay, score, serving, steps
 from simulator.validation.__main__ import main
 from simulator.validation.names import Catalogue, Unmapped, Workers, precision, unfolded, workers
 from simulator.validation.score import Scored
@@ -103,6 +103,60 @@ def run_folder(folder: Path, **changes: Any) -> Path:
 def by_set(rows: Sequence[Scored]) -> dict[str, Scored]:
     """Return the scored rows of one measured row by their set."""
     return {row.set: row for row in rows}
+
+
+# --- first tokens ---------------------------------------------------------------------------
+
+
+def late(row: Mapping[str, str], catalogue: Catalogue, seconds: float) -> dict[str, str]:
+    """Return the row with the figures of its own simulation, the first token so much later."""
+    case = serving.case_of(row, catalogue)
+    transfer = replace(case.deployment.transfer, handover_s=0.0, recomputes=False)
+    bare = replace(case, deployment=replace(case.deployment, gateway_s=0.0, transfer=transfer))
+    ours = serving.simulate_case(bare, 0)
+    return {
+        **row,
+        "ttft_ms": str(1e3 * (ours.ttft_s + seconds)),
+        "tpot_ms": str(1e3 * ours.tpot_s),
+    }
+
+
+def test_the_waits_of_first_tokens_are_found(catalogue: Catalogue) -> None:
+    """Runs whose first tokens came so much later give that gateway and hand-over back."""
+    rows = []
+    for gpu in ("H200", "B200"):
+        mixed = {**RUN, "gpu": gpu, "concurrency_or_rate": "1"}
+        rows.append(late(mixed, catalogue, 0.11))
+        rows.append(late({**mixed, "mode": "disagg"}, catalogue, 0.18))
+        rows.append(late({**mixed, "concurrency_or_rate": "32"}, catalogue, 0.7))  # they queue
+        rows.append(late(mixed, catalogue, 7.0))  # it was starting
+        rows.append({**late(mixed, catalogue, 0.6), "tpot_ms": "50"})  # other steps than ours
+    found = first_token.estimates([*first_token.sightings(rows, catalogue)])
+    assert found["gateway_s"].seconds == pytest.approx(0.11, abs=0.003)
+    assert found["handover_s"].seconds == pytest.approx(0.07, abs=0.003)
+    for value in found.values():
+        assert (value.rows, value.gpus, value.judged, value.unseen) == (1, ("H200",), 1, True)
+        assert value.before_s is not None
+        assert value.after_s is not None
+        assert value.after_s < 0.01 < value.before_s
+
+
+def test_a_wait_that_helps_no_unseen_row_is_of_all(catalogue: Catalogue) -> None:
+    """It is told so; and where rows are short of nothing there is no wait, never a negative."""
+    other, judged = ({**RUN, "gpu": gpu, "concurrency_or_rate": "1"} for gpu in ("H200", "B200"))
+    rows = [late(other, catalogue, 0.1), late(judged, catalogue, 0.0)]
+    found = first_token.estimates([*first_token.sightings(rows, catalogue)])["gateway_s"]
+    assert found.seconds == pytest.approx(0.05, abs=0.003)
+    assert (found.rows, found.unseen) == (2, False)
+    soon = [late(each, catalogue, -0.004) for each in (other, judged)]
+    none = first_token.estimates([*first_token.sightings(soon, catalogue)])["gateway_s"]
+    assert none.seconds == 0.0
+
+
+def test_replayed_runs_have_no_gateway(catalogue: Catalogue, tmp_path: Path) -> None:
+    """Their arrivals are those at the worker's queue, whatever the profile says."""
+    (measured,) = replay.read_runs(run_folder(tmp_path))
+    assert replay.deployment_of(measured, catalogue).entry_s == 0.0
 
 
 # --- names ----------------------------------------------------------------------------------

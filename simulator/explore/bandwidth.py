@@ -21,21 +21,27 @@ Platforms = tuple[Platform, Platform]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handover:
-    """What passes between the end of a prompt and a client's first token.
+    """What a client's first token waits for beside its prompt.
 
     ``mode`` and ``setup_s`` are those of a deployment's transfer, ``first_token`` where a client
     sees it: at the end of ``prefill``, or when the ``decode`` worker has taken the request over.
+    ``gateway_s``, ``handover_s`` and ``recomputes`` are those of the deployment too; only the first
+    counts for co-located workers.
     """
 
     mode: str = "push_layerwise"
     setup_s: float = 0.0
     first_token: str = "prefill"  # noqa: S105 - a place, not a secret
+    gateway_s: float = 0.0
+    handover_s: float = 0.0
+    recomputes: bool = False
 
     def seconds(self, platforms: Platforms, tokens: float) -> pl.Expr | float:
-        """Return the seconds of prompts of so many tokens, of a frame of deployments.
+        """Return the seconds after the end of prompts of so many tokens, of a frame's deployments.
 
-        The time on the wire of what is left when the prompt ends (layer-wise, its last layer), the
-        path's latency and set-up, and the decode step that is under way.
+        The hand-over, the time on the wire of what is left when the prompt ends (layer-wise, its
+        last layer, and while the hand-over lasts), the path's latency and set-up, and the decode
+        step that is under way; one more step where that recomputes the token.
         """
         if self.first_token == "prefill":  # noqa: S105
             return 0.0
@@ -46,7 +52,11 @@ class Handover:
         ends = (pl.col(f"{pool}_kv_gpus") / pl.col(f"{pool}_attention_dp") for pool in _POOLS)
         wire = left / (_port(platforms) * pl.min_horizontal(*ends))
         trips = 2 if self.mode == "pull" else 1
-        return wire + trips * _latency_s(platforms) + self.setup_s + pl.col("tpot_s")
+        path = wire + trips * _latency_s(platforms) + self.setup_s
+        whole = path + self.handover_s
+        if self.mode == "push_layerwise":
+            whole = pl.max_horizontal(path, pl.lit(self.handover_s))
+        return whole + (2 if self.recomputes else 1) * pl.col("tpot_s")
 
 
 _POOLS = ("prefill", "decode")

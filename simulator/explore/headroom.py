@@ -35,7 +35,7 @@ class Headroom:
 
     ``share`` of it (0: promise the steady state), or, with ``None``, as much as lets ``attainment``
     of the requests have their first token within ``ttft_s`` seconds and find a seat to decode.
-    ``handover`` is what a first token waits for after its prompt's prefill elsewhere.
+    ``handover`` is what a first token waits for beside its prompt.
     """
 
     share: float | None = None

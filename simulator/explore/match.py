@@ -93,7 +93,8 @@ def paced(
         load = headroom.seats_load(points["batch"].to_numpy() * workers)
     else:
         queue = _queue(points, lengths, workers)
-        load = headroom.prompts_load(queue, points["ttft_s"].to_numpy())
+        own = points["ttft_s"].to_numpy() + headroom.handover.gateway_s
+        load = headroom.prompts_load(queue, own)
     promised = points.with_columns(
         pl.Series("full_rate", rate, pl.Float64), pl.Series("rate", rate * load, pl.Float64)
     )
@@ -170,7 +171,8 @@ def _promise(
     )
     queue = _queue(prefill, lengths, n_p.astype(np.float64))
     handover = headroom.handover.seconds(platforms, lengths.prompt(headroom.attainment))
-    own = frame.select(pl.col("ttft_s") + handover)["ttft_s"].to_numpy()
+    before = headroom.handover.gateway_s
+    own = frame.select(pl.col("ttft_s") + handover + before)["ttft_s"].to_numpy()
     rate = frame["rate"].to_numpy()
     if headroom.share is None:
         kept = headroom.prompts_load(queue, own) * prompts
@@ -294,6 +296,7 @@ def _promised(
     rate, ranks, own, busy, batch = (
         points[name].to_numpy() for name in ("rate", "attention_dp", "ttft_s", "busy", "batch")
     )
+    own = own + headroom.handover.gateway_s
     queue = Queue(
         rate=rate / ranks, servers=workers * ranks, variation=lengths.variation, busy=busy
     )

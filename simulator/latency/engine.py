@@ -44,6 +44,7 @@ class Engine:
     queue (HTTP, tokeniser, scheduler), and ``handover_s`` from the end of its prompt until the
     decode side acts on it. With ``recomputes`` the decode worker computes the first token itself,
     from the last token of the prompt; otherwise it passes on the prefill worker's.
+    ``first_token_source`` says where these three come from.
 
     Raises:
         ConfigError: a value is out of range, or the sizes do not rise.
@@ -64,6 +65,7 @@ class Engine:
     gateway_s: float = 0.0
     handover_s: float = 0.0
     recomputes: bool = False
+    first_token_source: str = ""
     memory: MemoryRule = field(default_factory=MemoryRule)
     versions: str = ""
     source: str = ""

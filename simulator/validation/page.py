@@ -281,7 +281,12 @@ _SAMPLES = """The step latencies are composed from measured kernels, and kernels
 model does for a model or a GPU it was not fitted to is measured by `scripts/calibrate --left-out`,
 which fits without one model (and its quantised copies), or without one GPU, at a time.
 
-Serving runs are **never fitted** but for four numbers of the `vllm` engine profile: the host's
+The gateway and the hand-over of the engine profiles are medians of what measured TTFT exceeds the
+simulated by in serving runs at low concurrency (`scripts/calibrate_engine --first-token`; each
+profile's `first_token_source` says on which GPUs, and which were left to judge it by), so TTFT of
+these rows is partly in sample.
+
+Beside that serving runs are **never fitted** but for four numbers of the `vllm` profile: the host's
 seconds per step, per sequence and per prompt, and the share of time that data-parallel ranks wait
 for each other, are fitted by `scripts/calibrate_engine` to the token rates of both vLLM runs below,
 so these are partly in sample; arrivals, queueing and batching are not fitted to anything. All else

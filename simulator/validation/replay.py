@@ -212,6 +212,7 @@ def deployment_of(measured: Measured, catalogue: Catalogue) -> Deployment:
         fabric=catalogue.fabric(gpu),
         latency=Roofline(engine=profile_of("vllm"), expert_exchange="all_gather"),
         pools=(pool,),
+        gateway_s=0.0,  # arrivals are queued_ts: the gateway is behind them
     )
 
 

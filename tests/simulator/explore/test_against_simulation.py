@@ -1,6 +1,7 @@
 """Explore and simulate agree where both apply: constant lengths, saturated, a static ratio."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,8 +9,10 @@ import pytest
 
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Batching, Deployment, Pool, Transfer
+from simulator.explore.bandwidth import Handover
 from simulator.explore.evaluate import collect, colocated_points, decode_points, prefill_points
-from simulator.explore.match import disaggregated
+from simulator.explore.headroom import Headroom
+from simulator.explore.match import colocated, disaggregated, paced
 from simulator.explore.space import Lengths, Platform, Space
 from simulator.layout import Layout, Precision
 from simulator.policies.rate_matching import Balanced
@@ -261,3 +264,56 @@ def test_attention_ranks_ride_side_by_side(
     tpot = (finish - first).sum() / (osl[order] - 1).sum()
     assert rate == pytest.approx(point["rate"] * lengths.mean_osl, rel=0.02)
     assert tpot == pytest.approx(point["tpot_s"], rel=0.02)
+
+
+@pytest.mark.parametrize("mode", ["push", "push_layerwise", "pull"])
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_first_tokens_wait_as_they_do_in_a_run(
+    dense: Platform, mode: str, recomputes: bool
+) -> None:
+    """Gateway, hand-over and a recomputed token add to TTFT what they add to a lone request's."""
+    waits = {"handover_s": 0.2, "recomputes": recomputes}
+    record = [
+        lone(dense, ("prefill", "decode"), gateway_s=gateway, transfer=transfer)
+        for gateway, transfer in (
+            (0.05, replace(LINKS_TO_SPARE, mode=mode, **waits)),
+            (0.0, replace(LINKS_TO_SPARE, mode=mode, handover_s=0.0, recomputes=False)),
+        )
+    ]
+    prefill, decode = points(dense, (Layout(), Layout()))
+    decode = collect(decode_points(one_layout(dense, Layout()))).filter(batch=1)
+    told = [
+        disaggregated(
+            *(paced(each, LENGTHS, Headroom(share=0.0)) for each in (prefill, decode)),
+            (dense, dense),
+            LENGTHS,
+            headroom=Headroom(share=0.0, handover=each),
+        )["ttft_s"][0]
+        for each in (
+            Handover(mode=mode, first_token="decode", gateway_s=0.05, **waits),  # noqa: S106
+            Handover(mode=mode, first_token="decode"),  # noqa: S106 - a place
+        )
+    ]
+    assert told[0] - told[1] == pytest.approx(record[0] - record[1], rel=0.01)
+
+
+def test_first_tokens_of_mixed_workers_wait_for_the_gateway_alone(dense: Platform) -> None:
+    """So do a run's, by as much."""
+    point = collect(colocated_points(one_layout(dense, Layout()))).head(1)
+    waits = Handover(gateway_s=0.05, handover_s=0.2, recomputes=True)
+    told = [
+        colocated(point, dense, LENGTHS, headroom=Headroom(share=0.0, handover=each))["ttft_s"][0]
+        for each in (waits, Handover())
+    ]
+    run_s = [lone(dense, ("mixed",), gateway_s=seconds) for seconds in (0.05, 0.0)]
+    assert told[0] - told[1] == pytest.approx(0.05)
+    assert run_s[0] - run_s[1] == pytest.approx(0.05)
+
+
+def lone(platform: Platform, roles: tuple[str, ...], **changes: Any) -> float:
+    """Return the seconds until a request that is alone has its first token."""
+    pools = tuple(
+        Pool(role=role, workers=1, layout=Layout(), precision=platform.precision) for role in roles
+    )
+    whole = replace(deployed(platform, pools), **changes)
+    return float(run(whole, all_at_once(1), RunOptions()).requests["first_token_s"][0])
