@@ -468,7 +468,8 @@ class World:
         self.interval, self.looks = interval, 0
         self.samples: list[tuple[float, list[tuple[float, ...]]]] = []
         self.block_seconds: list[float] = []
-        self.closest = inf
+        self.closest = inf  # between moments whose order rounding could change
+        self.through_at = -inf  # when a flow last ended
         self.build()
 
     def build(self) -> None:
@@ -498,8 +499,8 @@ class World:
                 self.now = self.until
                 break
             apart = when - self.now
-            if 0 < apart < 1e-9 * max(1.0, when):
-                self.closest = min(self.closest, apart)
+            if apart > 0:
+                self.closest = min(self.closest, apart / max(1.0, when))
             self.now = when
             act()
         self.look(last=True)
@@ -813,6 +814,8 @@ class World:
         self.settle()
         if over:
             self.flows.remove(flow)
+            self.closest = min(self.closest, self.now - self.through_at)  # also if at once
+            self.through_at = self.now
             insort(self.landing, (self.now + flow.latency, flow.job.number))
         elif flow.due > self.now:
             flow.keeps_up = True

@@ -87,7 +87,7 @@ def check(seed: int) -> bool:
     drawn, record = run(seed)
     world = reference(drawn)
     different = differences(drawn, record, world)
-    near = drawn.deployment.transfer.sharing != "fifo" and world.closest < float("inf")
+    near = drawn.deployment.transfer.sharing != "fifo" and world.closest < NEAR
     if different and near:
         return True
     assert not different, "\n".join([f"seed {seed}", *different[:4], str(drawn)])
