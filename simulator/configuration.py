@@ -199,7 +199,7 @@ def _parameters(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]
 
 
 def _annotations(constructor: Callable[..., Any]) -> dict[str, object]:
-    is_class = isinstance(constructor, type)
+    is_class = isinstance(constructor, type) and not _is_record(constructor)
     owner = inspect.getattr_static(constructor, "__init__") if is_class else constructor
     try:
         return typing.get_type_hints(owner)
@@ -256,6 +256,9 @@ def _build_union(node: object, choices: Sequence[object], key: str) -> Any:
 
 
 def _build_sequence(node: Sequence[object], expected: object, key: str) -> Any:
+    record = next((each for each in _alternatives(expected) if _is_record(each)), None)
+    if record is not None:
+        return _build_record(node, record, key)
     origin, arguments = typing.get_origin(expected), typing.get_args(expected)
     if expected in (Any, object):
         return tuple(build(value, Any, f"{key}[{at}]") for at, value in enumerate(node))
@@ -271,6 +274,20 @@ def _build_sequence(node: Sequence[object], expected: object, key: str) -> Any:
         build(v, i, f"{key}[{at}]") for at, (v, i) in enumerate(zip(node, inner, strict=True))
     )
     return list(values) if origin is list else tuple(values)
+
+
+def _is_record(expected: object) -> bool:
+    """Whether this is a NamedTuple's class, which a list may stand for."""
+    return (
+        isinstance(expected, type) and issubclass(expected, tuple) and hasattr(expected, "_fields")
+    )
+
+
+def _build_record(node: Sequence[object], record: Any, key: str) -> Any:
+    names = list(_parameters(record))
+    if len(node) != len(names):
+        raise ConfigError(f"{key} must be [{', '.join(names)}] but got {list(node)!r}")
+    return _call(record, dict(zip(names, node, strict=True)), key)
 
 
 def _choice(node: object, choices: Sequence[object], key: str) -> object:

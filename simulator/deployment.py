@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
-from simulator.elastic import Elastic
+from simulator.elastic import MAX_WORKERS, Elastic
 from simulator.errors import ConfigError
 from simulator.latency.base import LatencyModel
 from simulator.latency.engine import serving_of
@@ -14,9 +14,6 @@ from simulator.policies.autoscaling import Control
 from simulator.policies.routing import LeastKV, LeastTokens, RoutingPolicy
 
 ROLES = ("prefill", "decode", "mixed")
-
-MAX_WORKERS = 4096
-"""More workers than this in one pool are taken for a mistake: each has its own gauges over time."""
 
 
 def _at_least(owner: str, name: str, value: float, least: float) -> None:

@@ -8,6 +8,9 @@ from simulator.errors import ConfigError
 DRAINS = ("finish", "abort")
 ACTIONS = ("workers", "fail", "restart", "flip", "bandwidth")
 
+MAX_WORKERS = 4096
+"""More workers than this in one pool are taken for a mistake: each has its own gauges over time."""
+
 
 def _number(owner: str, name: str, value: float, least: float = 0.0) -> None:
     if not (math.isfinite(value) and value >= least):
@@ -124,6 +127,8 @@ class Change:
         value = getattr(self, action)
         if not (math.isfinite(value) and value >= least):
             raise ConfigError(f"{where}: {action} must be at least {least} but got {value!r}")
+        if action == "workers" and value > MAX_WORKERS:
+            raise ConfigError(f"{where}: workers must be at most {MAX_WORKERS} but got {value!r}")
         if action == "bandwidth" and value > 1:
             raise ConfigError(f"{where}: bandwidth is a share of the port's, but got {value!r}")
         alone = action == "fail" or (action == "bandwidth" and self.worker is not None)

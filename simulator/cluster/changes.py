@@ -38,6 +38,8 @@ def _carry_out(change: Change, fleet: Fleet, ways: Ways) -> None:
         for number in doomed:
             fleet.fail(number, "planned failure")
     elif change.bandwidth is not None:
+        if change.worker is not None:
+            fleet.check_number(change.worker, "planned bandwidth")
         whose = role if change.worker is None else change.worker
         ways.set_share(whose, change.bandwidth)
         fleet.tell_of_links(whose, change.bandwidth)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from simulator.cluster.clock import CONTROL, TICK, Alarm
 from simulator.cluster.fleet import PENDING, STARTING, Fleet
 from simulator.cluster.observer import Observer
+from simulator.elastic import MAX_WORKERS
 from simulator.errors import ConfigError
 from simulator.policies.autoscaling import Control, Observation, Plan
 
@@ -99,4 +100,8 @@ class Controller:
             if type(count) is not int or count < 0:
                 raise ConfigError(
                     f"autoscaler {name}: wants {count!r} {role} workers; a whole number ≥ 0 is due"
+                )
+            if count > MAX_WORKERS:
+                raise ConfigError(
+                    f"autoscaler {name}: wants {count} {role} workers; at most {MAX_WORKERS} may be"
                 )

@@ -7,6 +7,9 @@ from typing import NamedTuple, Protocol, TypeVar
 
 State = TypeVar("State")
 
+LEAST_INTERVAL_S = 1e-3
+"""Simulated seconds; looking more often is taken for a mistake: such a run takes for ever."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSeen:
@@ -192,8 +195,11 @@ class Observing:
     missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.scrape_s < math.inf:
-            raise ValueError(f"observing: scrape_s must be above 0 s but got {self.scrape_s!r}")
+        if not LEAST_INTERVAL_S <= self.scrape_s < math.inf:
+            raise ValueError(
+                f"observing: scrape_s must be at least {LEAST_INTERVAL_S:g} s but got "
+                f"{self.scrape_s!r}"
+            )
         if not self.scrape_s <= self.window_s < math.inf:
             raise ValueError(
                 f"observing: window_s must be at least scrape_s, {self.scrape_s:g} s, but got "
@@ -205,12 +211,13 @@ class Observing:
             raise ValueError(
                 f"observing: demand must be arrival or completion but got {self.demand!r}"
             )
-        known = [f"{role}.{name}" for role in ("prefill", "decode", "mixed") for name in METRICS]
+        known = [f"{role}.{name}" for role in POOLS for name in METRICS]
         for name in self.missing:
             if name not in known:
                 raise ValueError(f"observing: missing must name some of {known} but got {name!r}")
 
 
+POOLS = ("prefill", "decode", "mixed")
 METRICS = ("waiting", "running", "kv_utilization")
 """Metrics of a pool that an engine may not export."""
 
@@ -225,8 +232,16 @@ class Control:
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 < self.interval_s < math.inf:
-            raise ValueError(f"control: interval_s must be above 0 s but got {self.interval_s!r}")
+        if not LEAST_INTERVAL_S <= self.interval_s < math.inf:
+            raise ValueError(
+                f"control: interval_s must be at least {LEAST_INTERVAL_S:g} s but got "
+                f"{self.interval_s!r}"
+            )
+        for role in self.bounds:
+            if role not in POOLS:
+                raise ValueError(
+                    f"control: bounds must be of {', '.join(POOLS)} but got those of {role!r}"
+                )
 
     def bounds_of(self, role: str) -> Bounds:
         """Return a pool's bounds, or those that hold where none are given."""

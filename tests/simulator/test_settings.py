@@ -18,6 +18,7 @@ from simulator.errors import ConfigError
 from simulator.experiment import Experiment
 from simulator.explore.exploration import Options
 from simulator.layout import Precision
+from simulator.policies.autoscaling import Bounds, Schedule, Step
 from simulator.results import SLO
 from simulator.settings import resolve
 from tests.simulator.huggingface.published import LLAMA, written
@@ -206,3 +207,40 @@ def test_unusable_precision_is_refused(override: str, words: str) -> None:
     """A precision that cannot be names the setting and the value."""
     with pytest.raises(ConfigError, match=words):
         compose([override])
+
+
+def test_a_schedule_is_a_list_of_lists() -> None:
+    """``[seconds, pool, workers]`` each, as docs/elastic.md has it."""
+    experiment = compose(["autoscaler=schedule", "autoscaler.steps=[[60,decode,3],[300,decode,2]]"])
+    assert experiment.deployment.control.policy == Schedule(
+        steps=(Step(60.0, "decode", 3), Step(300.0, "decode", 2))
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ("[60,decode]", r"steps\[0\] must be \[at_s, pool, workers\] but got"),
+        ("[x,decode,3]", r"steps\[0\].at_s must be a number but got 'x'"),
+        ("{at_s: 60, pool: decode, workers: x}", r"steps\[0\].workers must be a whole number"),
+    ],
+)
+def test_a_step_that_is_none_is_refused(step: str, words: str) -> None:
+    """Naming the value and what was expected."""
+    with pytest.raises(ConfigError, match=words):
+        compose(["autoscaler=schedule", f"autoscaler.steps=[{step}]"])
+
+
+def test_a_pools_bounds_are_settings() -> None:
+    """Each by its name, and only of pools there can be."""
+    control = compose(["control.bounds.decode.most=8"]).deployment.control
+    assert control.bounds_of("decode") == Bounds(most=8)
+    with pytest.raises(ConfigError, match="bounds must be of prefill, decode, mixed"):
+        compose(["+control.bounds.decod.most=8"])
+
+
+@pytest.mark.parametrize("name", ["interval_s", "observing.scrape_s"])
+def test_looking_all_the_time_is_refused(name: str) -> None:
+    """A controller that wakes a million times a second would not come to an end."""
+    with pytest.raises(ConfigError, match=r"must be at least 0\.001 s but got 1e-06"):
+        compose([f"control.{name}=1e-6"])

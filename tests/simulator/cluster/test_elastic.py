@@ -258,6 +258,7 @@ def test_no_controller_equals_a_static_one() -> None:
         ({"pool": "decode", "workers": 1, "fail": 1}, "workers and fail"),
         ({"workers": 2}, "workers needs a pool"),
         ({"pool": "decode", "workers": -1}, "must be at least 0 but got -1"),
+        ({"pool": "decode", "workers": 10**9}, "workers must be at most 4096 but got 1000000000"),
         ({"pool": "decode", "bandwidth": 1.5}, "share of the port's, but got 1.5"),
         ({"pool": "decode", "flip": 1}, "flip=N goes with to"),
         ({"pool": "decode", "flip": 1, "to": "decode"}, "another pool"),
@@ -273,3 +274,10 @@ def test_a_quota_below_the_pools_is_refused() -> None:
     """GPUs that do not suffice for the initial workers are a sentence."""
     with pytest.raises(ConfigError, match="quota_gpus 3 is less than the 4 GPUs"):
         run(elastic(disaggregated(2, 2), quota_gpus=3), traffic([0.0], 8, 8), RunOptions())
+
+
+def test_the_ports_of_a_worker_that_never_was_are_refused() -> None:
+    """A number too high is told, as that of a worker to fail is."""
+    deployment = elastic(disaggregated(2, 2), changes=(Change(at_s=0.0, worker=4, bandwidth=0.5),))
+    with pytest.raises(ConfigError, match="no worker 4; so far there are 0 to 3"):
+        run(deployment, traffic([0.0, 1.0], 8, 8), RunOptions())
