@@ -38,11 +38,17 @@ def test_a_last_sample_on_the_grid_is_taken_once() -> None:
     assert record.timeline["time_s"].tolist() == (np.arange(9) * 0.25).tolist()
 
 
-def test_the_interval_is_a_thousandth_of_the_arrivals_but_at_least_10_ms() -> None:
-    """Unless it is given, the grid follows from how long requests arrive."""
-    for span, interval_s in ((40.0, 0.04), (3.0, 0.01)):
-        times = run(disaggregated(1, 1), traffic([1.0, 1.0 + span], 10, 3), RunOptions())
-        assert times.timeline["time_s"][:3] == pytest.approx(np.arange(3) * interval_s)
+@pytest.mark.parametrize(
+    ("span", "requests", "interval_s"),
+    [(40.0, 1000, 0.04), (3.0, 1000, 0.01), (40.0, 200, 0.2), (40.0, 2, 0.8)],
+)
+def test_the_interval_follows_from_the_arrivals(
+    span: float, requests: int, interval_s: float
+) -> None:
+    """A thousandth of their span, at least 10 ms, at most two readings a request but 50 samples."""
+    arrivals = np.linspace(1.0, 1.0 + span, requests)
+    times = run(disaggregated(1, 1), traffic(arrivals.tolist(), 10, 3), RunOptions())
+    assert times.timeline["time_s"][:3] == pytest.approx(np.arange(3) * interval_s)
 
 
 @pytest.mark.parametrize("most", [8, 9, 16, 50])
