@@ -104,8 +104,8 @@ class Handoff:
         if self.early:
             self._ledger.shown(request, self._clock.now)
         if self._ends_early(request, 0):
-            self.release(request)
             self._endings.completed(request)
+            self.release(request)  # after which its worker may stop, and lose what is not over
         elif self._layerwise:
             self._due.pop(request, None)
         else:

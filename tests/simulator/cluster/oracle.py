@@ -131,7 +131,9 @@ class SteppingWorker(BatchWorker):
             self.wanting.remove(request)
             return
         self.used -= self.held.pop(request)
-        if self.leaving is not None and self.empty:
+        if self.wanting or self.prompts:
+            self.start_if_idle()
+        elif self.leaving is not None and self.empty:
             self.leaving()
 
     def decline(self) -> list[int]:
