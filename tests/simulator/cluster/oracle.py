@@ -191,7 +191,8 @@ class SteppingWorker(BatchWorker):
             self.decode_tokens += 1
             sequence.length += 1
             sequence.left -= 1
-            if sequence.left == self._ledger.output_tokens[sequence.request] - 2:
+            second = sequence.left == self._ledger.output_tokens[sequence.request] - 2
+            if second and not sequence.unseen:  # else it is shown below
                 self._ledger.second_token[sequence.request] = now
             sequence.last_token = now
             if sequence.unseen:

@@ -278,6 +278,6 @@ def test_a_quota_below_the_pools_is_refused() -> None:
 
 def test_the_ports_of_a_worker_that_never_was_are_refused() -> None:
     """A number too high is told, as that of a worker to fail is."""
-    deployment = elastic(disaggregated(2, 2), changes=(Change(at_s=0.0, worker=4, bandwidth=0.5),))
+    deployment = elastic(disaggregated(2, 2), Change(at_s=0.0, worker=4, bandwidth=0.5))
     with pytest.raises(ConfigError, match="no worker 4; so far there are 0 to 3"):
         run(deployment, traffic([0.0, 1.0], 8, 8), RunOptions())
