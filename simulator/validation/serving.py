@@ -176,15 +176,20 @@ def _on_silicon(case: Case, row: Row) -> Case:
     """Return the case with the step times of aiconfigurator-core; raise ``Unmapped`` without."""
     if _speculative(row) is not None:
         raise Unmapped("no speculative decoding with measured tables")
-    model = Silicon(engine=engine_of(row))
-    return replace(case, deployment=replace(case.deployment, latency=_Guarded(model=model)))
+    engine = engine_of(row)
+    guarded = _Guarded(model=Silicon(engine=engine), engine=engine)
+    return replace(case, deployment=replace(case.deployment, latency=guarded))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Guarded:
-    """Another package's step times: whatever it raises is a row it cannot answer, not our end."""
+    """Another package's step times: whatever it raises is a row it cannot answer, not our end.
+
+    What ``engine`` takes beside its steps is as with ours.
+    """
 
     model: Silicon
+    engine: str
 
     def bind(self, worker: WorkerSpec) -> StepModel:
         """Return the step times of a worker; raise ``Unmapped`` or ``ConfigError`` without."""
