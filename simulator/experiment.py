@@ -42,7 +42,7 @@ class Experiment:
     """One simulation: ``workload`` on ``deployment``, judged by ``slo``.
 
     ``seed`` is the root of every random stream. Gauges are sampled every ``sample_interval_s``
-    simulated seconds (``None``: a thousandth of the arrivals' span). The clock stops at
+    simulated seconds (``None``: by the arrivals' span and the requests). The clock stops at
     ``until_s`` simulated seconds, or with ``None`` when the last request is done.
 
     Raises:
