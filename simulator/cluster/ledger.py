@@ -95,9 +95,10 @@ class Ledger:
             return
         since = self.lost_at.pop(request)
         if isnan(self.second_token[request]):
-            self.second_token[request] = now  # the gap before it is pooled as a hand-over's
-        else:
-            self.resumed.append(now - since)
+            self.second_token[request] = now
+            since = self.first_token[request]
+            self.settled.add(request)  # its KV may never be handed over, or not again
+        self.resumed.append(now - since)
 
     def begin_anew(self, request: int) -> None:
         """Forget how far a lost request came; what its client has seen, and its tokens, remain."""

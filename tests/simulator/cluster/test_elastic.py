@@ -87,7 +87,9 @@ def test_every_request_ends_once_whatever_happens(
     roles = ("prefill", "decode") if disaggregate else ("mixed",)
     base = colocated(2, batching=batching)
     if disaggregate:
-        base = disaggregated(2, 2, batching=batching, transfer=data.draw(TRANSFERS))
+        shown = data.draw(st.sampled_from(["prefill", "decode"]))
+        transfer = data.draw(TRANSFERS)
+        base = disaggregated(2, 2, batching=batching, transfer=transfer, first_token=shown)
     whole = elastic(base, *data.draw(plans(roles)), drain=drain)
     load = poisson_traffic(60, 6.0, 80, 30, seed)
     note(f"{whole.elastic}")
@@ -98,8 +100,26 @@ def test_every_request_ends_once_whatever_happens(
     status = leaping.requests["status"]
     assert (status != STATUSES.index("incomplete")).all()
     assert leaping.events == stepping.events
+    if (status == COMPLETED).all():
+        exact = batching.piggyback or not leaping.requests["retries"].any()
+        assert_each_token_was_seen_once(leaping, exact=exact)
     if batching.piggyback:  # else who is lost in a stall is taken to have waited as long as any
         np.testing.assert_array_equal(leaping.gaps.counts, stepping.gaps.counts)
+
+
+def assert_each_token_was_seen_once(record: RunRecord, *, exact: bool) -> None:
+    """Check that pooled gaps are as many as tokens after the first, and as long as those took.
+
+    Who is lost in a stall is taken to have waited as long as any, so gaps may then be too long.
+    """
+    columns, gaps = record.requests, record.gaps
+    assert gaps.counts.sum() == (columns["output_tokens"] - 1).sum()
+    edges = np.clip(gaps.edges, gaps.min_s, gaps.max_s)
+    seconds = ((edges[1:] + edges[:-1]) / 2 * gaps.counts).sum()
+    took = (columns["finish_s"] - columns["first_token_s"]).sum()
+    assert seconds >= took * (1 - 2e-3)
+    if exact:
+        assert seconds == pytest.approx(took, rel=2e-3)
 
 
 @given(data=st.data(), seed=st.integers(0, 1000))
