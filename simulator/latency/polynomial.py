@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simulator.errors import ConfigError
-from simulator.latency.base import Busiest, Piece, WorkerSpec
+from simulator.latency.base import Busiest, Piece, StepModel, WorkerSpec
 from simulator.latency.pieces import at
+from simulator.latency.scaling import check_scale, scaled_steps
 
 PREFILL_MS = (16.50142, 1.518344e-2, 4.209989e-7)
 DECODE_MS = (5.74, 54.01, -25.74)
@@ -21,18 +22,21 @@ class Polynomial:
     ``decode = max(1, −25.74·u² + 54.01·u + 5.74)`` with u the batch's total context over the
     worker's KV capacity, at most 1. A step that does both takes their sum. ``speedup_ratio``
     divides both, ``decode_speedup_ratio`` decode once more. Source: Dynamo docs, mocker engine.
+    Every step takes ``scale`` times that.
     """
 
     speedup_ratio: float = 1.0
     decode_speedup_ratio: float = 1.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("speedup_ratio", "decode_speedup_ratio"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ConfigError(f"latency polynomial: {name} must be above 0 but got {value!r}")
+        check_scale("polynomial", self.scale)
 
-    def bind(self, worker: WorkerSpec) -> "PolynomialSteps":
+    def bind(self, worker: WorkerSpec) -> StepModel:
         """Return the step times of a worker with this KV capacity."""
         capacity = worker.memory.kv_blocks * worker.memory.block_size
         if capacity < 1:
@@ -41,10 +45,11 @@ class Polynomial:
             )
         prefill = 1e-3 / self.speedup_ratio
         decode = prefill / self.decode_speedup_ratio
-        return PolynomialSteps(
+        steps = PolynomialSteps(
             prefill=tuple(c * prefill for c in PREFILL_MS),
             pieces=_decode_pieces(float(capacity), decode),
         )
+        return scaled_steps(steps, self.scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.errors import ConfigError
-from simulator.latency.base import WorkerSpec
+from simulator.latency.base import StepModel, WorkerSpec
 from simulator.latency.collectives import Network
 from simulator.latency.efficiency import load
 from simulator.latency.engine import DEFAULT, Engine, known
 from simulator.latency.engine import load as load_engine
 from simulator.latency.machine import Machine
 from simulator.latency.passes import PEAK_OF, Load, Number, PassSpec
+from simulator.latency.scaling import check_scale, scaled_steps
 from simulator.latency.speculative import Speculative
 from simulator.latency.step import Step
 from simulator.latency.stepping import RooflineSteps
@@ -37,7 +38,7 @@ class Roofline:
     earlier chunks. ``expert_exchange`` is ``all_to_all`` (dispatch and combine kernels) or
     ``all_gather`` (plain collectives over the attention-DP ranks). ``two_batch_overlap`` runs the
     all-to-all of one half of a step beside the compute of the other. ``speculative`` decodes
-    several tokens per step.
+    several tokens per step. Every step takes ``scale`` times what all this says.
     """
 
     calibration: str | None = None
@@ -49,6 +50,7 @@ class Roofline:
     expert_exchange: str = "all_to_all"
     two_batch_overlap: bool = False
     speculative: Speculative | None = None
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.host_overhead_s is not None and not 0 <= self.host_overhead_s < math.inf:
@@ -60,13 +62,14 @@ class Roofline:
             raise ConfigError(
                 f"latency roofline: moe_skew must be at least 1 but got {self.moe_skew!r}"
             )
+        check_scale("roofline", self.scale)
         _one_of("expert_exchange", self.expert_exchange, EXCHANGES)
         if isinstance(self.engine, str):
             _one_of("engine", self.engine, tuple(known()))
 
-    def bind(self, worker: WorkerSpec) -> RooflineSteps:
+    def bind(self, worker: WorkerSpec) -> StepModel:
         """Return the step times of one worker; ``ConfigError`` for a dtype its GPU lacks."""
-        return RooflineSteps(self.step(worker), worker.role)
+        return scaled_steps(RooflineSteps(self.step(worker), worker.role), self.scale)
 
     def pass_seconds(self, worker: WorkerSpec, load: Load) -> Number:
         """Return seconds of a step over arrays of loads **per attention rank**, vectorised.
@@ -85,6 +88,7 @@ class Roofline:
             speculative=self.speculative or Speculative(),
             two_batch_overlap=self.two_batch_overlap,
             host_s=self.host_overhead_s,
+            scale=self.scale,
         )
 
     @property

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.errors import ConfigError
-from simulator.latency.base import Busiest, Piece, WorkerSpec
+from simulator.latency.base import Busiest, Piece, StepModel, WorkerSpec
 from simulator.latency.pieces import at
+from simulator.latency.scaling import check_scale, scaled_steps
 from simulator.latency.table import Cache, Grid, keep, lines
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,7 @@ class Silicon:
     (``None``: the package's current one). ``model_id`` names the model as the package does, or a
     folder with its config.json (``None``: by the model's name). ``host_overhead_s`` seconds are
     added to every step. ``cache`` is the folder the tables are kept in (``None``: the user's
-    cache folder, under ``disaggsim/silicon``).
+    cache folder, under ``disaggsim/silicon``). Every step takes ``scale`` times all that.
     """
 
     engine: str = "trtllm"
@@ -108,6 +109,7 @@ class Silicon:
     model_id: str | None = None
     host_overhead_s: float = 0.0
     cache: str | None = None
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -120,8 +122,9 @@ class Silicon:
                 "latency silicon: host_overhead_s must be at least 0 s but got "
                 f"{self.host_overhead_s!r}"
             )
+        check_scale("silicon", self.scale)
 
-    def bind(self, worker: WorkerSpec) -> "SiliconSteps":
+    def bind(self, worker: WorkerSpec) -> StepModel:
         """Return the interpolated step times of a worker.
 
         Raises:
@@ -139,7 +142,7 @@ class Silicon:
             _write(path, grids)
         layout = worker.layout
         depth = 1 if worker.role == "prefill" else layout.pp
-        return SiliconSteps(
+        steps = SiliconSteps(
             prefill=Grid(first=_nodes(TOKENS), second=_nodes(KEYS), seconds=grids["prefill"]),
             decode=Grid(first=_nodes(BATCHES), second=_nodes(CONTEXTS), seconds=grids["decode"]),
             host_s=self.host_overhead_s,
@@ -147,6 +150,7 @@ class Silicon:
             depth=depth,
             stages=layout.pp if worker.role == "prefill" else 1,
         )
+        return scaled_steps(steps, self.scale)
 
     def query(self, worker: WorkerSpec) -> dict[str, Any]:
         """Return what the package is asked for a worker, as its own arguments."""

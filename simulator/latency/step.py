@@ -9,7 +9,8 @@ same on scalars:
    nothing hides;
 3. a step that no CUDA graph holds takes at least its launches;
 4. attention-DP ranks wait for each other, then the host works, beside the GPU or after it;
-5. speculation: seconds per token a sequence gains, not per step.
+5. speculation: seconds per token a sequence gains, not per step;
+6. ``scale``: a factor on all of it (there in :mod:`simulator.latency.scaling`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,8 @@ from simulator.latency.speculative import Speculative
 class Step:
     """What decides the seconds of a worker's steps; all numbers are per attention rank.
 
-    ``host_s`` (``None``: the engine's own host work) is added to every step.
+    ``host_s`` (``None``: the engine's own host work) is added to every step. Each takes ``scale``
+    times as long as all that makes it.
     """
 
     spec: PassSpec
@@ -39,6 +41,7 @@ class Step:
     speculative: Speculative
     two_batch_overlap: bool = False
     host_s: float | None = None
+    scale: float = 1.0
 
     @property
     def halves(self) -> int:
@@ -111,6 +114,10 @@ class Step:
 
     def seconds(self, load: Load) -> Number:
         """Return seconds of steps over arrays of loads."""
+        return self.scale * self._gained(load)
+
+    def _gained(self, load: Load) -> Number:
+        """Return seconds of steps per token that a sequence gains by each."""
         if not self.speculative.drafts:
             return self._whole(load)
         gained = self.speculative.tokens_per_step

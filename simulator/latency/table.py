@@ -11,8 +11,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from simulator.errors import ConfigError
-from simulator.latency.base import Busiest, Piece, WorkerSpec
+from simulator.latency.base import Busiest, Piece, StepModel, WorkerSpec
 from simulator.latency.pieces import at
+from simulator.latency.scaling import check_scale, scaled_steps
 
 MAX_ROWS = 1_000_000
 MAX_CACHED = 65536
@@ -53,19 +54,25 @@ class Table:
     token included) and ``seconds``. ``prefill_path``: columns ``tokens`` (new prompt tokens of the
     step), ``seconds`` and optionally ``past`` (earlier tokens those chunks follow). Each must be a
     full grid of its first two columns. A step that does both takes the sum of the two.
-    Outside the grid the last segment is extended linearly, never below 0 s.
+    Outside the grid the last segment is extended linearly, never below 0 s. Every step takes
+    ``scale`` times what was measured.
     """
 
     decode_path: str
     prefill_path: str
+    scale: float = 1.0
 
-    def bind(self, worker: WorkerSpec) -> "TableSteps":
+    def __post_init__(self) -> None:
+        check_scale("table", self.scale)
+
+    def bind(self, worker: WorkerSpec) -> StepModel:
         """Return the step times of a worker: those of the tables, whatever the worker."""
         del worker
-        return TableSteps(
+        steps = TableSteps(
             prefill=_read_prefill(Path(self.prefill_path)),
             decode=_read_decode(Path(self.decode_path)),
         )
+        return scaled_steps(steps, self.scale)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Leaping equals stepping, to the last bit, in every column."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,9 @@ from simulator.cluster import batch
 from simulator.cluster.audit import audit
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic
 from simulator.deployment import Batching, Deployment, Transfer
-from simulator.record import RunRecord
+from simulator.latency.base import StepModel, WorkerSpec
+from simulator.latency.scaling import scaled_steps
+from simulator.record import TIMES, RunRecord
 
 TIGHT = Batching(kv_blocks=90, max_num_seqs=24, max_num_batched_tokens=256, block_size=16)
 SMALL_BLOCKS = Batching(kv_blocks=700, max_num_seqs=16, max_num_batched_tokens=300, block_size=1)
@@ -232,3 +234,36 @@ def test_laws_hold_at_every_event() -> None:
         while simulation.done < simulation.ledger.size:
             simulation.step()
             audit(simulation, simulation.record(sample=False))
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A latency model whose steps take ``scale`` times as long as those of ``model``."""
+
+    model: LinearLatency
+    scale: float
+
+    def bind(self, worker: WorkerSpec) -> StepModel:
+        """Return the model's steps, scaled."""
+        return scaled_steps(self.model.bind(worker), self.scale)
+
+
+@pytest.mark.parametrize("build", [disaggregated, colocated])
+def test_scaled_steps_equal_oracle(build: object) -> None:
+    """With every step a factor longer the columns agree."""
+    latency = Scaled(LinearLatency(knee=3000.0), 1.15)
+    for batching in (TIGHT, FIRST):
+        deployment = build(2, batching=batching, latency=latency)  # type: ignore[operator]
+        both(deployment, poisson_traffic(400, 40, 120, 60))
+
+
+def test_steps_and_arrivals_twice_as_slow() -> None:
+    """Where only steps take time, steps and arrivals at half the pace double every moment."""
+    load = poisson_traffic(400, 40, 120, 60)
+    slow = replace(load, arrival_s=2.0 * load.arrival_s)
+    latency = LinearLatency(knee=3000.0)
+    before = both(colocated(2, batching=TIGHT, latency=latency), load, interval_s=0.37)
+    after = both(colocated(2, batching=TIGHT, latency=Scaled(latency, 2.0)), slow, interval_s=0.74)
+    for name in TIMES:
+        np.testing.assert_array_equal(after.requests[name], 2.0 * before.requests[name], name)
+    assert after.end_s == 2.0 * before.end_s
