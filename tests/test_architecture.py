@@ -38,6 +38,7 @@ FLOORS = {
     "simulator.runs": 7,
     "simulator.testing": 7,
     "simulator.validation": 7,
+    "simulator.calibration": 7,
     "simulator": 7,
     "simulator.cli": 8,
     "simulator.front": 7,

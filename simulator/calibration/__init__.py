@@ -1,0 +1,1 @@
+"""Fitting the efficiency of GPU architectures to measurements; ``scripts/calibrate`` runs it."""

@@ -1,0 +1,167 @@
+"""Collectives, fitted to their own tables: all-reduce, NCCL's, and DeepEP's across boxes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from scipy.optimize import least_squares
+
+from simulator.calibration.sources import BADLY_CONNECTED, Floats, network_of
+from simulator.latency.collectives import collective_seconds
+from simulator.latency.efficiency import CollectiveCurve, Efficiency
+from simulator.latency.passes import Operator
+
+MESSAGES = ("8192", "131072", "1048576", "8388608")
+"""Message sizes of the all-reduce table, in elements of two bytes."""
+BUFFERS = ("1024", "131072", "1048576", "16777216", "134217728")
+"""Those of NCCL's."""
+PLAIN = CollectiveCurve(alpha_s=1e-5, bandwidth=0.8)
+"""Point-to-point sends, and what joins boxes before it is fitted."""
+NCCL = {"all_gather": "all_gather", "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all"}
+
+Curves = dict[str, CollectiveCurve]
+
+
+class Row(NamedTuple):
+    """One measured collective: ``message`` bytes one rank holds, ``seconds`` of the whole."""
+
+    kind: str
+    system: str
+    ranks: int
+    message: float
+    seconds: float
+
+
+def fit_collectives(data: Path, systems: Sequence[str]) -> tuple[Curves, dict[str, float]]:
+    """Return the curves of these systems by algorithm, and the median error of each table."""
+    errors: dict[str, float] = {}
+    both = ("all_reduce_one_shot", "all_reduce_two_shot")
+    curves, errors["all_reduce"] = fit_lines(list(allreduce_rows(data, systems)), both)
+    for op, kind in NCCL.items():
+        fitted, errors[kind] = fit_lines(list(nccl_rows(data, systems, op, kind)), (kind,))
+        curves.update(fitted)
+    curves["send_recv"] = PLAIN
+    return curves, errors
+
+
+def allreduce_rows(data: Path, systems: Sequence[str]) -> Iterator[Row]:
+    """Yield the fastest of all engines' and versions' measurements of each size.
+
+    Versions choose other algorithms, and some boxes were set up badly (L40S: 5 to 13 times apart).
+    """
+    table = pl.read_csv(data / "allreduce_latency_us.csv")
+    graph = ~pl.col("backend").str.ends_with("eager")
+    best = (
+        table.filter(pl.col("sys").is_in(list(systems)) & graph)
+        .group_by("sys", "n", maintain_order=True)
+        .agg(pl.col(MESSAGES).min())
+    )
+    for row in best.iter_rows(named=True):
+        for size in MESSAGES:
+            if row[size] is not None:
+                seconds = float(row[size]) * 1e-6
+                yield Row("all_reduce", row["sys"], row["n"], 2.0 * int(size), seconds)
+
+
+def nccl_rows(data: Path, systems: Sequence[str], op: str, kind: str) -> Iterator[Row]:
+    """Sizes are of the whole buffer: one rank holds 1/n of it, except in an all-to-all."""
+    table = pl.read_csv(data / "nccl_latency_us.csv")
+    chosen = table.filter(pl.col("sys").is_in(list(systems)) & (pl.col("op") == op))
+    for row in chosen.iter_rows(named=True):
+        if row["n"] > BADLY_CONNECTED.get(row["sys"], row["n"]):
+            continue
+        for size in BUFFERS:
+            if row[size] is not None:
+                held = 2.0 * int(size) / (1 if kind == "all_to_all" else row["n"])
+                yield Row(kind, row["sys"], row["n"], held, float(row[size]) * 1e-6)
+
+
+def fit_lines(rows: Sequence[Row], names: Sequence[str]) -> tuple[Curves, float]:
+    """Fit alpha, alpha per rank, bandwidth and its sharing; the cheaper algorithm is taken."""
+
+    def curves(x: Floats) -> Curves:
+        return {
+            name: CollectiveCurve(
+                alpha_s=a * 1e-6, rank_alpha_s=r * 1e-6, bandwidth=min(b, 1.0), sharing=s
+            )
+            for name, (a, r, b, s) in zip(names, np.exp(x.reshape(-1, 4)), strict=True)
+        }
+
+    def predict(x: Floats) -> Floats:
+        return seconds_of(rows, bare(curves(x)))
+
+    start = np.log([[4.0 * (1 + 2 * i), 0.3, 0.6, 0.02] for i in range(len(names))]).ravel()
+    low = np.log([[0.2, 1e-3, 0.05, 1e-3]] * len(names)).ravel()
+    high = np.log([[60.0, 10.0, 1.0, 3.0]] * len(names)).ravel()
+    x, error = _fitted(predict, rows, (start, low, high), "soft_l1")
+    return curves(x), error
+
+
+def fit_network(data: Path, inside: Curves) -> tuple[CollectiveCurve, float]:
+    """Fit start and bandwidth between domains to DeepEP's dispatch over 2 to 8 nodes of H100s."""
+    table = pl.read_csv(data / "deepep_ll_us.csv").filter(
+        (pl.col("nodes") > 1) & (pl.col("sys") == "h100_sxm")
+    )
+    rows = []
+    for row in table.iter_rows(named=True):
+        copies, ranks = 8 * row["tokens/rank"] * 7168.0, 8 * row["nodes"]
+        for message, us in ((copies, row["dispatch_us"]), (2 * copies, row["combine_us"])):
+            rows.append(Row("all_to_all", "h100_sxm", ranks, message, us * 1e-6))
+
+    def curve(x: Floats) -> CollectiveCurve:
+        a, r, b = np.exp(x)
+        return CollectiveCurve(alpha_s=a * 1e-6, rank_alpha_s=r * 1e-6, bandwidth=min(b, 1.0))
+
+    def predict(x: Floats) -> Floats:
+        return seconds_of(rows, bare(inside, curve(x)))
+
+    box = (np.log([10.0, 1.0, 0.8]), np.log([0.1, 1e-3, 0.1]), np.log([60.0, 10.0, 1.0]))
+    x, error = _fitted(predict, rows, box, "linear")
+    return curve(x), error
+
+
+def seconds_of(rows: Sequence[Row], efficiency: Efficiency) -> Floats:
+    """Return what each row takes by these curves."""
+    return np.array(
+        [
+            float(
+                collective_seconds(
+                    Operator(name="", kind=row.kind, message=row.message, ranks=row.ranks),
+                    network_of(row.system),
+                    efficiency,
+                )
+            )
+            for row in rows
+        ]
+    )
+
+
+def _fitted(
+    predict: Callable[[Floats], Floats],
+    rows: Sequence[Row],
+    box: tuple[Floats, Floats, Floats],
+    loss: str,
+) -> tuple[Floats, float]:
+    """Return the best logarithms inside the box and the median relative error they leave."""
+    start, low, high = box
+    measured = np.array([row.seconds for row in rows])
+
+    def residuals(x: Floats) -> Floats:
+        left: Floats = np.log(predict(x)) - np.log(measured)
+        return left
+
+    found: Floats = least_squares(residuals, start, bounds=(low, high), loss=loss).x
+    return found, float(np.median(np.abs(predict(found) / measured - 1)))
+
+
+def bare(inside: Curves, network: CollectiveCurve | None = None) -> Efficiency:
+    """Return an efficiency of collectives alone."""
+    return Efficiency(
+        architecture="fit",
+        kernels={},
+        collectives=inside,
+        network=network or PLAIN,
+        moe_skew=1.0,
+    )

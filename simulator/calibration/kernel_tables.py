@@ -1,0 +1,276 @@
+"""The public kernel tables of aiconfigurator-core as kernel rows.
+
+Every row is one call, with the FLOPs and bytes our own operators give it
+(:mod:`simulator.latency.operators`, :mod:`simulator.latency.attention`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import polars as pl
+from polars import col, lit
+
+from simulator.calibration.kernel_rows import NUMBERS, WORDS
+from simulator.calibration.sources import DTYPES, GPUS
+from simulator.latency.passes import RESIDUAL_BYTES
+from simulator.layout import DTYPE_BYTES
+
+SEED = 17
+MOST = 300
+"""Rows of one GPU, engine, kind and dtype."""
+MLA = MappingProxyType({"nope": 128, "rope": 64, "value": 128, "latent": 512})
+"""Widths of DeepSeek's latent attention, which all MLA tables are of."""
+ENGINES = MappingProxyType({"trtllm": "", "sglang": "sglang", "vllm": "vllm"})
+SHORTEST_S = 1e-6
+"""No kernel launched from a graph takes less: such a row is a failed measurement."""
+ARTEFACTS = (
+    ("vllm", "gemm", "fp8_block"),  # a floor of 60 to 550 us that no engine deploys
+    ("trtllm", "decode_attention", "a100_sxm"),  # 1.3 x HBM
+)
+ABSENT: Mapping[str, object] = MappingProxyType({"window_size": 0, "kernel_source": ""})
+"""Columns that old tables lack."""
+EXPERTS = {**DTYPES, "w4a16_mxfp4": "w4a16", "w4a8_mxfp4_mxfp8": "w4a8"}
+
+
+def kernel_rows(root: Path) -> pl.DataFrame:
+    """Return the rows of all tables below ``root`` (``systems/data`` of the package)."""
+    frames = [frame for system in GPUS for frame in _system(root / system, system)]
+    return pl.concat(frames).select(*WORDS, *NUMBERS)
+
+
+def _system(folder: Path, system: str) -> Iterator[pl.DataFrame]:
+    for family, name, convert in TABLES:
+        for engine, path in _largest(folder / family, name):
+            frame = convert(_parquet(path)).with_columns(
+                system=lit(system), engine=lit(ENGINES[engine]), calls=col("calls").cast(pl.Float64)
+            )
+            yield _thinned(_sound(frame, engine, system))
+
+
+def _largest(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
+    """Yield engine and file of each engine's largest table, the newest of equals.
+
+    Later versions often measured a few shapes alone.
+    """
+    for engine in ENGINES:
+        versions = [path for path in sorted((folder / engine).glob(f"*/{name}")) if _whole(path)]
+        if versions:
+            yield (
+                engine,
+                max(versions, key=lambda path: (_length(path), _version(path.parent.name))),
+            )
+
+
+def _length(path: Path) -> int:
+    length: int = pl.scan_parquet(path).select(pl.len()).collect().item()
+    return length
+
+
+def _version(text: str) -> tuple[int, ...]:
+    parts = text.replace("rc", ".").replace("post", ".").split(".")
+    return tuple(int(part) for part in parts if part.isdigit())
+
+
+def _whole(path: Path) -> bool:
+    """Tell whether a file is a table, not a pointer to one."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def _parquet(path: Path) -> pl.DataFrame:
+    table = pl.read_parquet(path).with_columns(seconds=col("latency") * 1e-3)
+    absent = {name: lit(value) for name, value in ABSENT.items() if name not in table.columns}
+    return table.with_columns(**absent)
+
+
+def _sound(frame: pl.DataFrame, engine: str, system: str) -> pl.DataFrame:
+    for who, kind, what in ARTEFACTS:
+        if who == engine and what in (system, *frame["dtype"].unique()):
+            frame = frame.filter((col("kind") != kind) | ~(col("dtype") == what) & (what != system))
+    return frame.filter(col("seconds") > SHORTEST_S).select(*WORDS, *NUMBERS)
+
+
+def _thinned(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return at most :data:`MOST` rows of each kind and dtype, at random."""
+    parts = [
+        rows if len(rows) <= MOST else rows.sample(MOST, seed=SEED)
+        for _, rows in frame.group_by("kind", "dtype", maintain_order=True)
+    ]
+    return pl.concat(parts) if parts else frame
+
+
+def _stored(names: Mapping[str, str], column: str) -> pl.Expr:
+    """Return bytes per value of a column of dtypes."""
+    sizes = {name: DTYPE_BYTES[_stored_as(ours)] for name, ours in names.items()}
+    return col(column).replace_strict(sizes, return_dtype=pl.Float64)
+
+
+def _stored_as(dtype: str) -> str:
+    return "mxfp4" if dtype.startswith("w4a") else dtype
+
+
+def gemm(table: pl.DataFrame) -> pl.DataFrame:
+    """Products of m × k by k × n, as layers have them: both widths at least 512."""
+    m, n, k = (col(name).cast(pl.Float64) for name in "mnk")
+    known = table.filter(col("gemm_dtype").is_in(list(DTYPES)) & (n >= 512) & (k >= 512))
+    size = _stored(DTYPES, "gemm_dtype")
+    return known.with_columns(
+        kind=lit("gemm"),
+        dtype=col("gemm_dtype").replace_strict(dict(DTYPES)),
+        shape=pl.format("{} x {}", "n", "k"),
+        calls=lit(1.0),
+        flops=2.0 * m * n * k,
+        ramp=2.0 * n * k,
+        narrow=2.0 * k * m,
+        bytes=n * k * size + m * (k * size + n * RESIDUAL_BYTES),
+    )
+
+
+def _attention_table(table: pl.DataFrame) -> pl.DataFrame:
+    """Full attention whose dtype is that of its KV cache (or the only one there is for 8 bits)."""
+    both = table.filter(
+        (col("window_size") <= 0)
+        & col("kv_cache_dtype").is_in(["bfloat16", "fp8"])
+        & (col("head_dim") == 128)
+    )
+    alike = both.filter(col("attn_dtype") == col("kv_cache_dtype"))
+    if not (alike["kv_cache_dtype"] == "fp8").any():
+        alike = both
+    shared = col("num_key_value_heads")
+    alike = alike.with_columns(
+        num_key_value_heads=pl.when(shared > 0).then(shared).otherwise(col("num_heads"))
+    )
+    return alike.with_columns(
+        dtype=col("kv_cache_dtype").replace_strict({"bfloat16": "bf16", "fp8": "fp8"}),
+        width=2.0 * col("num_heads") * col("head_dim"),
+        key_bytes=2.0
+        * col("num_key_value_heads")
+        * col("head_dim")
+        * _stored({"bfloat16": "bf16", "fp8": "fp8"}, "kv_cache_dtype"),
+        shape=pl.format("{} / {}", "num_heads", "num_key_value_heads"),
+        calls=lit(1.0),
+        narrow=lit(0.0),
+    )
+
+
+def prefill_attention(table: pl.DataFrame) -> pl.DataFrame:
+    """Whole prompts, attending to themselves and what came before."""
+    queries = (col("batch_size") * col("isl")).cast(pl.Float64)
+    past = col("step").cast(pl.Float64)
+    pairs = queries * ((col("isl") + 1) / 2.0 + past)
+    keys = queries + col("batch_size") * past
+    return _attention_table(table.filter(col("isl") >= 16)).with_columns(
+        kind=lit("prefill_attention"),
+        flops=2.0 * col("width") * pairs,
+        ramp=2.0 * col("width") * queries,
+        bytes=col("key_bytes") * keys + col("width") * RESIDUAL_BYTES * queries,
+    )
+
+
+def decode_attention(table: pl.DataFrame) -> pl.DataFrame:
+    """One query a sequence."""
+    alike = table.with_columns(attn_dtype=col("kv_cache_dtype"))  # queries' dtype decides little
+    batch = col("batch_size").cast(pl.Float64)
+    keys = batch * (col("step") + 1)
+    return _attention_table(alike).with_columns(
+        kind=lit("decode_attention"),
+        flops=2.0 * col("width") * keys,
+        ramp=2.0 * col("width") * batch,
+        bytes=col("key_bytes") * keys + col("width") * RESIDUAL_BYTES * batch,
+    )
+
+
+def _mla_table(table: pl.DataFrame) -> pl.DataFrame:
+    return table.filter(col("kv_cache_dtype").is_in(["bfloat16", "fp8"])).with_columns(
+        dtype=col("kv_cache_dtype").replace_strict({"bfloat16": "bf16", "fp8": "fp8"}),
+        shape=col("num_heads").cast(pl.String),
+        calls=lit(1.0),
+        narrow=lit(0.0),
+        heads=col("num_heads").cast(pl.Float64),
+    )
+
+
+def prefill_mla(table: pl.DataFrame) -> pl.DataFrame:
+    """Prompts over expanded keys and values."""
+    width = col("heads") * (MLA["nope"] + MLA["rope"] + MLA["value"])
+    queries = (col("batch_size") * col("isl")).cast(pl.Float64)
+    return _mla_table(table.filter(col("isl") >= 16)).with_columns(
+        kind=lit("prefill_mla"),
+        flops=2.0 * width * queries * (col("isl") + 1) / 2.0,
+        ramp=2.0 * width * queries,
+        bytes=2.0 * width * RESIDUAL_BYTES * queries,
+    )
+
+
+def decode_mla(table: pl.DataFrame) -> pl.DataFrame:
+    """One query a sequence, absorbed in the latent."""
+    latent = MLA["latent"] + MLA["rope"]
+    batch = col("batch_size").cast(pl.Float64)
+    keys = batch * (col("step") + 1)
+    width = col("heads") * (latent + MLA["latent"])
+    size = _stored({"bfloat16": "bf16", "fp8": "fp8"}, "kv_cache_dtype")
+    return _mla_table(table).with_columns(
+        kind=lit("decode_mla"),
+        flops=2.0 * width * keys,
+        ramp=2.0 * width * batch,
+        bytes=latent * size * keys + width * RESIDUAL_BYTES * batch,
+    )
+
+
+def absorb(table: pl.DataFrame) -> pl.DataFrame:
+    """Batched products that take queries into the latent and out of it."""
+    tokens = col("num_tokens").cast(pl.Float64)
+    each = MLA["nope"] * MLA["latent"] * col("num_heads").cast(pl.Float64)
+    moved = (MLA["nope"] + MLA["latent"]) * col("num_heads") * RESIDUAL_BYTES
+    return table.filter(col("bmm_dtype") == "bfloat16").with_columns(
+        kind=lit("absorb"),
+        dtype=lit("bf16"),
+        shape=col("num_heads").cast(pl.String),
+        calls=lit(1.0),
+        flops=2.0 * each * tokens,
+        ramp=lit(0.0),
+        narrow=lit(0.0),
+        bytes=each * RESIDUAL_BYTES + moved * tokens,
+    )
+
+
+def experts(table: pl.DataFrame) -> pl.DataFrame:
+    """Gated experts of a balanced batch: every rank and expert has its even share of tokens."""
+    hidden, ranks = col("hidden_size").cast(pl.Float64), col("moe_ep_size")
+    width = col("inter_size") / col("moe_tp_size").cast(pl.Float64)
+    local = col("num_experts") / ranks.cast(pl.Float64)
+    copies = col("num_tokens") * col("topk") / ranks.cast(pl.Float64)
+    hit, weights = pl.min_horizontal(local, copies), 3.0 * hidden * width
+    size = _stored(EXPERTS, "moe_dtype")
+    read = {"w4a16_mxfp4": 2.0, "w4a8_mxfp4_mxfp8": 1.0}
+    wide = pl.coalesce(col("moe_dtype").replace_strict(read, default=None), size)
+    gated = ~col("kernel_source").str.contains("nongated")
+    known = table.filter(
+        col("moe_dtype").is_in(list(EXPERTS))
+        & (col("distribution") == "balanced")
+        & gated
+        & (col("num_tokens") * col("topk") >= ranks)
+    )
+    return known.with_columns(
+        kind=lit("experts"),
+        dtype=col("moe_dtype").replace_strict(EXPERTS),
+        shape=pl.format("{} {} {}", "hidden_size", "inter_size", "num_experts"),
+        calls=lit(2.0),
+        flops=2.0 * weights * copies,
+        ramp=2.0 * weights * hit,
+        narrow=6.0 * hidden * copies,
+        bytes=weights * size * hit + (2.0 * hidden * wide + 2.0 * width * RESIDUAL_BYTES) * copies,
+    )
+
+
+Convert = Callable[[pl.DataFrame], pl.DataFrame]
+TABLES: tuple[tuple[str, str, Convert], ...] = (
+    ("gemm", "gemm_perf.parquet", gemm),
+    ("attention", "context_attention_perf.parquet", prefill_attention),
+    ("attention", "generation_attention_perf.parquet", decode_attention),
+    ("mla", "context_mla_perf.parquet", prefill_mla),
+    ("mla", "generation_mla_perf.parquet", decode_mla),
+    ("mla_bmm", "mla_bmm_perf.parquet", absorb),
+    ("moe", "moe_perf.parquet", experts),
+)
