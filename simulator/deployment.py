@@ -119,6 +119,11 @@ class Transfer:
     ``handover_s`` passes from the end of a prompt until the decode side acts on it (``None``: the
     engine's): it is asked for blocks then, or, where layers are pushed meanwhile, may begin then.
     ``recomputes``: the decode worker computes the first token itself (``None``: as the engine).
+    ``release`` says when a prefill worker lets a computed prompt go: with the step that ends it
+    (``prompt``, as engines do), or ``idle``, when it has no other prompt left to compute. Until
+    then each step gives the prompt one more token, for which it keeps a seat and a token of the
+    budget, and it leaves when its answer is whole, however busy the worker; steps without prompts
+    take no time. So do the prefill workers of Dynamo's mocker in an offline replay (1.4.2).
     """
 
     mode: str = "pull"
@@ -129,6 +134,7 @@ class Transfer:
     setup_s: float = 0.0
     handover_s: float | None = None
     recomputes: bool | None = None
+    release: str = "prompt"
 
     def __post_init__(self) -> None:
         _one_of("transfer", "mode", self.mode, ("pull", "push", "push_layerwise"))
@@ -136,6 +142,12 @@ class Transfer:
         _one_of("transfer", "messages", self.messages, ("block_layer", "block", "request"))
         _one_of("transfer", "replicas", self.replicas, ("each", "once"))
         _one_of("transfer", "nics", self.nics, ("own", "box"))
+        _one_of("transfer", "release", self.release, ("prompt", "idle"))
+        if self.release == "idle" and self.mode == "push_layerwise":
+            raise ConfigError(
+                "transfer: release must be prompt where mode is push_layerwise, which hands a "
+                f"prompt over while it is computed, but got {self.release!r}"
+            )
         _at_least("transfer", "setup_s", self.setup_s, 0)
         if self.handover_s is not None:
             _at_least("transfer", "handover_s", self.handover_s, 0)

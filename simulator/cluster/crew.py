@@ -40,6 +40,7 @@ class Crew:
         self.gaps = GapLog(self._times.seconds)
         self._max_context = deployment.model.max_context
         self._recomputes = deployment.recomputes and pool.role == "decode"
+        self._keeps = deployment.transfer.release == "idle"
 
     def worker(self, number: int, means: Means) -> PrefillWorker | BatchWorker:
         """Make worker ``number``."""
@@ -51,6 +52,7 @@ class Crew:
             times=self._times,
             gaps=self.gaps,
             recomputes=self._recomputes,
+            keeps=self._keeps,
         )
         kind = PrefillWorker if self.pool.role == "prefill" else means.batch_worker
         worker = kind(means.clock, means.ledger, means.listener, settings)

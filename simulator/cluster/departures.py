@@ -75,10 +75,17 @@ class Departures:
     def _redo(self, request: int) -> None:
         """Count a computed prompt as to be computed again; a token nobody saw does not count."""
         ledger = self._ledger
-        if not self._early and isnan(ledger.decode_join[request]):
+        if self._unseen(request):
             ledger.generated[request] -= 1
             ledger.unseen_tokens += 1
         else:
             ledger.lost_at.setdefault(request, ledger.prefill_end[request])
         known = ledger.input_tokens[request] + ledger.generated[request]
         ledger.recomputed_tokens[request] += known - 1
+
+    def _unseen(self, request: int) -> bool:
+        """Tell whether nobody saw the token that ended a computed prompt."""
+        ledger = self._ledger
+        if not isnan(ledger.decode_join[request]):
+            return False
+        return not self._early or isnan(ledger.first_token[request]) or request in ledger.lost_at

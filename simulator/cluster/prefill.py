@@ -1,6 +1,7 @@
 """The prefill worker: token-budget batches of prompt chunks, as many in flight as stages."""
 
 from collections import deque
+from heapq import heappop, heappush
 
 from simulator.cluster.clock import ADMISSION, STEP_END, Clock
 from simulator.cluster.ledger import Ledger
@@ -12,9 +13,13 @@ class PrefillWorker(Worker):
 
     With a pipeline of s stages a step may start when the one before has left the first stage,
     ``seconds / s`` after it began, so the chunks of one long prompt follow each other (CPP).
+
+    Where it ``keeps`` computed prompts, each gets one more token from every step that closes and
+    leaves with its last; steps that compute no prompt take no time, so that all leave at once when
+    there is none left.
     """
 
-    __slots__ = ("_flight", "_seconds", "_stage_free", "_stages")
+    __slots__ = ("_closed", "_flight", "_kept", "_seconds", "_stage_free", "_stages")
 
     def __init__(
         self, clock: Clock, ledger: Ledger, listener: Listener, settings: WorkerSettings
@@ -24,6 +29,8 @@ class PrefillWorker(Worker):
         self._stage_free = 0.0
         self._seconds = settings.steps.step_seconds
         self._stages = settings.steps.stages
+        self._closed = 0  # steps, those without prompts too
+        self._kept: list[tuple[int, int]] = []  # heap: the last step they wait for, request
 
     def enqueue(self, request: int) -> None:
         """Take a request into the queue."""
@@ -51,11 +58,22 @@ class PrefillWorker(Worker):
         flight = self._flight
         while flight and flight[0].ends <= now:
             self._close(flight.popleft(), now)
-        if (self.prompts or self.partial) and self._stage_free <= now:
-            step = self._form(now, decoding=0)
+        if self._stage_free <= now:
+            step = self._next(now)
             if step is not None:
                 self._start(step, now)
         self._arm(now)
+
+    def _next(self, now: float) -> Step | None:
+        """Form a step; as long as there is none to form, kept prompts end and make room."""
+        while True:
+            step = None
+            if self.prompts or self.partial:
+                step = self._form(now, decoding=len(self._kept))
+            if step is not None or self._flight or not self._kept:
+                return step
+            self._closed = self._kept[0][0]
+            self._let_go()
 
     def _arm(self, now: float) -> None:
         flight = self._flight
@@ -96,11 +114,23 @@ class PrefillWorker(Worker):
         index = self.index
         load.tokens[index] -= step.placed
         self.prompts_closed += len(step.finishing)
+        self._closed += 1
+        self._let_go()
         for request in step.finishing:
             ledger.prefill_end[request] = now
             ledger.generated[request] += 1
             load.requests[index] -= 1
-            self._listener.prefilled(request)
+            left = ledger.output_tokens[request] - ledger.generated[request]
+            if left and self.settings.keeps:
+                heappush(self._kept, (self._closed + left, request))
+            else:
+                self._listener.prefilled(request)
+
+    def _let_go(self) -> None:
+        """Let go of the kept prompts whose answer the latest step made whole."""
+        kept = self._kept
+        while kept and kept[0][0] <= self._closed:
+            self._listener.prefilled(heappop(kept)[1])
 
     def _placed(self, request: int) -> bool:  # noqa: ARG002 - the batch worker's depends on it
         """Return true: prompts come here from a router only."""
@@ -113,6 +143,7 @@ class PrefillWorker(Worker):
             for request in step.finishing:
                 ledger.recomputed_tokens[request] += ledger.prompt_tokens[request]
         self._flight.clear()
+        self._kept.clear()
         super().die()
 
     @property

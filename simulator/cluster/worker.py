@@ -35,6 +35,7 @@ class WorkerSettings:
     """One worker's number and means; ``times`` and ``gaps`` are its pool's, which steps alike.
 
     ``recomputes``: it computes anew, as its own first, the token that ended a prompt elsewhere.
+    ``keeps``: it keeps computed prompts until it has no other left to compute.
     """
 
     worker: int
@@ -44,6 +45,7 @@ class WorkerSettings:
     times: DecodeTimes
     gaps: GapLog
     recomputes: bool = False
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

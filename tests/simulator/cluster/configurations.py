@@ -156,6 +156,8 @@ def _deployment(rng: Random, *, grid: bool) -> Deployment:
     roles = rng.choice([("prefill", "decode")] * 3 + [("mixed",), ("prefill", "decode", "mixed")])
     sharing = "fifo" if grid else rng.choice(["fifo", "processor_sharing", "max_min"])
     other = replace(gpu, name="other test GPU")
+    mode = rng.choice(["pull", "push", "push_layerwise"])
+    release = "prompt" if mode == "push_layerwise" else rng.choice(["prompt", "prompt", "idle"])
     return Deployment(
         model=model,
         gpu=gpu,
@@ -165,7 +167,7 @@ def _deployment(rng: Random, *, grid: bool) -> Deployment:
         router=rng.choice(ROUTERS)(),
         decode_router=rng.choice(ROUTERS)(),
         transfer=Transfer(
-            mode=rng.choice(["pull", "push", "push_layerwise"]),
+            mode=mode,
             sharing=sharing,
             messages=rng.choice(["block_layer", "block", "request"]),
             replicas=rng.choice(["each", "each", "once"]),
@@ -173,6 +175,7 @@ def _deployment(rng: Random, *, grid: bool) -> Deployment:
             setup_s=rng.choice([0.0, 0.0, 0.25 if grid else rng.uniform(0.0, 0.3)]),
             handover_s=rng.choice([None, 0.0, 0.25 if grid else rng.uniform(0.0, 0.3)]),
             recomputes=rng.choice([None, False, True]),
+            release=release,
         ),
         first_token=rng.choice(["prefill", "decode", "decode"]),
         gateway_s=rng.choice([None, 0.0, 0.25 if grid else rng.uniform(0.0, 0.3)]),

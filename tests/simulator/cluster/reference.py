@@ -197,6 +197,8 @@ class Prefill(Site):
         self.flight: list[Step] = []
         self.free_at = 0.0
         self.freed = True
+        self.running: list[Job] = []  # computed, and not let go yet
+        self.lacks: dict[Job, int] = {}  # the steps that each of these waits for
 
     def need(self, job: Job) -> int:
         """Return the blocks of the prompt: nothing is generated here."""
@@ -212,8 +214,15 @@ class Prefill(Site):
             yield self.flight[0].ends, STEP, self.number, self.act
         if self.waits_for_stage():
             yield self.free_at, STEP, self.number, self.act
-        elif self.begun or (self.queue and self.fits(self.need(self.queue[0]))):
+        elif self.room() and (self.begun or (self.queue and self.fits(self.need(self.queue[0])))):
             yield self.world.now, START, self.number, self.act
+
+    def room(self) -> bool:
+        """Tell whether those that wait to be let go leave a seat and a token."""
+        batching, waiting = self.pool.batching, len(self.running)
+        shared = ceil(batching.max_num_batched_tokens / self.ranks)
+        taken = ceil(waiting / self.ranks) if batching.piggyback else 0
+        return waiting < batching.max_num_seqs and taken < shared
 
     def waits_for_stage(self) -> bool:
         """Tell whether the first stage comes free later for who waits, or just now for who did."""
@@ -232,11 +241,30 @@ class Prefill(Site):
         if self.world.now >= self.free_at:
             self.freed = True
             self.start()
+            while self.running and not self.flight:
+                self.tick(min(self.lacks.values()))
+                self.start()
         self.working(bool(self.flight))
+
+    def tick(self, steps: int) -> None:
+        """Let time pass for those that wait to be let go: so many steps."""
+        for job in self.running:
+            self.lacks[job] -= steps
+        for job in sorted(self.running, key=lambda job: (self.lacks[job], job.number)):
+            if self.lacks[job] == 0:
+                self.running.remove(job)
+                del self.lacks[job]
+                self.let_go(job)
+
+    def let_go(self, job: Job) -> None:
+        """Let a computed prompt be handed over, and its token be seen."""
+        job.tokens[-1] = self.world.now
+        self.world.later(self.world.telling, self.world.deployment.handover_s, job)
 
     def start(self) -> None:
         """Start a step if there is a prompt for it."""
-        now, chunks = self.world.now, self.chunks(0)
+        waiting = len(self.running) if self.pool.batching.piggyback else 0
+        now, chunks = self.world.now, self.chunks(waiting)
         if not chunks:
             return
         seconds = self.seconds(chunks, [])
@@ -254,14 +282,19 @@ class Prefill(Site):
         """Let computed prompts go on."""
         for chunk in step.chunks:
             chunk.job.uncomputed -= chunk.size
+        self.tick(1)
+        keeps = self.world.deployment.transfer.release == "idle"
         for job in [chunk.job for chunk in step.chunks if chunk.last]:
             job.moments["prefill_end_s"] = self.world.now
             job.tokens.append(self.world.now)
             if self.world.ends_here(job):
                 del self.held[job]
                 self.world.finish(job)
+            elif keeps and job.answer > 1:
+                self.running.append(job)
+                self.lacks[job] = job.answer - 1
             elif not self.world.layerwise:
-                self.world.later(self.world.telling, self.world.deployment.handover_s, job)
+                self.let_go(job)
 
     def gauges(self) -> tuple[int, int]:
         """Return prompts not begun, and those that are but not computed."""

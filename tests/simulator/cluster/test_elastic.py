@@ -66,7 +66,7 @@ TRANSFERS = st.builds(
     sharing=st.sampled_from(["fifo", "processor_sharing", "max_min"]),
     handover_s=st.sampled_from([0.0, 0.3]),
     recomputes=st.booleans(),
-)
+) | st.builds(Transfer, mode=st.sampled_from(["pull", "push"]), release=st.just("idle"))
 BATCHINGS = st.builds(
     Batching,
     max_num_batched_tokens=st.sampled_from([64, 512]),

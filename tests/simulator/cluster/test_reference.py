@@ -115,7 +115,16 @@ def test_drawn_configurations_reach_every_rule() -> None:
 FEATURES = (
     *("preempted", "rejected", "incomplete", "closed loop", "stopped", "waits for a link"),
     *("pull", "push", "push_layerwise", "fifo", "processor_sharing", "max_min", "three pools"),
-    *("several ranks", "several shards", "stages", "chunks", "stalls", "reserve=full", "grid"),
+    *(
+        "several ranks",
+        "several shards",
+        "stages",
+        "chunks",
+        "stalls",
+        "reserve=full",
+        "grid",
+        "idle",
+    ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
 )
 
@@ -140,5 +149,6 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "reserve=full": any(pool.batching.reserve == "full" for pool in deployment.pools),
         "first_token=decode": deployment.first_token == "decode",  # noqa: S105 - a place
         "grid": drawn.grid,
+        "idle": deployment.transfer.release == "idle" and len(deployment.pools) > 1,
     }
     yield from (name for name, holds in told.items() if holds)

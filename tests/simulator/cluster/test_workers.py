@@ -16,6 +16,7 @@ from builders import (
 
 from simulator.cluster.simulation import RunOptions, Simulation, run
 from simulator.deployment import Batching, Deployment, Pool, Transfer
+from simulator.errors import ConfigError
 from simulator.latency.engine import Engine
 from simulator.latency.roofline import Roofline
 from simulator.record import REASONS, STATUSES
@@ -41,6 +42,51 @@ def test_without_chunking_a_prompt_is_computed_whole() -> None:
     deployment = disaggregated(1, 1, latency=PER_TOKEN, batching=batching)
     columns = run(deployment, traffic([0.0] * 3, [60, 60, 150], 1), RunOptions()).requests
     assert columns["prefill_end_s"] == pytest.approx([0.06, 0.12, 0.27])
+
+
+@pytest.mark.parametrize(
+    ("answer", "seats", "released"),
+    [
+        (5, 8, [0.3, 0.3, 0.3]),  # when there is no prompt left
+        (2, 8, [0.2, 0.3, 0.3]),  # the first has its second token from the second's step
+        (1, 8, [0.1, 0.2, 0.3]),  # an answer of one token waits for nothing
+        (5, 2, [0.2, 0.3, 0.3]),  # without a seat for the third, the first ends in no time
+    ],
+)
+def test_an_idle_release_holds_prompts_back(answer: int, seats: int, released: list[float]) -> None:
+    """Each prompt of 100 ms leaves when its worker is idle, or with the last of its tokens."""
+    deployment = disaggregated(
+        1,
+        1,
+        latency=PER_TOKEN,
+        batching=Batching(max_num_seqs=seats),
+        transfer=Transfer(release="idle"),
+    )
+    columns = run(deployment, traffic([0.0, 0.05, 0.15], 100, answer), RunOptions()).requests
+    assert columns["prefill_end_s"] == pytest.approx([0.1, 0.2, 0.3])
+    assert columns["transfer_queue_enter_s"] == pytest.approx(released)
+
+
+def test_a_kept_prompt_takes_a_token_of_each_step() -> None:
+    """Beside one that is kept, a budget of 101 tokens has 100 for the next prompt of 101."""
+    deployment = disaggregated(
+        1,
+        1,
+        latency=PER_TOKEN,
+        batching=Batching(max_num_batched_tokens=101, max_num_seqs=8),
+        transfer=Transfer(release="idle"),
+    )
+    columns = run(deployment, traffic([0.0, 0.05], 101, 9), RunOptions()).requests
+    assert columns["prefill_end_s"] == pytest.approx([0.101, 0.202])
+    assert columns["transfer_queue_enter_s"] == pytest.approx([0.202, 0.202])
+    steps = run(deployment, traffic([0.0, 0.05], 101, 9), RunOptions()).workers[0].steps
+    assert steps == 3, "the second prompt's last token needs a step of its own"
+
+
+def test_an_idle_release_of_layers_on_their_way_is_refused() -> None:
+    """What leaves while it is computed cannot wait until its worker is idle."""
+    with pytest.raises(ConfigError, match="release must be prompt where mode is push_layerwise"):
+        Transfer(mode="push_layerwise", release="idle")
 
 
 def test_simultaneous_arrivals_share_the_first_step() -> None:
