@@ -36,7 +36,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from simulator.configuration import RENAMED, unknown
+from simulator.compare import Options, compare, find, write
+from simulator.compare.terminal import told, unfinished
+from simulator.compare.writing import PAGE
+from simulator.configuration import RENAMED, build, unknown
 from simulator.errors import BAD_INPUT, BUG, USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, absolute_files, config_text, simulate
 from simulator.explore.confirm import confirm, confirmed_lines
@@ -74,6 +77,7 @@ from simulator.runs import (
     sweep_table,
 )
 from simulator.settings import (
+    LOOKING,
     build_experiment,
     build_exploration,
     build_report_options,
@@ -121,6 +125,14 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print and exit with 1
     job = Job(command=uuid.uuid4().hex)
     try:
+        return _main(job)
+    except KeyboardInterrupt:
+        _compare_sweep(_outcomes(job))  # what a sweep had finished
+        raise
+
+
+def _main(job: "Job") -> int:
+    try:
         _run_hydra(job)
         return _tell(job)
     except (UnheardError, BrokenPipeError):
@@ -167,14 +179,16 @@ class Job:
     """What Hydra calls with a composed configuration, here or in a launcher's worker process.
 
     ``command`` identifies the command line all jobs of a sweep belong to. ``outcomes`` are of the
-    jobs this very process ran, ``results`` those of a single run, ``answer`` an exploration's.
-    ``config_dir`` is the user's folder of settings, whose plug-ins can be imported.
+    jobs this very process ran, ``results`` those of a single run, ``answer`` an exploration's or
+    a comparison's, whose page is ``page``. ``config_dir`` is the user's folder of settings, whose
+    plug-ins can be imported.
     """
 
     command: str
     outcomes: list[Outcome] = field(default_factory=list)
     results: Results | None = None
     answer: str | None = None
+    page: str = REPORT
     config_dir: str | None = None
     process: int = field(default_factory=os.getpid)
 
@@ -196,6 +210,8 @@ class Job:
         }
         try:
             with claimed(folder):
+                looking = OmegaConf.to_container(config.compare) if "compare" in config else {}
+                about["compare"] = looking
                 outcome = Outcome(**about, **self._attempt(config, folder, sweeping))
                 if sweeping:
                     outcome.write()
@@ -221,6 +237,13 @@ class Job:
 
     def _work(self, config: DictConfig, folder: Path, sweeping: bool) -> str:
         settings = _plain(config)
+        looking = {name: settings.pop(name) for name in LOOKING if name in settings}
+        options: Options = build(looking.get("compare", {}), Options, "compare")
+        if build_task(settings) == "compare":
+            self.answer, self.page = _compare(looking.get("runs"), options, folder, sweeping), PAGE
+            return "done"
+        if looking.get("runs"):
+            raise ConfigError("runs is for task=compare: a simulation or exploration takes none")
         _check_model(settings, _task_overrides())
         settings = resolve(settings, tell=True)
         text = config_text(settings)
@@ -230,10 +253,10 @@ class Job:
         if build_task(settings) == "explore":
             self.answer = _explore(settings, folder, text, enabled=os.getpid() == self.process)
             return "done"
-        experiment, options = build_experiment(settings), build_report_options(settings)
+        experiment, report = build_experiment(settings), build_report_options(settings)
         with progress_bar(enabled=os.getpid() == self.process) as progress:
             results = simulate(experiment, config=text, progress=progress)
-        results.write(folder, report=write_report if options.html else None)
+        results.write(folder, report=write_report if report.html else None)
         if not sweeping:
             self.results = results
         return "done"
@@ -301,6 +324,23 @@ def _surroundings(settings: Mapping[str, Any], *, replays: bool) -> Surroundings
         workload_group=str(choices["workload"]),
         gpus={role: pool["gpu"] for role, pool in settings["pools"].items() if pool},
     )
+
+
+def _compare(patterns: object, options: Options, folder: Path, sweeping: bool) -> str:
+    """Compare the runs that ``patterns`` name into ``folder`` and return what to say about it."""
+    if sweeping:
+        raise ConfigError("task=compare looks at runs that are done: call it without -m")
+    named: Sequence[str] | str = build(patterns, Sequence[str] | str, "runs")
+    named = [named] if isinstance(named, str) else named
+    if not named:
+        raise ConfigError("task=compare needs runs: runs=[DIR,…], folders or globs")
+    with points_bar("runs") as progress:
+        found = find(named, progress and (lambda done, total: progress(done, total, done)))
+    done = compare(found.runs, options, unfinished(found))
+    write(done, folder)
+    for note in done.notes:
+        complain(f"warning: {note}")
+    return told(done)
 
 
 def _sections(done: Explored, *, enabled: bool) -> tuple[list[Section], list[str]]:
@@ -442,20 +482,51 @@ def _warn_of_shadows(arguments: argparse.Namespace) -> None:
 
 def _tell(job: Job) -> int:
     """Print what came of the command and return its exit code: a bug's before bad input's."""
-    outcomes = job.outcomes
+    outcomes = _outcomes(job)
+    wrong = 0
     if HydraConfig.initialized():
-        outcomes = read_outcomes(Path(HydraConfig.get().sweep.dir), job.command)
         if any(outcome.status != "failed" for outcome in outcomes):
             say(sweep_table(outcomes))
+        wrong = _compare_sweep(outcomes)
     elif job.results is not None:
         _say_run(job.results, Path(outcomes[0].folder))
     elif job.answer is not None and outcomes:
-        say(f"{job.answer}\n\nreport: {Path(outcomes[0].folder) / REPORT}")
+        say(f"{job.answer}\n\nreport: {Path(outcomes[0].folder) / job.page}")
     _warn(outcomes)
     for name, outcome in zip(labels(outcomes), outcomes, strict=True):
         if outcome.status == "failed":
             complain(f"{name}: {outcome.message}" if len(outcomes) > 1 else outcome.message)
-    return min((each.exit_code for each in outcomes if each.status == "failed"), default=0)
+    return min((each.exit_code for each in outcomes if each.status == "failed"), default=wrong)
+
+
+def _outcomes(job: Job) -> Sequence[Outcome]:
+    """Return how the command's jobs ended, those of a sweep's other processes too."""
+    if HydraConfig.initialized():
+        return read_outcomes(Path(HydraConfig.get().sweep.dir), job.command)
+    return job.outcomes
+
+
+def _compare_sweep(outcomes: Sequence[Outcome]) -> int:
+    """Compare what a sweep has finished in its folder; return 2 where that cannot be.
+
+    Explorations are not compared: they have no requests.
+    """
+    if not HydraConfig.initialized():
+        return 0
+    finished = [each for each in outcomes if each.status != "failed"]
+    simulated = [each for each in finished if each.summary.get("task") != "explore"]
+    if not simulated:
+        return 0
+    sweep = Path(HydraConfig.get().sweep.dir)
+    try:
+        options: Options = build(simulated[0].compare, Options, "compare")
+        found = find([each.folder for each in simulated])
+        write(compare(found.runs, options), sweep)
+    except INPUT_ERRORS as error:
+        complain(sentence(error))
+        return BAD_INPUT
+    say(f"\ncomparison: {os.path.relpath(sweep / PAGE)}")
+    return 0
 
 
 def _warn(outcomes: Sequence[Outcome]) -> None:

@@ -105,11 +105,24 @@ def simulate(
         "workload": trace.meta.name,
         "accounting": dataclasses.asdict(trace.meta),
         "max_context": experiment.deployment.model.max_context,
+        "prices": _prices(experiment.deployment),
         "wall_s": time.perf_counter() - started,
     }
     return Results.from_record(
         record, slo=experiment.slo, context=context, identity=trace.identity()
     )
+
+
+def _prices(deployment: Deployment) -> dict[str, float | None]:
+    """Return what an hour of each of the deployment's GPUs costs in USD, by its name.
+
+    ``None`` where there is no price, or more than one.
+    """
+    asked: dict[str, set[float | None]] = {}
+    for pool in deployment.pools:
+        gpu = pool.gpu or deployment.gpu
+        asked.setdefault(gpu.name, set()).add(gpu.usd_per_hour)
+    return {name: prices.pop() if len(prices) == 1 else None for name, prices in asked.items()}
 
 
 def title(deployment: Deployment) -> str:

@@ -24,7 +24,7 @@ def whole(path: Path) -> Iterator[Path]:
         yield draft
         draft.replace(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        number = _errno(error)
+        number = _errno(error, path.parent)
         if number is None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
@@ -44,10 +44,16 @@ def write_parquet(path: Path, frame: pl.DataFrame) -> None:
         frame.write_parquet(draft, compression="zstd")
 
 
-def _errno(error: Exception) -> int | None:
-    """Return the system's number of an error; polars tells it in words only."""
+_LOST = "transport error"
+"""How polars tells that a write within a page's header failed, whose number it does not keep."""
+
+
+def _errno(error: Exception, folder: Path) -> int | None:
+    """Return the system's number of an error in ``folder``; polars tells it in words, if at all."""
     if isinstance(error, OSError) and error.errno:
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
+    if found is None and _LOST in str(error):
+        return errno.EIO if os.statvfs(folder).f_bavail else errno.ENOSPC
     unknown = errno.EIO if isinstance(error, OSError) else None
     return int(found[1]) if found else unknown

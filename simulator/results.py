@@ -474,6 +474,19 @@ def mean_gpus(workers: Sequence[WorkerInfo], end_s: float) -> float:
     return sum(worker.gpus * (worker.allocated_s / end_s) for worker in workers)
 
 
+def cost_usd(workers: Sequence[WorkerInfo], prices: Mapping[str, float | None]) -> float | None:
+    """Return what the allocated GPUs cost at ``prices``, USD per hour by the GPU's name.
+
+    ``None`` where a GPU has no price.
+    """
+    asked = [prices.get(worker.gpu) for worker in workers]
+    known = [price for price in asked if price is not None]
+    if len(known) < len(asked):
+        return None
+    hours = [worker.gpus * worker.allocated_s / 3600 for worker in workers]
+    return sum(price * spent for price, spent in zip(known, hours, strict=True))
+
+
 def kv_utilization(workers: Sequence[WorkerInfo]) -> dict[str, float | None]:
     """Return, per pool, used over available KV block-seconds while allocated (share, 0–1)."""
     used = {pool: [w for w in workers if w.pool == pool] for pool in POOLS}
@@ -617,7 +630,9 @@ def summarize(
     arrivals, rejected ones included. ``dropped`` is what :func:`simulator.dropped.dropped` tells.
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
-    of completed requests; per GPU means per allocated GPU of all pools together.
+    of completed requests; per GPU means per allocated GPU of all pools together (``gpus``, their
+    time-mean). ``rejected_token_share`` is of the tokens that arrived, ``usd`` what
+    :func:`cost_usd` counts.
     """
     totals = _totals(requests, slo)
     duration, gpus = totals["duration_s"], mean_gpus(record.workers, record.end_s)
@@ -631,6 +646,9 @@ def summarize(
     return {
         "requests": {name: totals[name] for name in ("arrived", *STATUSES)},
         "rejected_reasons": {why: each.requests for why, each in arrived.refused.items()},
+        "rejected_token_share": _per(
+            sum(each.tokens for each in arrived.refused.values()), arrived.tokens
+        ),
         "failed_reasons": _failed_reasons(requests),
         "dropped": lost,
         "warnings": _warnings(lost, arrived, context),
@@ -648,7 +666,9 @@ def summarize(
         "output_tokens_per_s": output,
         "output_tokens_per_s_per_gpu": None if output is None else _per(output, gpus),
         "input_tokens_per_s_per_gpu": None if inputs is None else _per(inputs, gpus),
+        "gpus": gpus,
         "gpu_hours": gpu_hours(record.workers),
+        "usd": cost_usd(record.workers, context.get("prices", {})),
         "kv_utilization": kv_utilization(record.workers),
         "workers": turnover(record.workers),
         "preemptions": totals["preemptions"],
@@ -676,8 +696,8 @@ class Results:
     ``scan`` is the requests frame, lazy so that a million requests are never held twice;
     :attr:`requests` collects it. ``context`` is what the caller knows about the run: ``config``
     (the resolved YAML), ``seed``, ``wall_s``, ``accounting`` (what reading the workload dropped or
-    changed), ``max_context`` (tokens of the model), and for the report ``title``, ``model`` and
-    ``workload`` (words).
+    changed), ``max_context`` (tokens of the model), ``prices`` (USD per hour by the GPU's
+    name), and for the report ``title``, ``model`` and ``workload`` (words).
     """
 
     scan: pl.LazyFrame

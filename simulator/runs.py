@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Outcome:
 
     ``status`` is ``done``, ``skipped`` (it was done before) or ``failed``; then ``message`` is one
     sentence and ``exit_code`` 2, or ``message`` is the traceback of a bug and ``exit_code`` 1.
+    ``compare`` are the settings of the sweep's comparison.
     """
 
     command: str
@@ -35,6 +36,7 @@ class Outcome:
     status: str
     exit_code: int = 0
     message: str = ""
+    compare: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self) -> None:
         """Leave this account in the job's folder, for the process that started the sweep."""
@@ -143,15 +145,30 @@ def labels(outcomes: Sequence[Outcome]) -> list[str]:
 
 def sweep_table(outcomes: Sequence[Outcome]) -> str:
     """Return one line per job that has results, and where they are."""
+    rows = [
+        (
+            name,
+            outcome.summary,
+            outcome.folder + (" (already done)" * (outcome.status == "skipped")),
+        )
+        for name, outcome in zip(labels(outcomes), outcomes, strict=True)
+        if outcome.status != "failed"
+    ]
+    return runs_table(rows)
+
+
+def _again(outcome: Outcome) -> str:
+    return " (already done)" if outcome.status == "skipped" else ""
+
+
+def runs_table(rows: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
+    """Return one line per run: its name, the main numbers of its summary, and its folder."""
     heads = ("TTFT p50", "TTFT p99", "TPOT p50", "goodput", "in SLO", "out/s/GPU")
-    names = labels(outcomes)
-    width = max(len(name) for name in ["job", *names])
+    width = max(len(name) for name in ["job", *(name for name, _, _ in rows)])
     lines = [f"{'job':<{width}}" + "".join(f"{head:>12}" for head in heads) + "  folder"]
-    for name, outcome in zip(names, outcomes, strict=True):
-        if outcome.status != "failed":
-            cells = "".join(f"{cell:>12}" for cell in _sweep_cells(outcome.summary))
-            done = " (already done)" if outcome.status == "skipped" else ""
-            lines.append(f"{name:<{width}}{cells}  {outcome.folder}{done}")
+    for name, summary, folder in rows:
+        cells = "".join(f"{cell:>12}" for cell in _sweep_cells(summary))
+        lines.append(f"{name:<{width}}{cells}  {folder}")
     return "\n".join(lines)
 
 

@@ -41,7 +41,7 @@ class ReportOptions:
     html: bool = True
 
 
-TASKS = ("simulate", "explore")
+TASKS = ("simulate", "explore", "compare")
 """What the command line can do with the settings."""
 
 _DEPLOYMENT = (
@@ -56,6 +56,8 @@ _DEPLOYMENT = (
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler")
 _RUN = ("seed", "sample_interval_s", "until_s")
 _TASK = ("task", "explore")
+LOOKING = ("runs", "compare")
+"""Settings of what looks at finished runs: no part of any run's own."""
 KEYS = (
     "model",
     "hardware",
@@ -67,6 +69,7 @@ KEYS = (
     *_ELASTIC,
     *_RUN,
     *_TASK,
+    *LOOKING,
 )
 """Every top-level setting."""
 

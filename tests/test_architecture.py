@@ -40,9 +40,10 @@ FLOORS = {
     "simulator.validation": 7,
     "simulator.calibration": 7,
     "simulator": 7,
-    "simulator.cli": 8,
     "simulator.front": 7,
-    "simulator.__main__": 9,
+    "simulator.compare": 8,
+    "simulator.cli": 9,
+    "simulator.__main__": 10,
 }
 """The floor of every package and module; the longest matching name counts."""
 
@@ -56,7 +57,7 @@ HOMES = {
     "simpy": ("simulator.cluster",),
     "hydra": ("simulator.cli",),
     "omegaconf": ("simulator.cli",),
-    "plotly": ("simulator.report",),
+    "plotly": ("simulator.report", "simulator.compare"),
     "rich": ("simulator.report", "simulator.runs", "simulator.validation", "simulator.cli"),
 }
 """The only modules that may import these libraries."""

@@ -1,26 +1,24 @@
 """One HTML page that opens anywhere, offline: text, tables, figures and plotly.js itself."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
-from importlib.resources import files
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from plotly.offline import get_plotlyjs
 
-from simulator.report import prose
-from simulator.report.figures import Panel, view
+from simulator.report import parts, prose
+from simulator.report.figures import view
 from simulator.report.sections import SECTIONS
 from simulator.report.theme import number, seconds, share
 from simulator.results import DURATIONS, SUMMARIZED, Results, config_digest
 
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:; form-action 'none'; base-uri 'none'"
+_PLACES = (
+    ("summary", "Summary"),
+    ("configuration", "Configuration"),
+    ("definitions", "Definitions"),
 )
-"""Content security policy: the page may run what it carries, load nothing and send nothing."""
-
 MAX_ROWS = 200
 LABELS = {metric.name: metric.label for metric in DURATIONS} | {"itl_s": "ITL"}
 STATISTICS = ("mean", "p50", "p75", "p90", "p95", "p99", "max", "std", "count")
@@ -36,46 +34,20 @@ def _pieces(results: Results) -> Iterable[str]:
     """Yield the page from top to bottom."""
     seen = view(results)
     sections = [(anchor, title, build(seen)) for anchor, title, build in SECTIONS]
-    yield _head(prose.title(results))
-    yield _nav([(anchor, title) for anchor, title, _ in sections])
+    drawn = [(anchor, title) for anchor, title, _ in sections]
+    yield parts.head(prose.title(results))
+    yield parts.nav([_PLACES[0], *drawn, *_PLACES[1:]])
     yield "<main>"
     yield _overview(results)
     for anchor, title, panels in sections:
         extra = _workers(results) if anchor == "workers" else ""
-        yield _section(anchor, title, "".join(map(_panel, panels)) + extra)
-    yield _section("configuration", "Configuration", _configuration(results))
-    yield _section("definitions", "Definitions", _definitions(results))
+        yield parts.section(anchor, title, "".join(map(parts.card, panels)) + extra)
+    yield parts.section("configuration", "Configuration", _configuration(results))
+    yield parts.section("definitions", "Definitions", _definitions(results))
     yield "</main>"
-    yield _figures([panel for _, _, panels in sections for panel in panels])
-    yield f"<script>{get_plotlyjs()}</script>\n"
-    yield f"<script>{_asset('page.js')}</script>\n</body></html>\n"
-
-
-def _asset(name: str) -> str:
-    return (files("simulator.report") / name).read_text(encoding="utf-8")
-
-
-def _head(title: str) -> str:
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,"><title>{escape(title)}</title>\n'
-        f"<style>{_asset('style.css')}</style></head><body>\n"
-    )
-
-
-def _nav(sections: Sequence[tuple[str, str]]) -> str:
-    places = [("summary", "Summary"), *sections]
-    places += [("configuration", "Configuration"), ("definitions", "Definitions")]
-    links = "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in places)
-    return f'<nav aria-label="Sections"><div>{links}</div></nav>\n'
-
-
-def _section(anchor: str, title: str, body: str) -> str:
-    return (
-        f'<section id="{anchor}"><h2>{escape(title)}</h2><div class="grid">{body}</div></section>\n'
-    )
+    yield parts.figures([panel for _, _, panels in sections for panel in panels])
+    yield from parts.scripts()
+    yield "</body></html>\n"
 
 
 def _overview(results: Results) -> str:
@@ -86,7 +58,7 @@ def _overview(results: Results) -> str:
         f'<p class="lead">{escape(prose.subject(results))}</p>'
         f'<div class="verdict {level}"><strong>{escape(told)}</strong> '
         f"<span>{escape(' '.join(sentences))}</span></div>{_warnings(results)}"
-        f'<dl class="tiles">{"".join(map(_tile, tiles(results)))}</dl>'
+        f'<dl class="tiles">{"".join(starmap(parts.tile, tiles(results)))}</dl>'
         f'<div class="grid">{_latency_table(results)}{_notes(results)}</div></header>\n'
     )
 
@@ -130,24 +102,6 @@ def tiles(results: Results) -> list[tuple[str, str, str]]:
     ]
 
 
-def _tile(tile: tuple[str, str, str]) -> str:
-    label, value, detail = (escape(text) for text in tile)
-    return f"<div><dt>{label}</dt><dd>{value}<small>{detail}</small></dd></div>"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return an HTML table; the first column names the row, all cells are escaped."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in rows
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{table}</div>'
-
-
 def _latency_table(results: Results) -> str:
     order = ("ttft_s", "tpot_s", "ttst_s", "itl_s", "e2e_s")
     names = (*order, *(name for name in SUMMARIZED if name not in order))
@@ -156,7 +110,7 @@ def _latency_table(results: Results) -> str:
         told = results.summary[name]
         cells = [seconds(told[statistic]) for statistic in STATISTICS[:-1]]
         rows.append((LABELS[name], *cells, number(told["count"])))
-    table = _table(("", *STATISTICS), rows)
+    table = parts.table(("", *STATISTICS), rows)
     return f'<div class="card wide"><h3>Latencies and stages</h3>{table}</div>'
 
 
@@ -167,7 +121,7 @@ def _notes(results: Results) -> str:
     rows += _flat("", summary["accounting"])
     if not rows:
         return ""
-    table = _table(("", ""), rows)
+    table = parts.table(("", ""), rows)
     return f'<details class="card wide"><summary>Workload and accounting</summary>{table}</details>'
 
 
@@ -188,27 +142,6 @@ def _words(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _panel(panel: Panel) -> str:
-    wide = " wide" if panel.wide else ""
-    head = f"<figcaption><h3>{escape(panel.title)}</h3>"
-    if panel.figure is None:
-        note = f'<p class="empty">{escape(panel.note)}</p>'
-        return f'<figure class="card{wide}">{head}</figcaption>{note}</figure>'
-    height = panel.figure.layout.height
-    plot = f'<div class="plot" id="plot-{panel.name}" style="height:{height}px"></div>'
-    return (
-        f'<figure class="card{wide}">{head}<p>{escape(panel.note)}</p></figcaption>{plot}</figure>'
-    )
-
-
-def _figures(panels: Sequence[Panel]) -> str:
-    """Return every figure's data as one JSON island that no markup inside can break out of."""
-    drawn = {panel.name: panel.figure for panel in panels if panel.figure is not None}
-    parts = (f'"plot-{name}":{figure.to_json()}' for name, figure in drawn.items())
-    text = f"{{{','.join(parts)}}}".replace("&", "\\u0026").replace("<", "\\u003c")
-    return f'<script type="application/json" id="figures">{text}</script>\n'
-
-
 def _workers(results: Results) -> str:
     """Return the table of workers, and of events where there is more than their start."""
     sent = _bytes_moved(results)
@@ -225,7 +158,7 @@ def _workers(results: Results) -> str:
         for w in results.workers[:MAX_ROWS]
     ]
     heads = ("worker", "GPUs", "busy", "KV in use", "prompt tokens", "output tokens")
-    table = _table((*heads, "sent (GB)", "received (GB)"), rows)
+    table = parts.table((*heads, "sent (GB)", "received (GB)"), rows)
     more = _more(len(results.workers))
     workers = f'<details class="card wide"><summary>Per worker</summary>{table}{more}</details>'
     return workers + _events(results)
@@ -259,7 +192,7 @@ def _events(results: Results) -> str:
         (seconds(time), kind, f"{pool} {worker}" if pool else "", detail)
         for time, kind, worker, pool, detail in events.head(MAX_ROWS).iter_rows()
     ]
-    table = _table(("time", "event", "worker", "detail"), rows)
+    table = parts.table(("time", "event", "worker", "detail"), rows)
     return (
         f'<details class="card wide"><summary>Events</summary>{table}{_more(len(events))}</details>'
     )

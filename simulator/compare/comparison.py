@@ -1,0 +1,333 @@
+"""Runs side by side: one row each, gathered into points that differ in more than chance."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from simulator.compare.flat import deployment, differing, telling
+from simulator.compare.metrics import METRICS, Value, at
+from simulator.compare.reading import Run
+from simulator.errors import ConfigError
+from simulator.explore.pareto import front
+
+Floats = NDArray[np.float64]
+
+CHANCE = ("seed", "latency.scale")
+"""Settings in which repetitions of one point differ, and nothing else."""
+
+REPEATED = ("seed", "latency.scale", "seeds", "band")
+"""Overrides that ask for repetitions."""
+
+STATIC = "simulator.policies.autoscaling.Static"
+PER = 1000.0
+"""Costs are told per so many requests that arrived, so that runs of other lengths compare."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How runs are compared.
+
+    The best is the cheapest with at least ``attainment`` of its requests within the SLO.
+    ``confidence`` of intervals; ``null`` is 0.95 where there is more than one seed and none
+    elsewhere, and a number demands them. ``pictures`` is of how many points single requests and
+    gauges are drawn, the best and the front first.
+    """
+
+    attainment: float = 0.9
+    confidence: float | None = None
+    pictures: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0 < self.attainment <= 1:
+            raise ConfigError(
+                f"compare.attainment must be above 0 and at most 1 but got {self.attainment!r}"
+            )
+        if self.confidence is not None and not 0.5 <= self.confidence < 1:
+            raise ConfigError(
+                f"compare.confidence must be at least 0.5 and below 1, or null, but got "
+                f"{self.confidence!r}"
+            )
+        if self.pictures < 0:
+            raise ConfigError(f"compare.pictures must be at least 0 but got {self.pictures!r}")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Point:
+    """One configuration: its ``runs``, rows of the table that differ by chance alone.
+
+    ``base`` is the run that stands for it in pictures: the latencies as they are, the first seed.
+    """
+
+    name: str
+    runs: tuple[int, ...]
+    base: int
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Comparison:
+    """Some runs, compared.
+
+    ``table`` has a row per run, in their order: ``run``, ``point``, ``name``, ``deployment``,
+    ``folder``, ``seed``, ``latency.scale``, the settings that differ by dotted key (``keys``; those
+    that tell the others are ``shown``), the numbers of :data:`METRICS` by their place in
+    ``summary.json``, and what :func:`_derived` and :func:`_marks` add. ``notes`` are sentences to
+    know before numbers are trusted.
+    """
+
+    options: Options
+    runs: tuple[Run, ...]
+    points: tuple[Point, ...]
+    keys: tuple[str, ...]
+    shown: tuple[str, ...]
+    table: pl.DataFrame
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cost(self) -> str:
+        """The column that costs are compared by: money where every GPU has a price."""
+        priced = self.table["usd"].null_count() == 0
+        return "usd_per_1k_requests" if priced else "gpu_hours_per_1k_requests"
+
+    @property
+    def repeated(self) -> bool:
+        """Whether any point was run more than once."""
+        return len(self.runs) > len(self.points)
+
+    def means(self, column: str) -> Floats:
+        """Return a number of every point, the mean of its seeds with latencies as they are."""
+        values = self.table[column].cast(pl.Float64).to_numpy()
+        return np.array([_mean(values[self.plain(point)]) for point in self.points])
+
+    def plain(self, point: Point) -> list[int]:
+        """Return a point's rows with latencies as its base has them."""
+        scale = self.runs[point.base].scale
+        return [row for row in point.runs if self.runs[row].scale == scale]
+
+
+def compare(
+    runs: Sequence[Run], options: Options | None = None, notes: Sequence[str] = ()
+) -> Comparison:
+    """Return the comparison of ``runs``; ``notes`` join its own.
+
+    Raises:
+        ConfigError: there is no run, or an interval is asked of a single seed.
+    """
+    if not runs:
+        raise ConfigError("there is no finished run to compare")
+    options = options or Options()
+    runs, more = _once(runs)
+    settings = [run.settings for run in runs]
+    keys = differing(settings)
+    own = [key for key in keys if key not in CHANCE]
+    shown = telling(own, settings)
+    points = _points(runs, own, shown)
+    frame = _frame(runs, points, own)
+    found = Comparison(
+        options=options,
+        runs=tuple(runs),
+        points=points,
+        keys=tuple(own),
+        shown=tuple(shown),
+        table=frame,
+        notes=(*notes, *more, *_notes(runs, keys)),
+    )
+    return _marked(found)
+
+
+def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return every run once, and what was left out."""
+    first: dict[str, Run] = {}
+    for run in runs:
+        first.setdefault(str(run.summary["config_digest"]), run)
+    again = len(runs) - len(first)
+    told = f"{again:,} of the folders hold a run that another one holds too: told once."
+    return list(first.values()), [told] if again else []
+
+
+def _points(runs: Sequence[Run], own: Sequence[str], shown: Sequence[str]) -> tuple[Point, ...]:
+    """Return the runs gathered by what they do not leave to chance."""
+    gathered: dict[object, list[int]] = {}
+    for row, run in enumerate(runs):
+        key = (*(run.settings.get(each, _ABSENT) for each in own), run.head)
+        gathered.setdefault(key, []).append(row)
+    groups = list(gathered.values())
+    bases = [min(rows, key=lambda row: _plainness(runs[row])) for rows in groups]
+    pools = any(key.startswith("pools.") for key in own)
+    names = _names([runs[base] for base in bases], shown, pools=pools)
+    return tuple(
+        Point(name=name, runs=tuple(rows), base=base)
+        for name, rows, base in zip(names, groups, bases, strict=True)
+    )
+
+
+_ABSENT = ("absent",)
+
+
+def _plainness(run: Run) -> tuple[float, int]:
+    return abs(np.log(run.scale)), run.seed
+
+
+def _names(runs: Sequence[Run], shown: Sequence[str], *, pools: bool) -> list[str]:
+    """Return what tells each of ``runs`` from the others: overrides, settings, or its folder.
+
+    ``pools`` says that the pools differ.
+    """
+    given = [run.overrides for run in runs]
+    told = [each for each in given if each is not None]
+    if len(told) == len(given) and len(runs) > 1:
+        shared = {one for one in told[0] if all(one in each for each in told)}
+        own = [[o for o in each if o not in shared and not _repeats(o)] for each in told]
+        names = [" ".join(each) for each in own]
+    else:
+        names = [_by_settings(run.settings, shown, pools=pools) for run in runs]
+    clash = {name for name, count in Counter(names).items() if count > 1}
+    return [
+        f"{name} ({run.folder})".lstrip() if name in clash else name or str(run.folder)
+        for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def _repeats(override: str) -> bool:
+    return override.lstrip("+~").partition("=")[0] in REPEATED
+
+
+def _by_settings(settings: Mapping[str, Value], shown: Sequence[str], *, pools: bool) -> str:
+    told = [deployment(settings)] if pools or not shown else []
+    told += [f"{short(key)}={words(settings.get(key))}" for key in shown if key in settings]
+    return ", ".join(told)
+
+
+def short(key: str) -> str:
+    """Return a setting's key as it is given: a class or a name stands for its group."""
+    return key.removesuffix("._target_").removesuffix(".name")
+
+
+def words(value: Value) -> str:
+    """Return a setting's value, a class by its own name."""
+    if isinstance(value, str) and value.startswith(("simulator.", "workloads.", "hardware.")):
+        return value.rpartition(".")[2]
+    return "null" if value is None else str(value)
+
+
+def _frame(runs: Sequence[Run], points: Sequence[Point], keys: Sequence[str]) -> pl.DataFrame:
+    of = {row: index for index, point in enumerate(points) for row in point.runs}
+    order = range(len(runs))
+    columns: dict[str, Any] = {
+        "run": pl.Series(order, dtype=pl.Int64),
+        "point": pl.Series([of[row] for row in order], dtype=pl.Int64),
+        "name": [points[of[row]].name for row in order],
+        "deployment": [deployment(run.settings) for run in runs],
+        "folder": [str(run.folder) for run in runs],
+        "seed": pl.Series([run.seed for run in runs], dtype=pl.Int64),
+        "latency.scale": pl.Series([run.scale for run in runs], dtype=pl.Float64),
+        **{key: _column([run.settings.get(key) for run in runs]) for key in keys},
+    }
+    numbers = {
+        metric.path: pl.Series([at(run.summary, metric.path) for run in runs], dtype=pl.Float64)
+        for metric in METRICS
+    }
+    static = pl.Series([_static(run.settings) for run in runs], dtype=pl.Boolean)
+    warned = pl.Series([len(run.summary.get("warnings") or ()) for run in runs], dtype=pl.Int64)
+    frame = pl.DataFrame({**columns, **numbers, "static": static, "warnings": warned})
+    return frame.with_columns(_derived())
+
+
+def _column(values: Sequence[Value]) -> pl.Series:
+    """Return a setting's column: numbers where all are, else words."""
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, bool) for value in known):
+        return pl.Series(values, dtype=pl.Boolean)
+    if all(isinstance(value, int) and abs(value) < 1 << 63 for value in known):
+        return pl.Series(values, dtype=pl.Int64)
+    if all(isinstance(value, int | float) for value in known):
+        return pl.Series([None if v is None else float(v) for v in values], dtype=pl.Float64)
+    return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
+
+
+def _derived() -> list[pl.Expr]:
+    """Return what two numbers of a run give: costs per 1,000 arrivals, tokens/s of one user."""
+    arrived = pl.col("requests.arrived")
+    pace = pl.col("tpot_s.p50")
+    return [
+        *(
+            pl.when(arrived > 0).then(PER * pl.col(cost) / arrived).alias(f"{name}_per_1k_requests")
+            for name, cost in (("usd", "usd"), ("gpu_hours", "gpu_hours.total"))
+        ),
+        pl.when(pace > 0).then(1.0 / pace).alias("interactivity"),
+    ]
+
+
+def _static(settings: Mapping[str, Value]) -> bool:
+    """Tell whether no pool of a run ever changes."""
+    policy = settings.get("autoscaler._target_", STATIC)
+    return policy == STATIC and settings.get("changes", "[]") == "[]"
+
+
+def _mean(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _marked(found: Comparison) -> Comparison:
+    """Return the comparison with the best point and the fronts marked in its table."""
+    cost, held = found.means(found.cost), found.means("slo_attainment")
+    best = best_of(cost, held, found.options.attainment)
+    marks = {
+        "best": [best] if best is not None else [],
+        "pareto": front_of(-cost, held),
+        "front": front_of(found.means("interactivity"), found.means("output_tokens_per_s_per_gpu")),
+    }
+    of = found.table["point"].to_numpy()
+    columns = [pl.Series(name, np.isin(of, list(chosen))) for name, chosen in marks.items()]
+    return replace(found, table=found.table.with_columns(columns))
+
+
+def best_of(cost: Floats, held: Floats, attainment: float) -> int | None:
+    """Return the cheapest of those with enough ``held`` (share), else the one with most.
+
+    Of equally cheap ones the one that holds more; ``None`` where nothing is known.
+    """
+    (known,) = np.nonzero(np.isfinite(cost) & np.isfinite(held))
+    enough = [each for each in known if held[each] >= attainment]
+    if enough:
+        return int(min(enough, key=lambda each: (cost[each], -held[each])))
+    return int(max(known, key=lambda each: (held[each], -cost[each]))) if len(known) else None
+
+
+def front_of(x: Floats, y: Floats) -> list[int]:
+    """Return which of the known points none beats in both, by rising ``x``."""
+    (known,) = np.nonzero(np.isfinite(x) & np.isfinite(y))
+    return [int(known[each]) for each in front(x[known], y[known])]
+
+
+def _notes(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """Return what makes these runs less comparable than they look."""
+    told = []
+    other = [short(key) for key in keys if key.startswith("workload.")]
+    files = {tuple(line for line in run.head[1:] if line.startswith("# workload")) for run in runs}
+    if other or len(files) > 1:
+        named = ", ".join(dict.fromkeys(other[:4])) or "the workload's file"
+        told.append(
+            f"The runs are on different traffic ({named}): they are compared as they are, and "
+            "requests are paired only where the traffic is the same."
+        )
+    slo = [key for key in keys if key.startswith("slo.")]
+    if slo:
+        told.append(
+            f"The targets differ ({', '.join(slo)}): attainment and goodput are by each run's own."
+        )
+    versions = sorted({run.head[0].lstrip("# ") for run in runs if run.head})
+    if len(versions) > 1:
+        told.append(f"The runs were made by different versions ({', '.join(versions)}).")
+    warned = [run for run in runs if run.summary.get("warnings")]
+    if warned:
+        told.append(
+            f"{len(warned):,} of {len(runs):,} runs carry a warning of their own, as "
+            f"{warned[0].folder}: {warned[0].summary['warnings'][0]}"
+        )
+    return told

@@ -1,0 +1,213 @@
+"""Run folders as they lie on disk: found, read and checked, whoever wrote them."""
+
+import glob
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simulator.compare.flat import flat
+from simulator.compare.metrics import METRICS, Value, at
+from simulator.errors import ConfigError
+from simulator.results import config_digest
+from simulator.runs import JOB, SUMMARY
+
+CONFIG = "config.yaml"
+REPLICATIONS = "replications"
+"""The folder in a run's own that holds the same run with other seeds and latencies."""
+
+MOST_BYTES = 16 << 20
+"""Of a summary or a configuration: what is larger was written by something else."""
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+OnRead = Callable[[int, int], None]
+"""Called with how many runs have been read and how many there are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Run:
+    """One finished run: its folder, summary, settings by dotted key, and how it was asked for.
+
+    ``head`` are the lines above the settings: this program's version and the digests of input
+    files. ``overrides`` are those of a sweep's job, ``None`` of any other run.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    settings: Mapping[str, Value]
+    head: tuple[str, ...]
+    overrides: tuple[str, ...] | None = None
+
+    @property
+    def seed(self) -> int:
+        """The root of its random streams."""
+        return int(self.summary["seed"] or 0)
+
+    @property
+    def scale(self) -> float:
+        """The factor on every step's time."""
+        return float(self.settings.get("latency.scale") or 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Found:
+    """The complete runs of some folders, and the folders that hold one that is not (yet)."""
+
+    runs: tuple[Run, ...]
+    incomplete: tuple[Path, ...] = ()
+
+
+def find(patterns: Sequence[str], on_read: OnRead | None = None) -> Found:
+    """Return the runs of folders and globs, those anywhere below a folder included, in order.
+
+    Raises:
+        ConfigError: a pattern matches nothing, a folder holds no finished run, or one of its
+            files cannot be read as what this version writes.
+    """
+    complete: dict[Path, None] = {}
+    incomplete: dict[Path, None] = {}
+    for pattern in patterns:
+        for folder in _matching(pattern):
+            done, begun = _below(folder)
+            if not done:
+                raise ConfigError(_nothing(folder, begun))
+            complete.update(dict.fromkeys(done))
+            incomplete.update(dict.fromkeys(begun))
+    return Found(runs=read_runs(list(complete), on_read), incomplete=tuple(incomplete))
+
+
+def read_runs(folders: Sequence[Path], on_read: OnRead | None = None) -> tuple[Run, ...]:
+    """Return the finished simulations of ``folders``; explorations are not among them.
+
+    Raises:
+        ConfigError: as :func:`read_run`, or all are explorations.
+    """
+    runs = []
+    for count, folder in enumerate(folders, 1):
+        run = read_run(folder)
+        if run.summary.get("task") != "explore":
+            runs.append(run)
+        if on_read is not None:
+            on_read(count, len(folders))
+    if folders and not runs:
+        raise ConfigError(
+            f"{folders[0]}: an exploration has no requests that could be compared; simulate what "
+            "it exported"
+        )
+    return tuple(runs)
+
+
+def read_run(folder: Path) -> Run:
+    """Return the finished run in ``folder``.
+
+    Raises:
+        ConfigError: a file is missing, is not what its name says, or of another version.
+    """
+    summary = _summary(folder / SUMMARY)
+    text = _text(folder / CONFIG)
+    if summary.get("config_digest") != config_digest(text):
+        raise ConfigError(
+            f"{folder / CONFIG}: not the settings that {SUMMARY} is of "
+            f"(digest {summary.get('config_digest')!r}); run it again"
+        )
+    head = [line for line in text.splitlines()[:64] if line.startswith("#")]
+    run = Run(
+        folder=folder,
+        summary=summary,
+        settings=_settings(folder / CONFIG, text),
+        head=tuple(head),
+        overrides=_overrides(folder / JOB),
+    )
+    if summary.get("task") != "explore":
+        _check(run)
+    return run
+
+
+def _matching(pattern: str) -> list[Path]:
+    """Return the folders a pattern means; a folder of that very name comes before any glob."""
+    if Path(pattern).is_dir():
+        return [Path(pattern)]
+    named = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute ones
+    found = sorted(path for path in map(Path, named) if path.is_dir())
+    if not found:
+        raise ConfigError(f"runs: {pattern}: there is no such folder")
+    return found
+
+
+def _below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders from ``folder`` on down that hold a complete run, and those begun."""
+    configs = sorted(folder.rglob(CONFIG), key=lambda path: path.parts)
+    hidden = [path for path in configs if any(part == ".hydra" for part in path.parts)]
+    begun = [path.parent for path in configs if path not in hidden]
+    done = [each for each in begun if (each / SUMMARY).is_file()]
+    return done, [each for each in begun if each not in set(done)]
+
+
+def _nothing(folder: Path, begun: Sequence[Path]) -> str:
+    if begun:
+        return f"{begun[0]}: the run is not finished: it has no {SUMMARY}"
+    return f"{folder}: holds no run: there is no {SUMMARY} beside a {CONFIG} in it or below"
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path}: {path.stat().st_size:,} bytes are too many for a run's")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error.reason}") from error
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected an object but got {type(content).__name__}")
+    return content
+
+
+def _settings(path: Path, text: str) -> dict[str, Value]:
+    try:
+        content = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: expected settings but got {type(content).__name__}")
+        return flat(content)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _overrides(path: Path) -> tuple[str, ...] | None:
+    """Return the overrides of a sweep's job; a run by itself has no such file."""
+    if not path.is_file():
+        return None
+    told = _summary(path).get("overrides")
+    if not (isinstance(told, list) and all(isinstance(each, str) for each in told)):
+        raise ConfigError(f"{path}: overrides must be a list of texts but got {told!r}")
+    return tuple(told)
+
+
+def _check(run: Run) -> None:
+    """Refuse a summary without the numbers a comparison needs, or with something else there."""
+    path = run.folder / SUMMARY
+    for metric in METRICS:
+        value = at(run.summary, metric.path)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not number:
+            raise ConfigError(f"{path}: {metric.path} must be a number or null but got {value!r}")
+        if value is None and not metric.known(run.summary):
+            version = run.head[0].lstrip("# ") if run.head else "an unknown version"
+            raise ConfigError(f"{path}: {metric.path} is missing: written by {version}; run again")
+    if not isinstance(run.summary.get("slo"), Mapping):
+        raise ConfigError(f"{path}: slo must be an object but got {run.summary.get('slo')!r}")

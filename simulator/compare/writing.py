@@ -1,0 +1,25 @@
+"""A comparison on disk: the table for programs and for spreadsheets, and the page to read."""
+
+from pathlib import Path
+
+from simulator.compare.comparison import Comparison
+from simulator.compare.page import write_page
+from simulator.files import whole, write_parquet
+
+PAGE = "compare.html"
+FILES = ("comparison.parquet", "comparison.csv", PAGE)
+
+
+def write(comparison: Comparison, folder: Path) -> None:
+    """Write ``comparison`` into ``folder`` as :data:`FILES`, each whole or not at all.
+
+    Raises:
+        ConfigError: a run's requests or gauges cannot be read.
+        OSError: a file cannot be written; it names the file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_parquet(folder / FILES[0], comparison.table)
+    with whole(folder / FILES[1]) as draft:
+        comparison.table.write_csv(draft)
+    with whole(folder / PAGE) as draft:
+        write_page(comparison, draft)
