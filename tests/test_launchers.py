@@ -73,7 +73,9 @@ def test_a_failing_job_loses_no_other(launcher: str, swept: Callable[[str], Swee
     assert "Traceback" not in ended.err
     complete = [(ended.job(seed) / "summary.json").exists() for seed in (0, -1, 2)]
     assert complete == [True, False, True]
-    assert [row.split()[0] for row in ended.out.splitlines()[1:]] == ["seed=0", "seed=2"]
+    table, _, comparison = ended.out.partition("\n\n")
+    assert [row.split()[0] for row in table.splitlines()[1:]] == ["seed=0", "seed=2"]
+    assert comparison == "comparison: multirun/compare.html\n"
 
 
 @pytest.mark.parametrize("launcher", OPTIONS)
@@ -86,7 +88,7 @@ def test_a_rerun_does_only_the_rest(
     again = sweep(command_path, first.folder, launcher, "2,3")
     assert again.code == 0
     assert (again.job(2) / "summary.json").stat().st_mtime_ns == before
-    done, fresh = again.out.splitlines()[1:]
+    _, done, fresh, *_ = again.out.splitlines()
     assert done.endswith("(already done)")
     assert not fresh.endswith("(already done)")
 

@@ -13,11 +13,15 @@ FILES = ("comparison.parquet", "comparison.csv", PAGE)
 def write(comparison: Comparison, folder: Path) -> None:
     """Write ``comparison`` into ``folder`` as :data:`FILES`, each whole or not at all.
 
+    Those of an earlier comparison go first: no table lies beside another one's page.
+
     Raises:
         ConfigError: a run's requests or gauges cannot be read.
         OSError: a file cannot be written; it names the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
     write_parquet(folder / FILES[0], comparison.table)
     with whole(folder / FILES[1]) as draft:
         comparison.table.write_csv(draft)
