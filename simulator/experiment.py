@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from simulator.clients import Clients
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError
@@ -43,7 +44,8 @@ class Experiment:
 
     ``seed`` is the root of every random stream. Gauges are sampled every ``sample_interval_s``
     simulated seconds (``None``: by the arrivals' span and the requests). The clock stops at
-    ``until_s`` simulated seconds, or with ``None`` when the last request is done.
+    ``until_s`` simulated seconds, or with ``None`` when the last request is done. ``clients`` say
+    how long those who sent the requests wait for them.
 
     Raises:
         ConfigError: a negative seed, or an interval or stop that is not positive.
@@ -55,6 +57,7 @@ class Experiment:
     seed: int = 0
     sample_interval_s: float | None = None
     until_s: float | None = None
+    clients: Clients = field(default_factory=Clients)
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -151,7 +154,8 @@ def _run(experiment: Experiment, trace: Trace, progress: OnProgress | None) -> R
         until_s=experiment.until_s,
         progress=None if progress is None else lambda now, done: progress(now, done, requests),
     )
-    return run(experiment.deployment, traffic_of(experiment.workload, trace), options)
+    traffic = replace(traffic_of(experiment.workload, trace), clients=experiment.clients)
+    return run(experiment.deployment, traffic, options)
 
 
 def traffic_of(workload: Workload, trace: Trace) -> Traffic:

@@ -49,6 +49,7 @@ REASONS = (
     "exceeds_prefill_kv_capacity",
     "worker_lost",
     "timeout",
+    "cancelled",
 )
 
 GAUGES = ("waiting", "running", "kv_blocks", "busy_s", "sent_bytes", "received_bytes")

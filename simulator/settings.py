@@ -54,7 +54,7 @@ _DEPLOYMENT = (
     "gateway_s",
 )
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler")
-_RUN = ("seed", "sample_interval_s", "until_s")
+_RUN = ("seed", "sample_interval_s", "until_s", "clients")
 _TASK = ("task", "explore")
 LOOKING = ("runs", "compare")
 """Settings of what looks at finished runs: no part of any run's own."""

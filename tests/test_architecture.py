@@ -28,6 +28,7 @@ FLOORS = {
     "simulator.deployment": 3,
     "simulator.wire": 3,
     "simulator.elastic": 3,
+    "simulator.clients": 3,
     "simulator.cluster": 4,
     "simulator.explore": 4,
     "simulator.results": 5,

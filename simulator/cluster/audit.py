@@ -91,7 +91,7 @@ def _totals(simulation: "Simulation") -> Iterator[str]:
     """Yield what is wrong with accounts that close when every request is done."""
     ledger, workers, fleet = simulation.ledger, simulation.workers, simulation.fleet
     now = simulation.clock.now
-    if simulation.done < ledger.size:
+    if not simulation.endings.closed:
         return
     columns = {**ledger.columns(), "generated": np.frombuffer(ledger.generated, dtype=np.int32)}
     counts = np.bincount(columns["status"].astype(np.int64), minlength=len(STATUSES))
@@ -108,6 +108,7 @@ def _totals(simulation: "Simulation") -> Iterator[str]:
     resumed = sum(worker.prompts_closed for worker in workers) - int(begun.sum())
     prompts = int(columns["input_tokens"][begun].sum(dtype=np.int64)) + resumed
     prompts += int(columns["recomputed_tokens"].sum(dtype=np.int64))
+    prompts += ledger.wasted_tokens
     computed = sum(worker.prefill_tokens for worker in workers)
     if computed != prompts:
         yield f"tokens: {computed} prompt tokens were computed but {prompts} were due"

@@ -42,11 +42,13 @@ class BatchWorker(Worker):
         "_ends",
         "_fresh",
         "_gaps",
+        "_going",
         "_grows",
         "_growth",
         "_growth_left",
         "_known",
         "_late",
+        "_late_since",
         "_leap",
         "_marks",
         "_max_seqs",
@@ -98,6 +100,8 @@ class BatchWorker(Worker):
         self._resumed = 0.0  # when the first iteration after the stall ends
         self._ready: list[int] = []  # prompts computed here in the step that just ended
         self.leap_limit = LEAP
+        self._going: list[int] = []  # their clients have gone; they stay until this step ends
+        self._late_since: dict[int, float] | None = None  # whose last token was when, in a stall
 
     # --- what others ask of it ---------------------------------------------------------------
 
@@ -131,12 +135,41 @@ class BatchWorker(Worker):
         self.load.kv_blocks[self.index] -= self.blocks(tokens)
         if request in self._pending:
             self._pending.remove(request)
+            if self._pending:
+                self._interrupt()
             return
         self.used -= self._held(request, tokens + self._known)
         if self._pending or self.prompts:
             self._interrupt()
         elif self.leaving is not None and self.empty:
             self.leaving()
+
+    def expect_leavers(self) -> None:
+        """Keep in mind what it takes to part with sequences whose clients leave in a stall."""
+        self._late_since = {}
+
+    def leave(self, request: int) -> bool:
+        """Part with a request whose client has gone, one in the batch when this step ends."""
+        closing = self._prompt_step.finishing if self._prompt_step else ()
+        if request in self._running or request in self.partial or request in closing:
+            self._going.append(request)
+            if self._ledger.second_token[request] > self._clock.now:
+                self._ledger.second_token[request] = float("nan")
+            self._interrupt()
+            return True
+        if isnan(self._ledger.decode_queue_enter[request]) and self.role == "decode":
+            self.unreserve(request)
+        elif request in self._arrived:
+            self._arrived.remove(request)
+            self.unreserve(request)
+        else:
+            self._unqueue(request)
+            self._paused.pop(request, None)
+            if self.prompts or self._pending:
+                self._interrupt()
+            elif self.leaving is not None and self.empty:
+                self.leaving()
+        return False
 
     def decline(self) -> list[int]:
         """Give up the requests that wait for blocks here, in the order they came."""
@@ -167,11 +200,16 @@ class BatchWorker(Worker):
             ledger.generated[request] += 1
             ledger.unseen_tokens -= 1
             ledger.decode_join[request] = float("nan")
+        for request in self._going:
+            if request not in self._running:
+                ledger.give_up(request)
+            self._listener.vanished(request)
+        self._going.clear()
+        self._forget_stall()
         for held in (self._running, self._ends, self._arrived, self._pending, self._paused):
             held.clear()
         self._growth = [0] * len(self._growth)
         self._context = self._leap = self._growth_left = self._fresh = 0
-        self._late.clear()
         self._awaiting.clear()
         self._unseen.clear()
         self._stalled = False
@@ -218,6 +256,8 @@ class BatchWorker(Worker):
             self._leap = self._growth_left = 0
             if self._prompt_step is not None:
                 self._close_prompts(self._prompt_step, now)
+            if self._going:
+                self._let_go()
             if self._ends and self._ends[0][0] <= self._step:
                 self._finish_due()
         self._begin(now)
@@ -317,7 +357,7 @@ class BatchWorker(Worker):
         step.seconds, step.riders = seconds, batch - self._fresh - self._held_up()
         for since, count in self._late:
             self._gaps.gap(step.ends - since, count)
-        self._late.clear()
+        self._forget_stall()
         self._fresh = 0  # their first gap ends here, and is not one of this step's
         if self._awaiting:
             self._stamp_second(step.ends)
@@ -328,6 +368,15 @@ class BatchWorker(Worker):
         just = len(self._running) - self._fresh - self._held_up()
         if just:
             self._late.append((now, just))
+        if self._late_since is not None:
+            fresh = {*self._unseen, *(self._awaiting if self.role == "decode" else ())}
+            for request in self._running.keys() - self._late_since.keys() - fresh:
+                self._late_since[request] = now
+
+    def _forget_stall(self) -> None:
+        self._late.clear()
+        if self._late_since:
+            self._late_since.clear()
 
     def _held_up(self) -> int:
         """Return how many sequences had their last token before the stall's latest step."""
@@ -344,7 +393,8 @@ class BatchWorker(Worker):
         ledger = self._ledger
         for request in self._unseen:
             ledger.generated[request] += 1
-            ledger.shown(request, now)
+            if request not in self._going:
+                ledger.shown(request, now)
         self._shown, self._unseen = self._unseen, []
 
     def _expect_second(self) -> None:
@@ -379,7 +429,7 @@ class BatchWorker(Worker):
             gaps.gap(self._resumed - since, late)
         gaps.iterations(batch, batch - self._fresh - self._held_up(), context, 1)
         self._fresh = 0
-        self._late.clear()
+        self._forget_stall()
         if count > 1:
             gaps.iterations(batch, batch, context + batch, count - 1)
 
@@ -574,6 +624,8 @@ class BatchWorker(Worker):
             self._awaiting.append(request)
         elif not late:  # it goes on, and its last token came from the prefill worker
             self._late.append((ledger.prefill_end[request], 1))
+            if self._late_since is not None:
+                self._late_since[request] = ledger.prefill_end[request]
 
     def _join_ready(self, now: float) -> None:
         join, queued = self._ledger.decode_join, self._ledger.decode_queue_enter
@@ -584,6 +636,46 @@ class BatchWorker(Worker):
                     self._awaiting.append(request)
             self._add(request)
         self._ready.clear()
+
+    def _let_go(self) -> None:
+        """Free who stayed until the end of the step only, their clients having gone."""
+        ledger, load, index = self._ledger, self.load, self.index
+        for request in self._going:
+            if request in self._running:
+                self._take_out(request)
+            elif (partial := self.partial.pop(request, None)) is not None:
+                self.used -= self._held(request, self._target(request) + 1)
+                if self._placed(request):
+                    load.tokens[index] -= self._target(request) - partial.done
+                self._paused.pop(request, None)
+                ledger.give_up(request)
+                ledger.wasted_tokens += partial.done
+            load.requests[index] -= 1
+            load.kv_blocks[index] -= self.blocks(ledger.prompt_tokens[request])
+            self._listener.vanished(request)
+        self._going.clear()
+
+    def _take_out(self, request: int) -> None:
+        """Take a sequence out of the batch; in a stall it has the next iteration's block."""
+        ledger = self._ledger
+        generated = ledger.output_tokens[request] - (self._running.pop(request) - self._step)
+        length = ledger.input_tokens[request] + generated
+        self._remove(length)
+        ledger.generated[request] = generated
+        if not self._stalled:
+            self.used -= self._held(request, length - 1)
+            return
+        self.used -= self._held(request, length)
+        for waiting in (self._awaiting, self._unseen):
+            if request in waiting:
+                waiting.remove(request)
+        since = (self._late_since or {}).pop(request, None)
+        if since is None:
+            self._fresh -= 1  # it joined in the stall
+            return
+        at = next(at for at, (when, _) in enumerate(self._late) if when == since)
+        count = self._late[at][1] - 1
+        self._late[at : at + 1] = [(since, count)] if count else []
 
     def _finish_due(self) -> None:
         ledger, running, ends, step = self._ledger, self._running, self._ends, self._step
@@ -630,6 +722,14 @@ class BatchWorker(Worker):
         else:
             self._gaps.gap(now - paused, 1)
 
+    def _close_for_nobody(self, step: Step) -> None:
+        """Free the computed prompts of clients who have gone; their token is not shown."""
+        for request in [each for each in step.finishing if each in self._going]:
+            step.finishing.remove(request)
+            self._paused.pop(request, None)
+            self.used -= self._held(request, self._target(request) + 1)
+            self._ledger.generated[request] += 1
+
     def _close_prompts(self, step: Step, now: float) -> None:
         """Emit the token that ends each computed prompt; it decodes from the next step on."""
         self._prompt_step = None
@@ -637,6 +737,8 @@ class BatchWorker(Worker):
         self._gaps.gap(step.seconds, step.riders)
         self.load.tokens[self.index] -= step.placed
         self.prompts_closed += len(step.finishing)
+        if self._going:
+            self._close_for_nobody(step)
         for request in step.finishing:
             ledger.generated[request] += 1
             paused = self._paused.get(request)

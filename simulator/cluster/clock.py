@@ -25,8 +25,8 @@ LAST = 7
 
 _SERIALS = 1 << 40
 _COMPONENTS = 1 << 20
-FLEET, SOURCE, ENTRY, ARRIVALS, LINKS, HANDOVER, CONTROL, GAUGES = range(
-    _COMPONENTS - 8, _COMPONENTS
+FLEET, LEAVERS, SOURCE, ENTRY, ARRIVALS, LINKS, HANDOVER, CONTROL, GAUGES = range(
+    _COMPONENTS - 9, _COMPONENTS
 )
 """The components that are not workers; a worker's number is its component, however many start."""
 

@@ -19,7 +19,8 @@ from simulator.latency.checked import bind
 class Means:
     """What every worker is given: the clock, the ledger, whom to tell, and the batch worker's kind.
 
-    ``leap`` bounds the iterations taken at once (``None``: as many as possible).
+    ``leap`` bounds the iterations taken at once (``None``: as many as possible); where not all
+    ``clients_stay``, workers keep what it takes to part with a sequence in a stall.
     """
 
     clock: Clock
@@ -27,6 +28,7 @@ class Means:
     listener: Listener
     batch_worker: type[BatchWorker] = BatchWorker
     leap: int | None = None
+    clients_stay: bool = True
 
 
 class Crew:
@@ -58,6 +60,8 @@ class Crew:
         worker = kind(means.clock, means.ledger, means.listener, settings)
         if isinstance(worker, BatchWorker) and means.leap is not None:
             worker.leap_limit = means.leap
+        if isinstance(worker, BatchWorker) and not means.clients_stay:
+            worker.expect_leavers()
         return worker
 
     def limits(self, last: "Crew") -> Limits:

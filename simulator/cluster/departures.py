@@ -65,6 +65,8 @@ class Departures:
         """
         ledger, now = self._ledger, self._endings.clock.now
         if ledger.retries[request] >= self._max_retries:
+            if not computed:
+                ledger.give_up(request)
             self._endings.failed(request, REASONS.index("worker_lost"))
             return
         if computed:

@@ -1,4 +1,4 @@
-"""Where every request ends, once: completed, rejected or failed."""
+"""Where every request ends, once: completed, rejected or failed, left by its client included."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,14 +13,14 @@ class Endings:
     ``on_end`` hears of each, so that a client who waited for it can send the next.
     """
 
-    __slots__ = ("_decoders", "all_over", "clock", "count", "ledger", "on_end")
+    __slots__ = ("_decoders", "all_over", "clock", "count", "ledger", "lingering", "on_end")
 
     def __init__(self, clock: Clock, ledger: Ledger, decoders: Mapping[int, Worker]) -> None:
         self.clock = clock
         self.ledger = ledger
         self._decoders = decoders
         self.all_over = clock.env.event()
-        self.count = 0
+        self.count = self.lingering = 0
         self.on_end: Callable[[], None] | None = None
 
     def completed(self, request: int) -> None:
@@ -48,9 +48,28 @@ class Endings:
         self.ledger.reason[request] = reason
         self._over()
 
+    def left(self, request: int, reason: int, *, lingers: bool) -> None:
+        """Record that a client has gone; what ``lingers`` is freed when the step under way ends."""
+        self.lingering += lingers
+        self.failed(request, reason)
+
+    def vanished(self, request: int) -> None:  # noqa: ARG002 - a listener's
+        """Hear that what was left of a request whose client has gone is freed."""
+        self.lingering -= 1
+        self._end_if_over()
+
     def _over(self) -> None:
         self.count += 1
         if self.on_end is not None:
             self.on_end()
         if self.count == self.ledger.size:
+            self._end_if_over()
+
+    @property
+    def closed(self) -> bool:
+        """Whether every request is over and nothing of any is left."""
+        return self.count == self.ledger.size and not self.lingering
+
+    def _end_if_over(self) -> None:
+        if self.closed and not self.all_over.triggered:
             self.all_over.succeed()

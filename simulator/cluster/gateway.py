@@ -63,6 +63,13 @@ class Gateway:
         for request in waiting:
             self.place(request, now)
 
+    def forget(self, request: int) -> bool:
+        """Let a request go that waits for any worker to be there; tell whether it was one."""
+        if request not in self._waiting:
+            return False
+        self._waiting.remove(request)
+        return True
+
     def place(self, request: int, now: float) -> None:
         """Let a request in, or in again: reject it, or queue it where the router says."""
         ledger, team = self._ledger, self._team

@@ -42,7 +42,7 @@ class Handoff:
         self._router = router
         self._team = team
         self._ways = ways
-        self._layerwise = ways.layerwise
+        self.layerwise = ways.layerwise
         self._waiting: deque[int] = deque()  # for any decode worker at all
         self.links: Links
         self.early = early
@@ -95,7 +95,7 @@ class Handoff:
 
     def prefilling(self, request: int, end: float) -> None:
         """Begin a layer-wise hand-over while the prompt is being computed."""
-        if self._layerwise and not self._ends_early(request, 1):
+        if self.layerwise and not self._ends_early(request, 1):
             self._due[request] = end
             self._hand_over(request)
 
@@ -106,7 +106,7 @@ class Handoff:
         if self._ends_early(request, 0):
             self._endings.completed(request)
             self.release(request)  # after which its worker may stop, and lose what is not over
-        elif self._layerwise:
+        elif self.layerwise:
             self._due.pop(request, None)
         else:
             self.dispatched.at(self._clock.now + self._handover_s, request)
@@ -181,5 +181,5 @@ class Handoff:
         target.received += size
         ledger.transfer_end[request] = now
         source.release(request)
-        late = ledger.prefill_end[request] + self._handover_s if self._layerwise else now
+        late = ledger.prefill_end[request] + self._handover_s if self.layerwise else now
         self.dispatched.at(late, request)

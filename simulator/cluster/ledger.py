@@ -26,7 +26,8 @@ class Ledger:
     it had generated. ``lost_at`` says when a lost request had its last token, ``resumed`` are the
     gaps (seconds) before those with which lost requests went on, and ``settled`` the requests whose
     gap between first and second token is among them or in a worker's log; ``unseen_tokens`` counts
-    those that were generated and lost before anybody saw them.
+    those that were generated and lost before anybody saw them, ``wasted_tokens`` those of prompts
+    whose client left before they were computed.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class Ledger:
         "settled",
         "size",
         "unseen_tokens",
+        "wasted_tokens",
     )
 
     arrival: "array[float]"
@@ -81,7 +83,7 @@ class Ledger:
         self.lost_at: dict[int, float] = {}
         self.resumed: list[float] = []
         self.settled: set[int] = set()
-        self.unseen_tokens = 0
+        self.unseen_tokens = self.wasted_tokens = 0
         np.frombuffer(self.arrival)[:] = arrival_s
         np.frombuffer(self.input_tokens, dtype=np.int32)[:] = input_tokens
         np.frombuffer(self.output_tokens, dtype=np.int32)[:] = output_tokens
@@ -111,6 +113,15 @@ class Ledger:
         self.prefill_worker[request] = self.decode_worker[request] = -1
         self.prompt_tokens[request] = self.input_tokens[request] + self.generated[request]
         self.retries[request] += 1
+
+    def give_up(self, request: int) -> None:
+        """Hear that a prompt that was to be computed will not be.
+
+        Where that would have been once more, its tokens were counted as recomputed in advance.
+        """
+        if self.generated[request]:
+            known = self.input_tokens[request] + self.generated[request]
+            self.recomputed_tokens[request] -= known - 1
 
     def columns(self) -> dict[str, NDArray[np.float64] | NDArray[np.int32]]:
         """Return every column as a numpy view, named as in :mod:`simulator.record`."""

@@ -2,6 +2,7 @@
 
 from collections import deque
 from heapq import heappop, heappush
+from math import isnan
 
 from simulator.cluster.clock import ADMISSION, STEP_END, Clock
 from simulator.cluster.ledger import Ledger
@@ -19,13 +20,14 @@ class PrefillWorker(Worker):
     there is none left.
     """
 
-    __slots__ = ("_closed", "_flight", "_kept", "_seconds", "_stage_free", "_stages")
+    __slots__ = ("_closed", "_flight", "_going", "_kept", "_seconds", "_stage_free", "_stages")
 
     def __init__(
         self, clock: Clock, ledger: Ledger, listener: Listener, settings: WorkerSettings
     ) -> None:
         super().__init__(clock, ledger, listener, settings)
         self._flight: deque[Step] = deque()
+        self._going: dict[int, Step] = {}  # their clients have gone; until which step they stay
         self._stage_free = 0.0
         self._seconds = settings.steps.step_seconds
         self._stages = settings.steps.stages
@@ -46,6 +48,45 @@ class PrefillWorker(Worker):
             self._wake_when_free()
         elif self.leaving is not None and self.empty:
             self.leaving()
+
+    def leave(self, request: int) -> bool:
+        """Part with a request whose client has gone, a begun one at the end of its last step."""
+        ledger = self._ledger
+        if not isnan(ledger.prefill_end[request]):
+            self._kept = sorted(each for each in self._kept if each[1] != request)
+            self.release(request)
+            return False
+        partial = self.partial.pop(request, None)
+        if partial is not None:
+            self.load.tokens[self.index] -= ledger.prompt_tokens[request] - partial.done
+            ledger.give_up(request)
+            ledger.wasted_tokens += partial.done
+            self._going[request] = self._flight[-1]
+            return True
+        for step in self._flight:
+            if request in step.finishing:
+                self._going[request] = step
+                return True
+        self._unqueue(request)
+        if self.prompts:
+            self._wake_when_free()
+        elif self.leaving is not None and self.empty:
+            self.leaving()
+        return False
+
+    def _part(self, step: Step) -> None:
+        """Free who stayed until the end of this step only; their prompts' tokens are for nobody."""
+        ledger, load, index = self._ledger, self.load, self.index
+        for request in [each for each, last in self._going.items() if last is step]:
+            del self._going[request]
+            blocks = self.blocks(ledger.prompt_tokens[request])
+            self.used -= blocks
+            load.requests[index] -= 1
+            load.kv_blocks[index] -= blocks
+            if request in step.finishing:
+                step.finishing.remove(request)
+                ledger.generated[request] += 1
+            self._listener.vanished(request)
 
     def _wake_when_free(self) -> None:
         if self._stage_free <= self._clock.now:
@@ -114,6 +155,8 @@ class PrefillWorker(Worker):
         index = self.index
         load.tokens[index] -= step.placed
         self.prompts_closed += len(step.finishing)
+        if self._going:
+            self._part(step)
         self._closed += 1
         self._let_go()
         for request in step.finishing:
@@ -142,8 +185,13 @@ class PrefillWorker(Worker):
         for step in self._flight:
             for request in step.finishing:
                 ledger.recomputed_tokens[request] += ledger.prompt_tokens[request]
+        for request, step in self._going.items():
+            if request in step.finishing:
+                ledger.give_up(request)
+            self._listener.vanished(request)
         self._flight.clear()
         self._kept.clear()
+        self._going.clear()
         super().die()
 
     @property

@@ -1,12 +1,13 @@
 """One simulation: the components, wired together, from the first arrival to the last token."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.clients import Clients
 from simulator.cluster.audit import audit
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.changes import schedule
@@ -20,6 +21,7 @@ from simulator.cluster.fleet import ENDED, Door, Fleet, Life
 from simulator.cluster.gaps import pooled
 from simulator.cluster.gateway import Gateway
 from simulator.cluster.handoff import Handoff
+from simulator.cluster.leavers import Leavers
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.links import Arrivals, FifoLinks, Links
 from simulator.cluster.observer import Observer
@@ -43,6 +45,7 @@ class Traffic:
     """The requests: arrival seconds (rising), and lengths in tokens (at least 1), each (n,).
 
     With ``concurrency`` that many clients send them in order instead, each after its last answer.
+    ``clients`` says how long they wait for one.
 
     Raises:
         ConfigError: unequal lengths, falling or negative arrivals, a length or count below 1.
@@ -52,6 +55,7 @@ class Traffic:
     input_tokens: NDArray[np.int32]
     output_tokens: NDArray[np.int32]
     concurrency: int | None = None
+    clients: Clients = field(default_factory=Clients)
 
     def __post_init__(self) -> None:
         arrival = self.arrival_s
@@ -118,6 +122,7 @@ class Simulation:
         )
         self._entry_s = deployment.entry_s
         self.entering = Delays(self.clock, ENTRY, self.gateway.place)
+        self.leavers = self._leavers(traffic.clients)
         self.source = Source(self.clock, self.ledger, self._enter, traffic.concurrency)
         if self.source.closed:
             self.endings.on_end = self.source.one_ended
@@ -172,6 +177,16 @@ class Simulation:
         observer = Observer(control.observing, self.fleet, self.ledger, self.source)
         return Controller(control, self.fleet, observer)
 
+    def _leavers(self, clients: Clients) -> Leavers | None:
+        """Return what takes out the requests of clients that leave, unless all of them stay."""
+        if clients.stay:
+            return None
+        leavers = Leavers(clients, self.endings, self.options.seed)
+        leavers.entering, leavers.gateway = self.entering, self.gateway
+        leavers.handoff, leavers.roster = self.handoff, self.roster
+        self._live(leavers.alarm, leavers.wake)
+        return leavers
+
     def _common(self) -> Means:
         return Means(
             clock=self.clock,
@@ -181,9 +196,11 @@ class Simulation:
                 prefilled=self.handoff.prefilled,
                 reserved=self.handoff.reserved,
                 finished=self.endings.completed,
+                vanished=self.endings.vanished,
             ),
             batch_worker=self.batch_worker,
             leap=self.options.leap,
+            clients_stay=self.leavers is None,
         )
 
     def _sample_interval(self) -> float:
@@ -213,6 +230,8 @@ class Simulation:
 
     def _enter(self, request: int, now: float) -> None:
         """Let a request through the gateway to the workers."""
+        if self.leavers is not None:
+            self.leavers.arrived(request, now)
         self.entering.at(now + self._entry_s, request)
 
     # --- workers come and go -------------------------------------------------------------------

@@ -54,13 +54,15 @@ class Listener:
 
     ``prefilling``: its prompt will be computed by ``end``; ``prefilled``: its prompt is computed,
     on a prefill worker; ``reserved``: its decode worker has set its blocks aside; ``finished``: it
-    has its last token.
+    has its last token; ``vanished``: its client had left, and the step that was under way then is
+    over.
     """
 
     prefilling: Callable[[int, float], None]
     prefilled: Callable[[int], None]
     reserved: Callable[[int], None]
     finished: Callable[[int], None]
+    vanished: Callable[[int], None]
 
 
 class Step:
@@ -222,6 +224,24 @@ class Worker:
             self.load.kv_blocks[self.index] -= self.blocks(tokens)
             self._ledger.prefill_worker[request] = self._ledger.decode_worker[request] = -1
         return given
+
+    def leave(self, request: int) -> bool:
+        """Part with a request whose client has gone.
+
+        Returns:
+            Whether the step under way keeps what the request has until it ends.
+        """
+        raise NotImplementedError
+
+    def _unqueue(self, request: int) -> None:
+        """Take a prompt out of the queue that a client who has gone wanted computed."""
+        self.prompts.remove(request)
+        tokens = self._ledger.prompt_tokens[request]
+        self._ledger.give_up(request)
+        self.load.requests[self.index] -= 1
+        self.load.kv_blocks[self.index] -= self.blocks(tokens)
+        if self._placed(request):
+            self.load.tokens[self.index] -= tokens
 
     def die(self) -> None:
         """Stop at once, with nothing left: what was computed of begun prompts is in vain."""

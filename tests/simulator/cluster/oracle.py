@@ -58,6 +58,7 @@ class SteppingWorker(BatchWorker):
         self.held: dict[int, int] = {}
         self.due: list[float] = []
         self.began = 0.0
+        self.gone: list[int] = []
 
     def ceil(self, tokens: int) -> int:
         """Return the blocks that hold ``tokens``."""
@@ -88,6 +89,57 @@ class SteppingWorker(BatchWorker):
         """Queue a request whose KV is here."""
         self.landed.append(request)
         self.start_if_idle()
+
+    def leave(self, request: int) -> bool:
+        """Take out who is gone: at once from a queue, else when the step is over."""
+        sequences = [sequence.request for sequence in self.batch]
+        prompts = [prompt.request for prompt in self.begun]
+        closing = self.computing.finishing if self.computing else []
+        if request in (*sequences, *prompts, *closing):
+            self.gone.append(request)
+            return True
+        if request in self.prompts:
+            self.prompts.remove(request)
+            self.disown(request)
+            if request not in self.interrupted:
+                self.load.tokens[self.index] -= self._ledger.prompt_tokens[request]
+            self.interrupted.pop(request, None)
+            self._ledger.give_up(request)
+            if self.prompts or self.wanting:
+                self.start_if_idle()
+            elif self.leaving is not None and self.empty:
+                self.leaving()
+            return False
+        if request in self.landed:
+            self.landed.remove(request)
+        self.unreserve(request)
+        return False
+
+    def disown(self, request: int) -> None:
+        """Let routers no longer count a request here."""
+        self.load.requests[self.index] -= 1
+        self.load.kv_blocks[self.index] -= self.ceil(self._ledger.prompt_tokens[request])
+
+    def let_go(self) -> None:
+        """Free whatever those have who are gone."""
+        ledger = self._ledger
+        for request in self.gone:
+            for sequence in [each for each in self.batch if each.request == request]:
+                self.batch.remove(sequence)
+                self.used -= sequence.held
+                ledger.generated[request] = ledger.output_tokens[request] - sequence.left
+            for prompt in [each for each in self.begun if each.request == request]:
+                self.begun.remove(prompt)
+                self.used -= self.held[request]
+                whole = ledger.input_tokens[request] + ledger.generated[request]
+                if self._placed(request):
+                    self.load.tokens[self.index] -= whole - prompt.done
+                self.interrupted.pop(request, None)
+                ledger.give_up(request)
+                ledger.wasted_tokens += prompt.done
+            self.disown(request)
+            self._listener.vanished(request)
+        self.gone = []
 
     def start_if_idle(self) -> None:
         """Begin a step at the end of this instant, if none is under way."""
@@ -129,6 +181,8 @@ class SteppingWorker(BatchWorker):
         self.load.kv_blocks[self.index] -= self.ceil(self._ledger.prompt_tokens[request])
         if request in self.wanting:
             self.wanting.remove(request)
+            if self.wanting:
+                self.start_if_idle()
             return
         self.used -= self.held.pop(request)
         if self.wanting or self.prompts:
@@ -161,6 +215,11 @@ class SteppingWorker(BatchWorker):
             ledger.recomputed_tokens[request] += whole
         for prompt in self.begun:
             ledger.recomputed_tokens[prompt.request] += prompt.done
+        for request in self.gone:
+            if not any(sequence.request == request for sequence in self.batch):
+                ledger.give_up(request)
+            self._listener.vanished(request)
+        self.gone = []
         self.computing, self.stepping = None, False
         queues = self.batch, self.coming, self.landed, self.wanting, self.interrupted, self.begun
         for held in (*queues, self.prompts, self.decoding, self.due):
@@ -192,7 +251,7 @@ class SteppingWorker(BatchWorker):
             sequence.length += 1
             sequence.left -= 1
             second = sequence.left == self._ledger.output_tokens[sequence.request] - 2
-            if second and not sequence.unseen:  # else it is shown below
+            if second and not sequence.unseen and sequence.request not in self.gone:
                 self._ledger.second_token[sequence.request] = now
             sequence.last_token = now
             if sequence.unseen:
@@ -201,6 +260,7 @@ class SteppingWorker(BatchWorker):
         if self.computing is not None:
             self.close(self.computing, now)
             self.computing = None
+        self.let_go()
         finished = sorted((s for s in self.batch if s.left == 0), key=lambda s: s.request)
         for sequence in finished:
             self.batch.remove(sequence)
@@ -211,7 +271,8 @@ class SteppingWorker(BatchWorker):
         """Show the token that was computed elsewhere and now here; a first one begins no gap."""
         sequence.unseen = False
         self._ledger.generated[sequence.request] += 1
-        self._ledger.shown(sequence.request, now)
+        if sequence.request not in self.gone:
+            self._ledger.shown(sequence.request, now)
         if self._ledger.generated[sequence.request] == 1:
             sequence.last_token = None
 
@@ -222,6 +283,10 @@ class SteppingWorker(BatchWorker):
         for request in step.finishing:
             self.prompts_closed += 1
             ledger.generated[request] += 1
+            if request in self.gone:
+                self.interrupted.pop(request, None)
+                self.used -= self.held[request]
+                continue
             if request in self.interrupted:
                 if np.isnan(ledger.second_token[request]):
                     ledger.second_token[request] = now

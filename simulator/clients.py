@@ -1,0 +1,42 @@
+"""How long clients wait for their answers, and how often they no longer want one."""
+
+import math
+from dataclasses import dataclass
+
+from simulator.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clients:
+    """When a client leaves although its answer is not complete; seconds count from its arrival.
+
+    It gives up after ``first_token_timeout_s`` without a first token, and after ``timeout_s``
+    without the last one (``None``: never). With ``cancel_probability`` it takes its request back
+    after a time of its own, exponential of mean ``cancel_mean_s``; each request has its own draw,
+    the same under whatever deployment and policy serves it.
+
+    Raises:
+        ConfigError: a time that is not above 0 s, or a probability outside [0, 1].
+    """
+
+    first_token_timeout_s: float | None = None
+    timeout_s: float | None = None
+    cancel_probability: float = 0.0
+    cancel_mean_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("first_token_timeout_s", "timeout_s", "cancel_mean_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"clients: {name} must be above 0 s but got {value!r}")
+        if not 0 <= self.cancel_probability <= 1:
+            raise ConfigError(
+                "clients: cancel_probability must lie in [0, 1] but got "
+                f"{self.cancel_probability!r}"
+            )
+
+    @property
+    def stay(self) -> bool:
+        """Whether every client waits for its answer, however long that takes."""
+        limits = self.first_token_timeout_s, self.timeout_s
+        return limits == (None, None) and not self.cancel_probability
