@@ -32,7 +32,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import ConfigTypeError, MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -597,6 +597,9 @@ def _hydra_sentence(error: HydraException) -> str:
     if text.startswith("Ambiguous value"):
         return f"{text.splitlines()[0]}: several values need -m (one run each), or [a,b] for a list"
     cause = error.__cause__
+    if isinstance(cause, ConfigTypeError) and cause.full_key:
+        wanted = "a list" if cause.object_type is list else "a group of settings"
+        return f"{cause.full_key} must be {wanted} but got {text.partition('=')[2] or 'another'}"
     parent = getattr(cause, "parent_node", None)
     if isinstance(cause, OmegaConfBaseException) and isinstance(parent, DictConfig):
         known = {str(key) for key in parent if not str(key).startswith("_")}

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Union
@@ -92,6 +93,9 @@ def looking_up(known: Iterable[str], key: str) -> Iterator[None]:
         text = f"{error.key}: no such setting; did you mean {meant}?"
         raise UnknownSettingError(error.key, "", text) from error
 
+
+TOLD = 9
+"""Names listed of a group of settings; of a longer one the first."""
 
 RENAMED: Mapping[str, str] = MappingProxyType(
     {
@@ -176,7 +180,7 @@ def _call(constructor: Callable[..., Any], node: Mapping[str, object], key: str)
     except USER_ERRORS as error:
         raise type(error)(_at(key, str(error))) from error
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {error}") from error
+        raise ConfigError(_at(key, str(error))) from error
 
 
 def _below(annotations: Mapping[str, object]) -> Iterator[str]:
@@ -188,8 +192,9 @@ def _below(annotations: Mapping[str, object]) -> Iterator[str]:
 
 
 def _at(key: str, problem: str) -> str:
-    """Return ``problem`` with ``key`` before it, unless it begins with that very word."""
-    return problem if problem.startswith(f"{key}:") else f"{key}: {problem}"
+    """Return ``problem`` with ``key`` before it, in place of the end of it that it begins with."""
+    owner, _, text = problem.partition(": ")
+    return f"{key}: {text}" if owner == key.rpartition(".")[2] else f"{key}: {problem}"
 
 
 def _parameters(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -307,9 +312,19 @@ def _scalar(node: object, expected: Any, key: str) -> Any:
         return Path(node)
     if expected in _WORDS and type(node) is not expected:
         raise ConfigError(f"{key} must be {_WORDS[expected]} but got {node!r}")
+    own = next((each for each in _alternatives(expected) if is_dataclass(each)), None)
+    if own is not None:
+        raise ConfigError(f"{key} must be {_group(own)} but got {node!r}")
     if expected not in (Any, object, *_WORDS):
         raise ConfigError(f"{key} must be {_describe(expected)} but got {node!r}")
     return node
+
+
+def _group(kind: Any) -> str:
+    """Return in words the group of settings that a class of ours is built from."""
+    names = list(_parameters(kind))
+    told = names if len(names) <= TOLD else [*names[:TOLD], "…"]
+    return f"a group of settings ({', '.join(told)})"
 
 
 def _describe(expected: object) -> str:

@@ -26,7 +26,7 @@ from simulator.latency.roofline import Roofline
 from simulator.layout import TENSOR_DTYPE, Precision
 from simulator.model import Model
 from simulator.plugins import TARGET
-from simulator.policies.autoscaling import Control
+from simulator.policies.autoscaling import Control, Schedule
 from simulator.results import SLO
 from workloads.trace import Trace
 from workloads.workload import Workload
@@ -323,6 +323,11 @@ def _control(settings: Mapping[str, Any]) -> Control:
     if "autoscaler" in settings:
         policy = get_type_hints(Control)["policy"]
         own["policy"] = build(settings["autoscaler"], policy, "autoscaler")
+        if isinstance(own["policy"], Schedule) and not own["policy"].steps:
+            raise ConfigError(
+                "autoscaler.steps: a schedule without steps changes nothing; give some, as "
+                "autoscaler.steps=[[60,decode,3]], or autoscaler=static"
+            )
     try:
         return Control(**own)
     except ValueError as error:

@@ -176,6 +176,12 @@ MISTAKES = {
     "a router that returns text": ("router", CHOOSE.format("return 'first'"), "'first'"),
     "a router that returns nothing": ("router", CHOOSE.format("pass"), "None"),
     "a router that returns half": ("router", CHOOSE.format("return 0.5"), "0.5"),
+    "a router that answers yes": ("router", CHOOSE.format("return True"), "worker True"),
+    "a router that writes": (
+        "router",
+        CHOOSE.format("pool.tokens[0] = 9; return 0"),
+        "router: {module}.Mine raised TypeError",
+    ),
     "a router out of range": ("router", CHOOSE.format("return 99"), "workers 0 to 2"),
     "a router below range": ("decode_router", CHOOSE.format("return -1"), "workers 0 to 1"),
     "a router that raises": (

@@ -1,18 +1,20 @@
 """Applies a routing policy to a pool, with its own stream of draws."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from simulator.cluster.team import Team
-from simulator.cluster.worker import Load
 from simulator.errors import ConfigError
+from simulator.plugins import is_own
 from simulator.policies.ranking import Column, Ranking
 from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
 
 INTEGERS = (int, np.integer)  # what a policy of anybody's may name a worker by
 _DRAWS = 4096
+COLUMNS = ("requests", "tokens", "kv_blocks")
 LARGE = 64
 """Pools up to this many workers are looked through, which is quicker there."""
 
@@ -54,35 +56,74 @@ class Router:
         routed = RoutedRequest(request, input_tokens, output_tokens, self._order, draw)
         self._order += 1
         if self._changes != self.team.changes:
-            self._changes, self._view = self.team.changes, _view(self.team.load)
+            self._changes, self._view = self.team.changes, self._look()
         index = self._choose(routed, self._view)
         size = len(self.team.workers)
-        if not (isinstance(index, INTEGERS) and 0 <= index < size):
+        if not (isinstance(index, INTEGERS) and 0 <= index < size) or type(index) is bool:
             raise ConfigError(
                 f"router {type(self._policy).__name__}: chose worker {index!r} for request "
                 f"{request}, but the pool has workers 0 to {size - 1}"
             )
         return index
 
+    def _look(self) -> PoolView:
+        """Return the view of the team as it is now made up; others' policies cannot write to it."""
+        load = self.team.load
+        ranked = len(load.requests) > LARGE
+        if ranked:
+            for name in COLUMNS:
+                setattr(load, name, Column(getattr(load, name)))
+        loads: list[Sequence[int]] = [getattr(load, name) for name in COLUMNS]
+        shown = loads if is_own(_module(self._policy)) else [ReadOnly(each) for each in loads]
+        if ranked:
+            columns = dict(zip(COLUMNS, loads, strict=True))
+            return _RankedView(shown[0], shown[1], shown[2], columns)
+        return PoolView(shown[0], shown[1], shown[2])
+
+
+def _module(policy: object) -> str:
+    return f"{type(policy).__module__}.{type(policy).__qualname__}"
+
+
+class ReadOnly(Sequence[int]):
+    """A live column that can be read but not written."""
+
+    __slots__ = ("_loads",)
+
+    def __init__(self, loads: Sequence[int]) -> None:
+        self._loads = loads
+
+    def __getitem__(self, at: Any) -> Any:
+        """Return one load, or a copy of several."""
+        return self._loads[at]
+
+    def __len__(self) -> int:
+        """Return the number of workers."""
+        return len(self._loads)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield every load."""
+        return iter(self._loads)
+
+    def count(self, value: int) -> int:
+        """Return how many workers have that load."""
+        return self._loads.count(value)
+
+    def index(self, value: int, *between: int) -> int:
+        """Return the first worker that has that load."""
+        return self._loads.index(value, *between)
+
 
 @dataclass(frozen=True, slots=True)
 class _RankedView(PoolView):
     """The view of a large pool: rankings answer, made when first asked for."""
 
+    columns: Mapping[str, Any] = field(default_factory=dict)
     rankings: dict[tuple[str, ...], Ranking] = field(default_factory=dict)
 
     def least(self, *columns: str, draw: float) -> int:
         """Return the worker with the least of ``columns``; ``draw`` falls on one of its ties."""
         ranking = self.rankings.get(columns)
         if ranking is None:
-            ranking = self.rankings[columns] = Ranking([getattr(self, name) for name in columns])
+            ranking = self.rankings[columns] = Ranking([self.columns[name] for name in columns])
         return ranking.choose(draw)
-
-
-def _view(load: Load) -> PoolView:
-    """Return the view of a team as it is now made up."""
-    if len(load.requests) <= LARGE:
-        return PoolView(load.requests, load.tokens, load.kv_blocks)
-    for name in ("requests", "tokens", "kv_blocks"):
-        setattr(load, name, Column(getattr(load, name)))
-    return _RankedView(load.requests, load.tokens, load.kv_blocks)

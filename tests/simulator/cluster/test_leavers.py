@@ -27,7 +27,7 @@ from simulator.elastic import Change
 from simulator.errors import ConfigError
 from simulator.record import REASONS, STATUSES, RunRecord
 
-EXAMPLES = int(os.environ.get("DISAGGSIM_LEAVERS_EXAMPLES", "80"))
+EXAMPLES = int(os.environ.get("DISAGGSIM_LEAVERS_EXAMPLES", "30"))
 """Runs to draw; set the variable to thousands for a night's run."""
 
 COMPLETED, FAILED = STATUSES.index("completed"), STATUSES.index("failed")
