@@ -40,6 +40,7 @@ from simulator.compare import Options, compare, find, write
 from simulator.compare.terminal import told, unfinished
 from simulator.compare.writing import PAGE
 from simulator.configuration import RENAMED, build, unknown
+from simulator.counterpart import MOST_REQUESTS, compared, not_compared
 from simulator.errors import BAD_INPUT, BUG, USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, absolute_files, config_text, simulate
 from simulator.explore.confirm import confirm, confirmed_lines
@@ -78,6 +79,7 @@ from simulator.runs import (
 )
 from simulator.settings import (
     LOOKING,
+    build_counterpart,
     build_experiment,
     build_exploration,
     build_report_options,
@@ -253,13 +255,34 @@ class Job:
         if build_task(settings) == "explore":
             self.answer = _explore(settings, folder, text, enabled=os.getpid() == self.process)
             return "done"
-        experiment, report = build_experiment(settings), build_report_options(settings)
-        with progress_bar(enabled=os.getpid() == self.process) as progress:
-            results = simulate(experiment, config=text, progress=progress)
+        report, asked = build_report_options(settings), build_counterpart(settings)
+        results = _simulate(
+            build_experiment(settings),
+            text,
+            counterpart=not sweeping if asked is None else asked,
+            most=MOST_REQUESTS if asked is None else None,
+            enabled=os.getpid() == self.process,
+        )
         results.write(folder, report=write_report if report.html else None)
         if not sweeping:
             self.results = results
         return "done"
+
+
+def _simulate(
+    experiment: Experiment, text: str, *, counterpart: bool, most: int | None, enabled: bool
+) -> Results:
+    """Return the results, with its ``counterpart``'s for at most so many requests."""
+    with progress_bar(enabled=enabled) as progress:
+        trace = experiment.trace()
+        results = simulate(experiment, config=text, progress=progress, trace=trace)
+    if not counterpart:
+        return results
+    if most is not None and len(trace) > most:
+        reason = f"this run has more than {most:,} requests; counterpart=true does it all the same"
+        return not_compared(results, reason)
+    with progress_bar(enabled=enabled) as progress:
+        return compared(experiment, results, trace, progress)
 
 
 @contextmanager

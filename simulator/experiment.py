@@ -85,12 +85,17 @@ class Experiment:
 
 
 def simulate(
-    experiment: Experiment, *, config: str | None = None, progress: OnProgress | None = None
+    experiment: Experiment,
+    *,
+    config: str | None = None,
+    progress: OnProgress | None = None,
+    trace: Trace | None = None,
 ) -> Results:
     """Run ``experiment`` to its end and return what happened.
 
     ``config`` is the text kept as the run's ``config.yaml`` and digested (:func:`config_text`);
-    ``None`` describes the experiment itself.
+    ``None`` describes the experiment itself. ``trace`` are requests to serve in place of those of
+    :meth:`Experiment.trace`.
 
     Raises:
         TraceError: the workload's file or settings cannot be used.
@@ -98,7 +103,7 @@ def simulate(
     """
     started = time.perf_counter()
     text = config_text(_plain(experiment)) if config is None else config
-    trace = experiment.trace()
+    trace = experiment.trace() if trace is None else trace
     record = _run(experiment, trace, progress)
     context = {
         "config": text,
@@ -130,8 +135,12 @@ def _prices(deployment: Deployment) -> dict[str, float | None]:
 
 def title(deployment: Deployment) -> str:
     """Return one line of words: the model, the GPU and the pools."""
-    pools = " + ".join(_pool_words(pool) for pool in deployment.pools)
-    return f"{deployment.model.name} on {deployment.gpu.name}: {pools}"
+    return f"{deployment.model.name} on {deployment.gpu.name}: {pools_text(deployment)}"
+
+
+def pools_text(deployment: Deployment) -> str:
+    """Return the pools in a few words: ``3 prefill × tp4 + 2 decode × tp4``."""
+    return " + ".join(_pool_words(pool) for pool in deployment.pools)
 
 
 def config_text(plain: Mapping[str, Any]) -> str:

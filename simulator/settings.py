@@ -55,7 +55,7 @@ _DEPLOYMENT = (
 )
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients")
-_TASK = ("task", "explore")
+_TASK = ("task", "explore", "counterpart")
 LOOKING = ("runs", "compare")
 """Settings of what looks at finished runs: no part of any run's own."""
 KEYS = (
@@ -202,6 +202,12 @@ def build_exploration(settings: Mapping[str, Any]) -> Exploration:
         options=options,
         starts=tuple(starts),
     )
+
+
+def build_counterpart(settings: Mapping[str, Any]) -> bool | None:
+    """Return whether to simulate the counterpart too (``None``: where that is quick)."""
+    asked: bool | None = build(settings.get("counterpart"), bool | None, "counterpart")
+    return asked
 
 
 def build_report_options(settings: Mapping[str, Any]) -> ReportOptions:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from simulator.report import parts, prose
+from simulator.report import counterpart, parts, prose
 from simulator.report.figures import view
 from simulator.report.sections import SECTIONS
 from simulator.report.theme import number, seconds, share
@@ -59,7 +59,8 @@ def _overview(results: Results) -> str:
         f'<div class="verdict {level}"><strong>{escape(told)}</strong> '
         f"<span>{escape(' '.join(sentences))}</span></div>{_warnings(results)}"
         f'<dl class="tiles">{"".join(starmap(parts.tile, tiles(results)))}</dl>'
-        f'<div class="grid">{_latency_table(results)}{_notes(results)}</div></header>\n'
+        f'<div class="grid">{_latency_table(results)}{_counterpart(results)}{_notes(results)}</div>'
+        "</header>\n"
     )
 
 
@@ -112,6 +113,17 @@ def _latency_table(results: Results) -> str:
         rows.append((LABELS[name], *cells, number(told["count"])))
     table = parts.table(("", *STATISTICS), rows)
     return f'<div class="card wide"><h3>Latencies and stages</h3>{table}</div>'
+
+
+def _counterpart(results: Results) -> str:
+    """Return how the same GPUs used the other way fared, where that was asked for."""
+    told = counterpart.sentence(results.summary)
+    if not told:
+        return ""
+    rows = counterpart.rows(results.summary)
+    table = parts.table(counterpart.HEADS, rows) if rows else ""
+    head = "<h3>The same GPUs used the other way</h3>"
+    return f'<div class="card wide">{head}<p>{escape(told)}</p>{table}</div>'
 
 
 def _notes(results: Results) -> str:

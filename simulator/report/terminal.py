@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from simulator.report import prose
+from simulator.report import counterpart, prose
 from simulator.report.theme import number, seconds, share
 from simulator.results import Results
 
@@ -21,8 +21,24 @@ ROWS = (
 
 
 def summary_table(results: Results) -> Group:
-    """Return the latencies, and below them throughput, cost and where the time was spent."""
-    return Group(_latencies(results), "", _facts(results))
+    """Return the latencies, and below them throughput, cost and where the time was spent.
+
+    Then how the counterpart fared, where it was simulated.
+    """
+    return Group(_latencies(results), "", _facts(results), *_counterpart(results.summary))
+
+
+def _counterpart(summary: Mapping[str, Any]) -> list[RenderableType]:
+    told, rows = counterpart.sentence(summary), counterpart.rows(summary)
+    if not told:
+        return []
+    table = Table(box=None, pad_edge=False)
+    table.add_column(counterpart.HEADS[0], style="bold")
+    for name in counterpart.HEADS[1:]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return ["", Text(told), *([table] if rows else [])]
 
 
 def _latencies(results: Results) -> Table:
