@@ -600,7 +600,9 @@ def sentence(error: BaseException) -> str:
 
 def _output() -> str:
     """Return what was written to, where the system does not say: a sweep's folder, or stdout."""
-    return str(HydraConfig.get().sweep.dir) if HydraConfig.initialized() else "output"
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return "output"
+    return str(HydraConfig.get().sweep.dir)
 
 
 def _missing_config(error: MissingConfigException) -> str:

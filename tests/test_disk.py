@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_stdout_that_is_full(
         )
     assert ended.returncode == 2
     assert ended.stderr.count(SENTENCE) == 1
+    assert re.search(f"^disaggsim: (std)?out(put)?: {SENTENCE}$", ended.stderr, re.MULTILINE)
     assert "Traceback" not in ended.stderr
     assert len(list(tmp_path.rglob("summary.json"))) == complete
 
