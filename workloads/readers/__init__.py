@@ -6,8 +6,11 @@ from typing import Protocol
 from workloads import checks
 from workloads.cleaning import Policy
 from workloads.errors import TraceError
+from workloads.readers.aiperf import AIPerf
 from workloads.readers.azure import Azure
+from workloads.readers.bench import Bench
 from workloads.readers.canonical import Canonical
+from workloads.readers.engine_log import EngineLog
 from workloads.readers.mooncake import Mooncake
 from workloads.readers.source import read_head, require_file
 from workloads.readers.times import AUTO, UNITS
@@ -32,7 +35,14 @@ class Reader(Protocol):
         ...
 
 
-READERS: tuple[Reader, ...] = (Azure(), Mooncake(), Canonical())
+READERS: tuple[Reader, ...] = (
+    Azure(),
+    Mooncake(),
+    Canonical(),
+    Bench(),
+    AIPerf(),
+    EngineLog(),
+)
 """Every known format. A new one is one module and one entry here."""
 
 
