@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from simulator.dropped import Arrived, Refused, dropped, warning
 from simulator.errors import ConfigError
 from simulator.files import whole, write_parquet, write_text
+from simulator.measured import beside
 from simulator.record import (
     COUNTS,
     REASONS,
@@ -628,6 +629,7 @@ def summarize(
     ``duration_s`` is last finish − first arrival. Distributions cover every request that has the
     value. Goodput is good requests per second of duration, attainment their share of all
     arrivals, rejected ones included. ``dropped`` is what :func:`simulator.dropped.dropped` tells.
+    ``measured`` is :func:`simulator.measured.beside`, empty where the traffic was not measured.
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
     of completed requests; per GPU means per allocated GPU of all pools together (``gpus``, their
@@ -663,6 +665,7 @@ def summarize(
         "slo": dict(slo.named()),
         "missed": missed_targets(requests, slo),
         "first_token": record.first_token,
+        "measured": beside(requests),
         "output_tokens_per_s": output,
         "output_tokens_per_s_per_gpu": None if output is None else _per(output, gpus),
         "input_tokens_per_s_per_gpu": None if inputs is None else _per(inputs, gpus),

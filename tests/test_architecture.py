@@ -18,6 +18,7 @@ FLOORS = {
     "simulator.files": 2,
     "simulator.record": 2,
     "simulator.dropped": 2,
+    "simulator.measured": 2,
     "simulator.memory": 2,
     "simulator.nearest": 2,
     "simulator.intervals": 2,

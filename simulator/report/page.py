@@ -8,10 +8,11 @@ from typing import Any
 
 import polars as pl
 
+from simulator.measured import STATISTICS as MEASURED_STATISTICS
 from simulator.report import counterpart, parts, prose
 from simulator.report.figures import view
 from simulator.report.sections import SECTIONS
-from simulator.report.theme import number, seconds, share
+from simulator.report.theme import number, percent, seconds, share
 from simulator.results import DURATIONS, SUMMARIZED, Results, config_digest
 
 _PLACES = (
@@ -33,14 +34,15 @@ def write_report(results: Results, path: Path) -> None:
 def _pieces(results: Results) -> Iterable[str]:
     """Yield the page from top to bottom."""
     seen = view(results)
-    sections = [(anchor, title, build(seen)) for anchor, title, build in SECTIONS]
+    built = ((anchor, title, build(seen)) for anchor, title, build in SECTIONS)
+    sections = [section for section in built if section[2]]
     drawn = [(anchor, title) for anchor, title, _ in sections]
     yield parts.head(prose.title(results))
     yield parts.nav([_PLACES[0], *drawn, *_PLACES[1:]])
     yield "<main>"
     yield _overview(results)
     for anchor, title, panels in sections:
-        extra = _workers(results) if anchor == "workers" else ""
+        extra = EXTRAS[anchor](results) if anchor in EXTRAS else ""
         yield parts.section(anchor, title, "".join(map(parts.card, panels)) + extra)
     yield parts.section("configuration", "Configuration", _configuration(results))
     yield parts.section("definitions", "Definitions", _definitions(results))
@@ -124,6 +126,18 @@ def _counterpart(results: Results) -> str:
     table = parts.table(counterpart.HEADS, rows) if rows else ""
     head = "<h3>The same GPUs used the other way</h3>"
     return f'<div class="card wide">{head}<p>{escape(told)}</p>{table}</div>'
+
+
+def _measured_table(results: Results) -> str:
+    """Return what was measured and simulated of the same requests, and the error, by statistic."""
+    rows = []
+    for name, told in results.summary["measured"].items():
+        for which in ("measured", "simulated"):
+            cells = [seconds(told[which][statistic]) for statistic in MEASURED_STATISTICS]
+            rows.append((f"{LABELS[name]} {which}", *cells))
+        rows.append(("error", *(percent(told["error"][each]) for each in MEASURED_STATISTICS)))
+    table = parts.table(("", *MEASURED_STATISTICS), rows)
+    return f'<div class="card wide"><h3>Error of the simulation</h3>{table}</div>'
 
 
 def _notes(results: Results) -> str:
@@ -231,3 +245,7 @@ def _definitions(results: Results) -> str:
     )
     first = escape(prose.first_token(results))
     return f'<div class="card wide"><p>{first}</p><dl class="glossary">{rows}</dl></div>'
+
+
+EXTRAS = {"workers": _workers, "measured": _measured_table}
+"""What follows the figures of some sections."""

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from simulator.report import figures
 from simulator.report.figures import Panel, View
 from simulator.report.lives import lives_panels
+from simulator.report.measured import measured_panels
 
 SECTIONS: tuple[tuple[str, str, Callable[[View], list[Panel]]], ...] = (
     ("latency", "Latency", figures.cdf_panels),
+    ("measured", "Measured beside simulated", measured_panels),
     ("time", "Over time", figures.latency_panels),
     ("load", "Load", figures.load_panels),
     ("memory", "Memory", lambda seen: [figures.memory_panel(seen)]),
@@ -16,4 +18,4 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], list[Panel]]], ...] = (
     ("stages", "Stages", figures.stage_panels),
     ("slo", "SLO", figures.slo_panels),
 )
-"""Sections of figures: anchor, title and what builds its panels."""
+"""Sections of figures: anchor, title and what builds its panels; none without panels."""

@@ -7,8 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from simulator.measured import STATISTICS
 from simulator.report import counterpart, prose
-from simulator.report.theme import number, seconds, share
+from simulator.report.theme import number, percent, seconds, share
 from simulator.results import Results
 
 ROWS = (
@@ -21,11 +22,14 @@ ROWS = (
 
 
 def summary_table(results: Results) -> Group:
-    """Return the latencies, and below them throughput, cost and where the time was spent.
+    """Return the latencies, measured ones too, throughput, cost and where the time was spent.
 
     Then how the counterpart fared, where it was simulated.
     """
-    return Group(_latencies(results), "", _facts(results), *_counterpart(results.summary))
+    told = results.summary["measured"]
+    measured = ["", _measured(told)] if told else []
+    around = _counterpart(results.summary)
+    return Group(_latencies(results), *measured, "", _facts(results), *around)
 
 
 def _counterpart(summary: Mapping[str, Any]) -> list[RenderableType]:
@@ -52,6 +56,21 @@ def _latencies(results: Results) -> Table:
         cells = [seconds(told[column]) for column in ("mean", "p50", "p90", "p99")]
         target = targets.get(name)
         table.add_row(label, *cells, f"≤ {seconds(target)}" if target else "")
+    return table
+
+
+def _measured(told: Mapping[str, Any]) -> Table:
+    """Return what the traffic's source measured of the same requests, and how far off we are."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("measured", style="bold")
+    for name in STATISTICS:
+        table.add_column(name, justify="right")
+    for name, each in told.items():
+        cells = [
+            f"{seconds(each['measured'][column])} ({percent(each['error'][column])})"
+            for column in STATISTICS
+        ]
+        table.add_row(prose.LABELS[name], *cells)
     return table
 
 

@@ -71,6 +71,11 @@ def share(value: float | None) -> str:
     return f"{value:.1%}".replace("%", " %").replace(".0 %", " %")
 
 
+def percent(value: float | None) -> str:
+    """Return a relative difference, 0.05 as ``+5.0 %``; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:+,.1f} %"
+
+
 def clock(end_s: float) -> tuple[float, str]:
     """Return the factor from seconds and the unit for a time axis that ends at ``end_s``."""
     for limit, scale, unit in _CLOCK_UNITS:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_measured_readers import BENCH, FAILED, RECORD, STAMPED
 
 from workloads.cleaning import Policy
 from workloads.errors import TraceError
@@ -59,6 +60,9 @@ SAMPLES: dict[str, bytes] = {
         OBJECTS[0] | {"hash_ids": ["é", "b"], "timestamp": "2026-03-04T05:06:00Z"}
     ).encode(),
     "columns": COLUMNS.write_csv().encode(),
+    "bench": json.dumps(BENCH).encode(),
+    "aiperf": "\n".join(map(json.dumps, (RECORD, FAILED))).encode(),
+    "engine_log": "\n".join(map(json.dumps, (STAMPED, STAMPED))).encode(),
     "canonical": canonical(),
     "parquet": parquet(COLUMNS),
 }
@@ -80,7 +84,7 @@ policies = st.sampled_from(
 )
 packs = st.sampled_from([bytes, bytes, gzip.compress])
 units = st.sampled_from(["auto", "auto", "s", "ms", "us", "ns"])
-formats = st.sampled_from(["auto", "auto", "auto", "azure", "mooncake", "canonical"])
+formats = st.sampled_from(["auto", "auto", "auto", "azure", "mooncake", "canonical", "bench"])
 
 
 def mutated(content: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:

@@ -18,7 +18,7 @@ from workloads.errors import TraceError
 from workloads.readers import measured
 from workloads.readers.fields import tokens
 from workloads.readers.source import read_text
-from workloads.readers.times import AUTO
+from workloads.readers.times import AUTO, Clock
 from workloads.trace import Trace
 from workloads.where import Where, shown
 
@@ -49,13 +49,14 @@ class Bench:
         where = Where(str(path), 1)
         numbers = {name: _numbers(lists[name], name, where) for name in LISTS[:3]}
         gaps = pl.Series([_total(each, at, where) for at, each in enumerate(lists["itls"])])
+        warnings: tuple[str, ...] = ()
         if STARTS in lists:
-            starts, warnings = _numbers(lists[STARTS], STARTS, where), ()
+            starts = _numbers(lists[STARTS], STARTS, where)
         else:
             starts, warnings = _unknown_starts(result, count, path)
         frame = pl.DataFrame(
             {
-                "time_ns": (starts * 1e9).round().cast(pl.Int64),
+                "time_ns": Clock(native="s").numbers(starts.alias(STARTS), where).ns,
                 "input_tokens": tokens(numbers["input_lens"], where),
                 "output_tokens": tokens(numbers["output_lens"], where),
                 "src_ttft_s": numbers["ttfts"].cast(pl.Float32),

@@ -12,14 +12,11 @@ from workloads.errors import TraceError
 from workloads.readers.columns import ignored
 from workloads.readers.objects import json_row, read_objects
 from workloads.readers.source import read_head, sha256
-from workloads.readers.times import AUTO, UNITS
+from workloads.readers.times import AUTO, LAST_NS, UNITS
 from workloads.where import Where
 
 SECONDS: Mapping[str, float] = {name: ns / 1e9 for name, ns in UNITS.items()} | {"sec": 1.0}
 """Seconds of each unit a measured value may be in."""
-
-LARGEST = 1e18
-"""Numbers above it are taken for damage."""
 
 
 def rows(path: Path) -> Iterator[tuple[dict[str, Any], Where]]:
@@ -31,8 +28,8 @@ def rows(path: Path) -> Iterator[tuple[dict[str, Any], Where]]:
 
 
 def number(value: object, name: str, where: Where) -> float:
-    """Return a number of at least 0; raise ``TraceError`` for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
+    """Return a number of at least 0, at most :data:`LAST_NS`; raise ``TraceError`` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LAST_NS:
         where.fail(0, name, value, "a number of at least 0")
     return float(value)
 
