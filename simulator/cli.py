@@ -40,12 +40,13 @@ from simulator.compare import Options, compare, find, write
 from simulator.compare.terminal import told, unfinished
 from simulator.compare.writing import PAGE
 from simulator.configuration import RENAMED, build, unknown
+from simulator.correction import correct
 from simulator.counterpart import MOST_REQUESTS, compared, not_compared
 from simulator.errors import BAD_INPUT, BUG, USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, absolute_files, config_text, simulate
 from simulator.explore.confirm import confirm, confirmed_lines
 from simulator.explore.exploration import Explored, explore
-from simulator.explore.export import Surroundings, beyond
+from simulator.explore.export import Surroundings, beyond, merged
 from simulator.explore.sections import Section, map_section, start_section, tornado_section
 from simulator.explore.sensitivity import lengths_map, tornado
 from simulator.explore.start import evaluate_starts, starts_lines
@@ -252,8 +253,10 @@ class Job:
         if sweeping and is_done(folder, text):
             return "skipped"
         discard(folder, keep=True)
-        if build_task(settings) == "explore":
-            self.answer = _explore(settings, folder, text, enabled=os.getpid() == self.process)
+        task, first = build_task(settings), os.getpid() == self.process
+        if task != "simulate":
+            work = {"explore": _explore, "calibrate": _calibrate}[task]
+            self.answer = work(settings, folder, text, enabled=first)
             return "done"
         report, asked = build_report_options(settings), build_counterpart(settings)
         results = _simulate(
@@ -261,7 +264,7 @@ class Job:
             text,
             counterpart=not sweeping if asked is None else asked,
             most=MOST_REQUESTS if asked is None else None,
-            enabled=os.getpid() == self.process,
+            enabled=first,
         )
         results.write(folder, report=write_report if report.html else None)
         if not sweeping:
@@ -327,6 +330,28 @@ def _explore(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: b
     sections, lines = _sections(done, enabled=enabled)
     done.write(folder, {"config_digest": config_digest(text)}, around, sections)
     return "\n".join([done.text, *lines, *confirmed_lines(confirmed)])
+
+
+def _calibrate(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: bool) -> str:
+    """Fit to the measured traffic, run the better settings into ``folder`` and say what came out.
+
+    The folder is that run's, with the fitted settings as an experiment if they help. ``text``
+    stays the run's where they do not.
+    """
+    with points_bar("simulations", "of at most so many", enabled=enabled) as progress:
+        told = None if progress is None else lambda done, most: progress(done, most, most)
+        correction = correct(build_experiment(settings), told)
+    if correction.helps:
+        settings = merged(settings, correction.tree)
+        text = config_text(settings)
+    results = simulate(build_experiment(settings), config=text)
+    html = build_report_options(settings).html
+    if correction.helps:
+        (folder / "experiment").mkdir(exist_ok=True)
+        write_text(folder / "experiment" / "calibrated.yaml", correction.text)
+    results.write(folder, report=write_report if html else None)
+    used = f"\n\nsettings: --config-dir {os.path.relpath(folder)} experiment=calibrated"
+    return correction.answer + (used if correction.helps else "")
 
 
 def _surroundings(settings: Mapping[str, Any], *, replays: bool) -> Surroundings:

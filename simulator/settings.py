@@ -41,7 +41,7 @@ class ReportOptions:
     html: bool = True
 
 
-TASKS = ("simulate", "explore", "compare")
+TASKS = ("simulate", "explore", "calibrate", "compare")
 """What the command line can do with the settings."""
 
 _DEPLOYMENT = (

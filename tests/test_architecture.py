@@ -37,6 +37,7 @@ FLOORS = {
     "simulator.report": 6,
     "simulator.experiment": 7,
     "simulator.counterpart": 7,
+    "simulator.correction": 7,
     "simulator.configuration": 7,
     "simulator.settings": 7,
     "simulator.runs": 7,
