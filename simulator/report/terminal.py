@@ -27,7 +27,7 @@ def summary_table(results: Results) -> Group:
     Then how the counterpart fared, where it was simulated.
     """
     told = results.summary["measured"]
-    measured = ["", _measured(told)] if told else []
+    measured: list[RenderableType] = ["", _measured(told)] if told else []
     around = _counterpart(results.summary)
     return Group(_latencies(results), *measured, "", _facts(results), *around)
 
