@@ -25,7 +25,8 @@ class StartUp:
     GPUs, which load their shares side by side) plus ``init_s`` plus ``graph_capture_s``.
     ``variation`` is the coefficient of variation of a lognormal factor of mean 1 on that;
     ``failure_probability`` that of a start which never succeeds and holds its GPUs until somebody
-    stops it.
+    stops it. The worker's first ``slow_steps`` steps then take ``slow_factor`` times as long (caches
+    to fill, kernels to tune or compile); neither initial workers' do, nor those that flipped.
     """
 
     seconds: float | None = None
@@ -34,6 +35,8 @@ class StartUp:
     graph_capture_s: float = 15.0
     variation: float = 0.0
     failure_probability: float = 0.0
+    slow_steps: int = 0
+    slow_factor: float = 1.0
 
     def __post_init__(self) -> None:
         if self.seconds is not None:
@@ -50,6 +53,8 @@ class StartUp:
                 "startup: failure_probability must lie in [0, 1] but got "
                 f"{self.failure_probability!r}"
             )
+        _number("startup", "slow_steps", self.slow_steps)
+        _number("startup", "slow_factor", self.slow_factor, 1)
 
     def mean_s(self, weights_bytes: float) -> float:
         """Return the mean seconds of a worker each of whose GPUs holds ``weights_bytes``."""

@@ -61,6 +61,7 @@ class BatchWorker(Worker):
         "_running",
         "_shown",
         "_since",
+        "_slow",
         "_stalled",
         "_step",
         "_times",
@@ -100,6 +101,7 @@ class BatchWorker(Worker):
         self._resumed = 0.0  # when the first iteration after the stall ends
         self._ready: list[int] = []  # prompts computed here in the step that just ended
         self.leap_limit = LEAP
+        self._slow = 0.0  # seconds of the iteration under way, if a slow one
         self._going: list[int] = []  # their clients have gone; they stay until this step ends
         self._late_since: dict[int, float] | None = None  # whose last token was when, in a stall
 
@@ -210,6 +212,7 @@ class BatchWorker(Worker):
             held.clear()
         self._growth = [0] * len(self._growth)
         self._context = self._leap = self._growth_left = self._fresh = 0
+        self._slow = 0.0
         self._awaiting.clear()
         self._unseen.clear()
         self._stalled = False
@@ -290,9 +293,13 @@ class BatchWorker(Worker):
         batch = len(self._running)
         context = self._context
         piece = self._times.piece(batch, context)
-        leap = self._reach(batch, piece.upto)
         _, c0, c1, c2 = piece
-        if leap <= SCALAR_LEAP:
+        leap = 1 if self.slow_steps else self._reach(batch, piece.upto)
+        if self.slow_steps:
+            self._marks = None
+            self._slow = self._slowed(c0 + context * (c1 + context * c2))
+            end = first = now + self._slow
+        elif leap <= SCALAR_LEAP:
             self._marks = None
             end = first = now + (c0 + context * (c1 + context * c2))
             for _ in range(leap - 1):
@@ -346,6 +353,8 @@ class BatchWorker(Worker):
         seconds = self.settings.steps.step_seconds(
             step.tokens, step.pairs, step.past, step.prompts, batch, context, step.busiest
         )
+        if self.slow_steps:
+            seconds = self._slowed(seconds)
         step.ends = now + seconds
         self._marks = None
         self._leap = 1
@@ -411,7 +420,7 @@ class BatchWorker(Worker):
         """Account for ``count`` finished iterations; the growth of the one after is not taken."""
         batch = len(self._running)
         if batch and self._prompt_step is None:
-            if self._fresh or self._late:
+            if self._fresh or self._late or self._slow:
                 self._log_first(batch, count)
             else:
                 self._gaps.iterations(batch, batch, self._context, count)
@@ -427,7 +436,12 @@ class BatchWorker(Worker):
         context, gaps = self._context, self._gaps
         for since, late in self._late:
             gaps.gap(self._resumed - since, late)
-        gaps.iterations(batch, batch - self._fresh - self._held_up(), context, 1)
+        weight = batch - self._fresh - self._held_up()
+        if self._slow:
+            gaps.gap(self._slow, weight)
+            self._slow = 0.0
+        else:
+            gaps.iterations(batch, weight, context, 1)
         self._fresh = 0
         self._forget_stall()
         if count > 1:

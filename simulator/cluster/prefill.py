@@ -139,6 +139,8 @@ class PrefillWorker(Worker):
         seconds = self._seconds(
             step.tokens, step.pairs, step.past, step.prompts, 0, 0, step.busiest
         )
+        if self.slow_steps:
+            seconds = self._slowed(seconds)
         pace = seconds / self._stages
         before = self._flight[-1].ends if self._flight else 0.0
         step.ends = max(now + seconds, before + pace)

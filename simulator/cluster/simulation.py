@@ -239,6 +239,9 @@ class Simulation:
     def _opened(self, life: Life) -> AnyWorker:
         """Let a new worker serve."""
         worker = life.crew.worker(life.number, self._means)
+        if life.why != "initial" and not life.flipped:
+            startup = self.deployment.elastic.startup
+            worker.slow_steps, worker.slow_factor = startup.slow_steps, startup.slow_factor
         self._live(worker.alarm, worker.wake)
         self.roster.add(worker)
         self.telemetry.join(worker)

@@ -123,7 +123,8 @@ class Worker:
     """The common state of a worker; subclasses say what happens when its alarm rings.
 
     ``load`` and ``index`` are its account in its team; ``leaving`` hears when it, told to stop,
-    holds nothing any more.
+    holds nothing any more. Its next ``slow_steps`` steps take ``slow_factor`` times as long as
+    others.
     """
 
     __slots__ = (
@@ -150,6 +151,8 @@ class Worker:
         "role",
         "sent",
         "settings",
+        "slow_factor",
+        "slow_steps",
         "step_count",
         "used",
     )
@@ -180,6 +183,7 @@ class Worker:
         self.decode_tokens = 0
         self.prompts_closed = 0
         self.step_count = 0
+        self.slow_steps, self.slow_factor = 0, 1.0
         self.sent = 0.0
         self.received = 0.0
 
@@ -190,6 +194,11 @@ class Worker:
     def observe(self) -> tuple[int, int]:
         """Return how many requests wait and how many are being served, now."""
         raise NotImplementedError
+
+    def _slowed(self, seconds: float) -> float:
+        """Return what a step of ``seconds`` takes here, which is one of the first after a start."""
+        self.slow_steps -= 1
+        return seconds * self.slow_factor
 
     def blocks(self, tokens: int) -> int:
         """Return how many KV blocks ``tokens`` tokens fill."""

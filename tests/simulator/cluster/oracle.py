@@ -452,6 +452,9 @@ class SteppingWorker(BatchWorker):
             context,
             step.busiest,
         )
+        if self.slow_steps > 0:
+            self.slow_steps -= 1
+            seconds = self.slow_factor * seconds
         self.began, self.due = now, []
         for sequence in self.decoding:
             if sequence.last_token is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import colocated, disaggregated, poisson_traffic, traffic
+from builders import LinearLatency, colocated, disaggregated, poisson_traffic, traffic
 from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 from oracle import SteppingSimulation
@@ -24,6 +24,12 @@ EXAMPLES = int(os.environ.get("DISAGGSIM_ELASTIC_EXAMPLES", "80"))
 
 COMPLETED, FAILED = STATUSES.index("completed"), STATUSES.index("failed")
 FAST = StartUp(seconds=0.5)
+STARTS = st.builds(
+    StartUp,
+    seconds=st.just(0.5),
+    slow_steps=st.sampled_from([0, 1, 7, 40]),
+    slow_factor=st.sampled_from([1.0, 3.0, 7.3]),
+)
 KINDS = ("workers", "fail", "restart")
 
 
@@ -90,7 +96,8 @@ def test_every_request_ends_once_whatever_happens(
         shown = data.draw(st.sampled_from(["prefill", "decode"]))
         transfer = data.draw(TRANSFERS)
         base = disaggregated(2, 2, batching=batching, transfer=transfer, first_token=shown)
-    whole = elastic(base, *data.draw(plans(roles)), drain=drain)
+    startup = data.draw(STARTS)
+    whole = elastic(base, *data.draw(plans(roles)), drain=drain, startup=startup)
     load = poisson_traffic(60, 6.0, 80, 30, seed)
     note(f"{whole.elastic}")
     options = RunOptions(seed=seed)
@@ -288,6 +295,30 @@ def test_a_change_that_says_nothing_clear_is_refused(wrong: dict[str, Any], sent
     """Each names the moment and what is amiss."""
     with pytest.raises(ConfigError, match=f"change at 5 s.*{sentence}"):
         Change(at_s=5.0, **wrong)
+
+
+def test_first_steps_after_a_start_are_slow() -> None:
+    """A replaced worker's first steps take a factor longer; initial workers' do not."""
+    slow = StartUp(seconds=0.5, slow_steps=3, slow_factor=4.0)
+    flat = dict.fromkeys(["per_seq", "per_context", "per_token", "per_pair"], 0.0)
+    whole = elastic(
+        colocated(1, latency=LinearLatency(base=0.25, **flat)),
+        Change(at_s=2.0, pool="mixed", fail=1),
+        startup=slow,
+    )
+    record = run(whole, traffic([0.0, 3.0], 10, [2, 6]), RunOptions())
+    assert record.requests["finish_s"].tolist() == [0.5, 3.0 + 3 * 1.0 + 3 * 0.25]
+    assert record.gaps.counts.sum() == 6
+    assert (record.gaps.min_s, record.gaps.max_s) == (0.25, 1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"slow_steps": -1}, {"slow_factor": 0.5}, {"slow_factor": float("nan")}]
+)
+def test_slow_steps_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    """The sentence names the setting and its bound."""
+    with pytest.raises(ConfigError, match="startup: slow_(steps|factor) must be a number ≥"):
+        StartUp(**wrong)
 
 
 def test_a_quota_below_the_pools_is_refused() -> None:
