@@ -25,8 +25,8 @@ class StartUp:
     GPUs, which load their shares side by side) plus ``init_s`` plus ``graph_capture_s``.
     ``variation`` is the coefficient of variation of a lognormal factor of mean 1 on that;
     ``failure_probability`` that of a start which never succeeds and holds its GPUs until somebody
-    stops it. The worker's first ``slow_steps`` steps then take ``slow_factor`` times as long (caches
-    to fill, kernels to tune or compile); neither initial workers' do, nor those that flipped.
+    stops it. The worker's first ``slow_steps`` steps then take ``slow_factor`` times as long
+    (caches to fill, kernels to compile); neither initial workers' do, nor those that flipped.
     """
 
     seconds: float | None = None

@@ -21,6 +21,10 @@ TABLES = {
 """Content of the files that a choice leaves to the user."""
 
 
+FILLED = {"autoscaler=schedule": ["autoscaler.steps=[[60,decode,3]]"]}
+"""What a choice that leaves something else to the user needs."""
+
+
 def choices(folder: Path) -> list[str]:
     """Return the names a group's folder ships."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
@@ -43,6 +47,7 @@ def overrides(group: str, choice: str, folder: Path) -> list[str]:
         path = folder / f"{key}.csv"
         path.write_text(TABLES[key], encoding="utf-8")
         chosen.append(f"{key}={path}")
+    chosen += FILLED.get(f"{group}={choice}", [])
     return chosen + (["cluster=colocated"] if group == "pools/mixed" else [])
 
 

@@ -317,7 +317,7 @@ def test_first_steps_after_a_start_are_slow() -> None:
 )
 def test_slow_steps_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     """The sentence names the setting and its bound."""
-    with pytest.raises(ConfigError, match="startup: slow_(steps|factor) must be a number ≥"):
+    with pytest.raises(ConfigError, match=r"startup: slow_(steps|factor) must be a number ≥"):
         StartUp(**wrong)
 
 
