@@ -47,6 +47,7 @@ def worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
         fabric=deployment.fabric,
         memory=memory,
         role=pool.role,
+        step_tokens=batching.max_num_batched_tokens,
     )
 
 

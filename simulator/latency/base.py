@@ -1,5 +1,6 @@
 """What the engines ask of a latency model, whatever it is made of."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -36,7 +37,10 @@ class Busiest(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """All a latency model needs to know about a worker; ``role`` is prefill, decode or mixed."""
+    """All a latency model needs to know about a worker; ``role`` is prefill, decode or mixed.
+
+    A step holds at most ``step_tokens`` tokens, prompts' and decodes', over all attention-DP ranks.
+    """
 
     model: Model
     layout: Layout
@@ -45,6 +49,7 @@ class WorkerSpec:
     fabric: Fabric
     memory: Memory
     role: str
+    step_tokens: float = math.inf
 
 
 class StepModel(Protocol):

@@ -963,6 +963,7 @@ def spec(deployment: Deployment, pool: Pool) -> Any:
         fabric=deployment.fabric,
         memory=memory(deployment, pool),
         role=pool.role,
+        step_tokens=pool.batching.max_num_batched_tokens,
     )
 
 
