@@ -239,11 +239,20 @@ class BatchWorker(Worker):
 
     def observe(self) -> tuple[int, int]:
         """Return how many requests wait and how many are in the batch, now."""
-        self._advance()
         closing = len(self._prompt_step.finishing) if self._prompt_step else 0
         computing = closing + len(self.partial)
         waiting = len(self.prompts) + len(self._arrived) + len(self._pending)
         return waiting, len(self._running) + computing
+
+    def take_stock(self) -> None:
+        """Commit the iterations that are over."""
+        self._advance()
+
+    def blocks_in_use(self) -> int:
+        """Return the KV blocks it holds now, those of the iterations since its last event too."""
+        if self._leap <= 1:
+            return self.used
+        return self.used + self._growth_over(self._iterations_until(self._clock.now)[0])
 
     # --- the step ----------------------------------------------------------------------------
 

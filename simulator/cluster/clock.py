@@ -7,7 +7,8 @@ from stepping. This module alone touches simpy's private queue (hence ``simpy<5`
 """
 
 import gc
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from heapq import heappop, heappush
 from typing import Any
 
@@ -79,23 +80,31 @@ class Clock:
         """Process events until ``until`` has happened.
 
         The same as ``env.run(until)``, without its per-event bookkeeping for failed events: a
-        failed process raises here at once. Cyclic garbage collection pauses meanwhile, as the
-        components make no cycles and it would scan every column again and again.
+        failed process raises here at once.
         """
         env, queue = self.env, self.env._queue
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
-            while until.callbacks is not None:
-                env._now, _, _, event = heappop(queue)
-                callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
-                for callback in callbacks:
-                    callback(event)
-                if not event._ok:
-                    raise event.value  # type: ignore[misc]
-        finally:
-            if collecting:
-                gc.enable()
+        while until.callbacks is not None:
+            env._now, _, _, event = heappop(queue)
+            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+            for callback in callbacks:
+                callback(event)
+            if not event._ok:
+                raise event.value  # type: ignore[misc]
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pause cyclic garbage collection.
+
+    The components make no cycles, and it would scan every column and worker again and again.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def turn_of(priority: int, component: int) -> int:

@@ -155,19 +155,19 @@ class Handoff:
 
     def _flow(self, request: int) -> Flow:
         ledger = self._ledger
-        route = self._ways.between(ledger.prefill_worker[request], ledger.decode_worker[request])
-        tokens = ledger.prompt_tokens[request]
-        size = route.wire.size(tokens)
+        source, target = ledger.prefill_worker[request], ledger.decode_worker[request]
+        egress, ingress, route = self._ways.between(source, target)
+        size, payload = route.sizes(ledger.prompt_tokens[request])
         return Flow(
             request=request,
-            egress=route.egress.next(),
-            ingress=route.ingress.next(),
+            egress=egress.next(),
+            ingress=ingress.next(),
             size=size,
             latency=route.latency_s,
             cap=route.cap,
             produced_at=self._due.get(request, 0.0),
             tail=size / route.layers,
-            payload=route.wire.payload(tokens),
+            payload=payload,
         )
 
     def deliver(self, request: int, now: float) -> None:

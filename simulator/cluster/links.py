@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from simulator.cluster.clock import ARRIVALS, LINKS, TRANSFER_END, Alarm, Clock
 from simulator.errors import ConfigError
@@ -37,8 +37,7 @@ class Port:
     pairs: "dict[tuple[Port, float], Bundle]" = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Flow:
+class Flow(NamedTuple):
     """One request's KV on its way: ``size`` bytes from ``egress`` to ``ingress``.
 
     It goes no faster than ``cap`` bytes/s and arrives ``latency`` seconds after its last byte left.

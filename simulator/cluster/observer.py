@@ -104,7 +104,7 @@ class Observer:
         seen = {
             "waiting": tuple(waiting for waiting, _ in gauges),
             "running": tuple(running for _, running in gauges),
-            "kv_utilization": tuple(worker.used / worker.capacity for worker in workers),
+            "kv_utilization": tuple(w.blocks_in_use() / w.capacity for w in workers),
         }
         exported = {n: v for n, v in seen.items() if f"{role}.{n}" not in self._observing.missing}
         return PoolSeen(

@@ -15,6 +15,9 @@ from simulator.cluster.links import ENDLESS, Arrivals, Deliver, Flow, Port
 ABOVE = 1 + 1e-13
 """A rate that changes by a smaller factor than this has not changed, but for rounding."""
 
+MOST_PAIRS = 32
+"""Bundles that a port keeps for its next flows to the same ports; others are let go when empty."""
+
 Fill = Callable[[Port], float]
 """Returns the bytes/s a port grants each of its flows at most, given what their other ends do."""
 
@@ -162,6 +165,7 @@ class SharedLinks:
         self._clock = clock
         self._arrivals = arrivals
         self._fill = fill
+        self._evenly = fill is even_split
         self._started = started
         self._made = 0
         self._changes: list[tuple[float, int, Bundle]] = []  # heap; those no longer due are stale
@@ -170,16 +174,33 @@ class SharedLinks:
 
     def submit(self, flow: Flow) -> None:
         """Start the flow now, beside those that are under way."""
-        now = self._clock.now
+        now, egress, ingress = self._clock.now, flow.egress, flow.ingress
         if flow.produced_at > now:
             self._made += 1
             bundle: Bundle = Production(flow, self._made, now)
             _attach(bundle)
         else:
             bundle = self._join(flow, flow.size, now)
-        self._settle(now, [flow.egress, flow.ingress], {bundle: None})
-        self._arm()
+        if egress.flows == ingress.flows == 1 and flow.produced_at <= now:
+            self._go_alone(bundle, now)
+        else:
+            self._settle(now, [egress, ingress], {bundle: None})
+            self._arm()
         self._started(flow.request, now)
+
+    def _go_alone(self, bundle: Bundle, now: float) -> None:
+        """Put in force what :meth:`_settle` would find for the only flow of two ports."""
+        egress, ingress = bundle.egress, bundle.ingress
+        bundle.share = rate = min(egress.bandwidth, ingress.bandwidth, bundle.cap)
+        for port in (egress, ingress):
+            full = port.bandwidth == rate or self._evenly
+            port.level = port.bandwidth if full else ENDLESS
+        bundle.due = due = bundle.next_change(now)
+        if due != ENDLESS:
+            heappush(self._changes, (due, bundle.number, bundle))
+            if due < self._armed:
+                self._armed = due
+                self.alarm.set(due, TRANSFER_END)
 
     def cancel(self, flow: Flow) -> None:
         """Forget a flow; the others have its share from now on."""
@@ -202,11 +223,13 @@ class SharedLinks:
 
     def _join(self, flow: Flow, left: float, now: float) -> Bundle:
         """Add a flow with ``left`` bytes to go to the bundle of its two ports."""
-        pairs, alike = flow.egress.pairs, (flow.ingress, flow.cap)
-        bundle = pairs.get(alike)
+        port, alike = flow.egress, (flow.ingress, flow.cap)
+        bundle = port.pairs.get(alike)
         if bundle is None:
+            if len(port.pairs) >= MOST_PAIRS:
+                port.pairs = {pair: each for pair, each in port.pairs.items() if each.flows}
             self._made += 1
-            bundle = pairs[alike] = Bundle(flow, self._made)
+            bundle = port.pairs[alike] = Bundle(flow, self._made)
         if not bundle.flows:
             bundle.served, bundle.since = 0.0, now
         else:
@@ -266,7 +289,11 @@ class SharedLinks:
             if due == bundle.due:
                 bundle.due = ENDLESS  # an older entry may name the same instant
                 touched[self._change(bundle, now)] = None
-                stale[bundle.egress] = stale[bundle.ingress] = None
+                for port in (bundle.egress, bundle.ingress):
+                    if port.flows:
+                        stale[port] = None
+                    else:
+                        port.level = ENDLESS
         if stale:
             self._settle(now, list(stale), touched)
         self._arm()

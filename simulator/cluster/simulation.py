@@ -11,7 +11,7 @@ from simulator.clients import Clients
 from simulator.cluster.audit import audit
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.changes import schedule
-from simulator.cluster.clock import ENTRY, Alarm, Clock, sleeper
+from simulator.cluster.clock import ENTRY, Alarm, Clock, collection_paused, sleeper
 from simulator.cluster.controller import Controller
 from simulator.cluster.crew import Crew, Means
 from simulator.cluster.delays import Delays
@@ -323,9 +323,10 @@ class Simulation:
         """Run to the last token (or ``until_s``), check the laws and return what happened."""
         if self.options.until_s is not None:
             self.clock.at_last(self.options.until_s, self.endings.all_over.succeed)
-        self.clock.run(self.endings.all_over)
-        record = self.record()
-        audit(self, record)
+        with collection_paused():
+            self.clock.run(self.endings.all_over)
+            record = self.record()
+            audit(self, record)
         return record
 
     def record(self, *, sample: bool = True) -> RunRecord:
@@ -335,6 +336,8 @@ class Simulation:
         if self.done < self.ledger.size:
             columns = {name: self._so_far(name, column) for name, column in columns.items()}
         if sample:
+            for worker in self.roster:
+                worker.take_stock()
             self.telemetry.sample(self.clock.now)
         return RunRecord(
             requests=columns,
@@ -354,12 +357,13 @@ class Simulation:
         return np.where(column <= self.clock.now, column, np.nan)
 
     def _infos(self) -> tuple[WorkerInfo, ...]:
-        bandwidths = self.ways.bandwidths()
+        bandwidths, held = self.ways.bandwidths(), self.telemetry.block_seconds()
         return tuple(
-            self._info(life, bandwidths.get(life.number, 0.0)) for life in self.fleet.lives
+            self._info(life, bandwidths.get(life.number, 0.0), held.get(life.number, 0.0))
+            for life in self.fleet.lives
         )
 
-    def _info(self, life: Life, bandwidth: float) -> WorkerInfo:
+    def _info(self, life: Life, bandwidth: float, block_seconds: float) -> WorkerInfo:
         spec, now, worker = life.crew.spec, self.clock.now, life.worker
         served = life.crew.worker(life.number, self._means) if worker is None else worker
         over = life.state in ENDED
@@ -375,7 +379,7 @@ class Simulation:
             steps=served.step_count,
             prefill_tokens=served.prefill_tokens,
             decode_tokens=served.decode_tokens,
-            kv_block_seconds=self.telemetry.block_seconds.get(life.number, 0.0),
+            kv_block_seconds=block_seconds,
             allocated_s=life.allocated_s(now),
             state=life.state,
             why=life.why,

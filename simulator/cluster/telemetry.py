@@ -1,6 +1,7 @@
 """Samples every worker's gauges on a regular grid, thinning itself when a run gets long."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,28 @@ from simulator.cluster.worker import Worker
 from simulator.record import GAUGES
 
 MAX_SAMPLES = 4096
-Gauges = tuple[float, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Meter:
+    """One worker's blocks in use when last read, at ``since``, and their integral until then."""
+
+    worker: Worker
+    since: float
+    blocks: int = 0
+    block_seconds: float = 0.0
+
+    def read(self, now: float) -> tuple[float, ...]:
+        """Return the gauges, in the order of :data:`GAUGES`; the blocks changed evenly until now.
+
+        Reading does not make a worker take stock: it is asked often, and little has changed.
+        """
+        worker, blocks = self.worker, self.worker.blocks_in_use()
+        self.block_seconds += (self.blocks + blocks) / 2 * (now - self.since)
+        self.since, self.blocks = now, blocks
+        waiting, running = worker.observe()
+        busy = worker.busy_seconds(now)
+        return waiting, running, blocks, busy, worker.sent, worker.received
 
 
 class Telemetry:
@@ -26,11 +48,10 @@ class Telemetry:
         self._interval = interval_s
         self._on_sample = on_sample
         self._tick = 0
-        self._samples: list[tuple[float, tuple[int, ...], list[Gauges]]] = []
-        self._workers: dict[int, Worker] = {}
+        self._samples: list[tuple[float, tuple[int, ...], NDArray[np.float64]]] = []
+        self._meters: dict[int, Meter] = {}
         self._numbers: tuple[int, ...] = ()
-        self._latest: dict[int, tuple[float, int]] = {}  # when, and blocks in use then
-        self.block_seconds: dict[int, float] = {}
+        self._left: dict[int, float] = {}  # block-seconds of those that are gone
         self.alarm = Alarm(clock, COMPONENT)
 
     def start(self) -> None:
@@ -39,16 +60,20 @@ class Telemetry:
 
     def join(self, worker: Worker) -> None:
         """Read a worker's gauges from now on."""
-        self._workers[worker.number] = worker
-        self._numbers = tuple(self._workers)
-        self._latest[worker.number] = self._clock.now, 0
-        self.block_seconds[worker.number] = 0.0
+        self._meters[worker.number] = Meter(worker, self._clock.now)
+        self._numbers = ()
 
     def leave(self, worker: Worker) -> None:
         """Read a worker's gauges for the last time."""
-        self._integrate(worker, self._clock.now)
-        del self._workers[worker.number]
-        self._numbers = tuple(self._workers)
+        meter = self._meters.pop(worker.number)
+        meter.read(self._clock.now)
+        self._left[worker.number] = meter.block_seconds
+        self._numbers = ()
+
+    def block_seconds(self) -> dict[int, float]:
+        """Return the integral over each worker's blocks in use, until it was last read."""
+        there = {number: meter.block_seconds for number, meter in self._meters.items()}
+        return self._left | there
 
     def wake(self, now: float) -> None:
         """Sample, and arm the next sample on the grid."""
@@ -61,13 +86,15 @@ class Telemetry:
 
     def sample(self, now: float) -> None:
         """Read every worker's gauges."""
-        workers = self._workers.values()
-        rows = [self._gauges(worker, now) for worker in workers]
+        if not self._numbers:
+            self._numbers = tuple(self._meters)
+        readings: list[float] = []
+        for meter in self._meters.values():
+            readings += meter.read(now)
         if self._samples and now == self._samples[-1][0]:
             self._samples.pop()
-        for worker in workers:
-            self._integrate(worker, now)
-        self._samples.append((now, self._numbers, rows))
+        table = np.array(readings, dtype=np.float64).reshape(-1, len(GAUGES))
+        self._samples.append((now, self._numbers, table))
 
     def _thin(self) -> None:
         """Keep every second sample; the next ones come half as often."""
@@ -75,29 +102,11 @@ class Telemetry:
         self._interval *= 2
         self._tick //= 2
 
-    def _integrate(self, worker: Worker, now: float) -> None:
-        """Add the block-seconds since the last reading, the blocks changing evenly."""
-        before, blocks = self._latest[worker.number]
-        self.block_seconds[worker.number] += (blocks + worker.used) / 2 * (now - before)
-        self._latest[worker.number] = now, worker.used
-
-    @staticmethod
-    def _gauges(worker: Worker, now: float) -> Gauges:
-        waiting, running = worker.observe()
-        return (
-            waiting,
-            running,
-            worker.used,
-            worker.busy_seconds(now),
-            worker.sent,
-            worker.received,
-        )
-
     def timeline(self, workers: int) -> dict[str, NDArray[np.float64]]:
         """Return ``time_s`` (T,) and every gauge (T, workers), NaN where a worker was not there."""
         table = np.full((len(self._samples), workers, len(GAUGES)), np.nan)
         for at, (_, numbers, rows) in enumerate(self._samples):
-            if rows:
+            if numbers:
                 table[at, numbers, :] = rows
         columns = {name: table[:, :, at] for at, name in enumerate(GAUGES)}
         return {"time_s": np.array([now for now, _, _ in self._samples]), **columns}

@@ -2,10 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from hardware.fabric import Path
 from hardware.rack import Slot
 from simulator.cluster.links import ENDLESS, Links, Port
 from simulator.deployment import Deployment, Pool
@@ -73,28 +72,45 @@ class Lanes:
         return ports[self.taken % len(ports)]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+MOST_SIZES = 1 << 16
+"""Sizes of prompts kept by a route before starting over."""
+
+
+@dataclass(slots=True, eq=False)
 class Route:
-    """The way from one prefill to one decode worker.
+    """What ways of one kind between prefill and decode workers have in common.
 
     A prompt's KV lies in ``layers`` equal parts; ``latency_s`` passes beside the time on the wire,
     and no transfer goes faster than ``cap`` bytes/s.
     """
 
-    egress: Lanes
-    ingress: Lanes
+    kind: str
     latency_s: float
     wire: Wire
     layers: int
     cap: float
+    _sizes: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+    def sizes(self, tokens: int) -> tuple[float, float]:
+        """Return the bytes of a prompt that cross the wire, and those of them that are distinct."""
+        found = self._sizes.get(tokens)
+        if found is None:
+            if len(self._sizes) >= MOST_SIZES:
+                self._sizes.clear()
+            found = self._sizes[tokens] = self.wire.size(tokens), self.wire.payload(tokens)
+        return found
 
 
-MOST_ROUTES = 1 << 16
-"""Routes kept at a time: in a large fleet few pairs of workers meet twice."""
+class Way(NamedTuple):
+    """From one prefill to one decode worker."""
+
+    egress: Lanes
+    ingress: Lanes
+    route: Route
 
 
 class Ways:
-    """The routes between workers that live, laid when first asked for.
+    """The ways between workers that live.
 
     Pulling asks for the KV first, which crosses the path once more.
     """
@@ -114,8 +130,7 @@ class Ways:
         self._shared = transfer.nics == "box"
         self._boxes: dict[tuple[str, int, str], Port] = {}
         self._taken: dict[tuple[str, int], int] = {}  # GPUs of a box whose worker has others too
-        self._paths: dict[tuple[str, str, bool], Path] = {}
-        self._routes: dict[tuple[int, int], Route] = {}
+        self._routes: dict[tuple[str, str, bool], Route] = {}
 
     def open(self, worker: int, spec: WorkerSpec, slot: Slot) -> None:
         """Give a worker that starts to serve its ports, of either kind."""
@@ -123,7 +138,7 @@ class Ways:
         if self._wire is not None and spec.role != "mixed":
             kinds = ("scale_up", "scale_out")
             lanes = {kind: self._lanes(self._wire, spec, slot, kind) for kind in kinds}
-        self._ends[worker] = end = _End(spec, slot, lanes)
+        self._ends[worker] = end = _End.of(spec, slot, lanes)
         share = self._shares.get(spec.role, 1.0)
         if share != 1.0:
             self._squeeze(end, share)
@@ -147,24 +162,22 @@ class Ways:
             for port in lanes.ports:
                 self.links.set_bandwidth(port, lanes.full * share)
 
-    def between(self, source: int, target: int) -> Route:
-        """Return the route from one worker to another, laid when it is first asked for."""
-        route = self._routes.get((source, target))
-        if route is None:
-            if len(self._routes) >= MOST_ROUTES:
-                self._routes.clear()
-            route = self._routes[source, target] = self._lay(source, target)
-        return route
-
-    def _lay(self, source: int, target: int) -> Route:
+    def between(self, source: int, target: int) -> Way:
+        """Return the way from one worker to another."""
         here, there = self._ends[source], self._ends[target]
-        path = self._path(here, there)
+        key = here.gpu, there.gpu, here.place == there.place is not None
+        route = self._routes.get(key)
+        if route is None:
+            route = self._routes[key] = self._route(here, there)
+        return Way(here.lanes[route.kind], there.lanes[route.kind], route)
+
+    def _route(self, here: "_End", there: "_End") -> Route:
+        path = self._fabric.path(here.slot, there.slot, here.spec.gpu, there.spec.gpu)
         trips = 2 if self._transfer.mode == "pull" else 1
         if self._wire is None:
             raise InvariantError("KV is to be handed over, but there are no pools for it")
         return Route(
-            egress=here.lanes[path.kind],
-            ingress=there.lanes[path.kind],
+            kind=path.kind,
             latency_s=path.latency_s * trips + path.setup_s + self._transfer.setup_s,
             wire=self._wire,
             layers=self._layers,
@@ -228,29 +241,25 @@ class Ways:
             if (kinds := _kinds(end, crowds, stages))
         }
 
-    def _path(self, here: "_End", there: "_End") -> Path:
-        near = here.place == there.place is not None
-        key = here.spec.gpu.name, there.spec.gpu.name, near
-        if key not in self._paths:
-            gpus = here.spec.gpu, there.spec.gpu
-            self._paths[key] = self._fabric.path(here.slot, there.slot, *gpus)
-        return self._paths[key]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _End:
-    """A worker as routes see it."""
+    """A worker as routes see it.
+
+    ``gpu`` is its kind, ``place`` that and the one domain it lies in (``None``: in several).
+    """
 
     spec: WorkerSpec
     slot: Slot
     lanes: dict[str, Lanes]
+    gpu: str
+    place: tuple[str, int] | None
 
-    @property
-    def place(self) -> tuple[str, int] | None:
-        """The GPU and the one domain it lies in; ``None`` where it spreads over several."""
-        slot = self.slot
-        alone = slot.first_domain == slot.last_domain
-        return (self.spec.gpu.name, slot.first_domain) if alone else None
+    @classmethod
+    def of(cls, spec: WorkerSpec, slot: Slot, lanes: dict[str, Lanes]) -> "_End":
+        """Return a worker's end at its slot."""
+        gpu, alone = spec.gpu.name, slot.first_domain == slot.last_domain
+        return cls(spec, slot, lanes, gpu, (gpu, slot.first_domain) if alone else None)
 
 
 class _Crowd(NamedTuple):

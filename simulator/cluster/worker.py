@@ -195,6 +195,13 @@ class Worker:
         """Return how many requests wait and how many are being served, now."""
         raise NotImplementedError
 
+    def take_stock(self) -> None:
+        """Count what was done until now, when somebody who counts it is about to look."""
+
+    def blocks_in_use(self) -> int:
+        """Return the KV blocks it holds now."""
+        return self.used
+
     def _slowed(self, seconds: float) -> float:
         """Return what a step of ``seconds`` takes here, which is one of the first after a start."""
         self.slow_steps -= 1

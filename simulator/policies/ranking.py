@@ -26,8 +26,9 @@ class Ranking:
     """Finds the workers with the least of some columns, compared in order, in O(log n).
 
     A tree of nodes with :data:`WIDTH` children each keeps the least key below a node and how many
-    have it. Entries that changed are looked at when somebody asks. Rebuild it when a worker comes
-    or goes.
+    have it. Entries that changed are looked at when somebody asks, and what they change above them
+    is mended: a node is looked through only when none is left that had its least key. Rebuild the
+    tree when a worker comes or goes.
     """
 
     __slots__ = ("_columns", "_counts", "_least", "_stale")
@@ -64,12 +65,32 @@ class Ranking:
         return least, sum(n for key, n in zip(keys, counts, strict=True) if key == least)
 
     def _refresh(self) -> None:
+        """Look at the entries that changed, and mend what stands above them."""
+        keys = self._least[0]
         for at in set(self._stale):
-            self._least[0][at] = self._key(at)
-            for level in range(len(self._least) - 1):
-                at //= WIDTH
-                self._least[level + 1][at], self._counts[level + 1][at] = self._node(level, at)
+            key, before = self._key(at), keys[at]
+            if key != before:
+                keys[at] = key
+                self._mend(at, (before, 1), (key, 1))
         self._stale.clear()
+
+    def _mend(self, at: int, before: tuple[int, int], after: tuple[int, int]) -> None:
+        """Let the nodes above an entry know that its least key and their number were others."""
+        for level in range(1, len(self._least)):
+            at //= WIDTH
+            leasts, counts = self._least[level], self._counts[level]
+            least, count = node = leasts[at], counts[at]
+            (old, gone), (new, come) = before, after
+            if new < least:
+                least, count = new, come
+            else:
+                count += (come if new == least else 0) - (gone if old == least else 0)
+                if not count:
+                    least, count = self._node(level - 1, at)
+            before, after = node, (least, count)
+            if before == after:
+                return
+            leasts[at], counts[at] = after
 
     def choose(self, draw: float) -> int:
         """Return the worker with the least key; of several, by index, the one ``draw`` falls on."""
@@ -78,10 +99,9 @@ class Ranking:
         least, skip = self._least[-1][0], int(draw * self._counts[-1][0])
         at = 0
         for level in range(len(self._least) - 2, -1, -1):
-            at *= WIDTH
             keys, counts = self._least[level], self._counts[level]
-            while keys[at] != least or skip >= counts[at]:
-                if keys[at] == least:
-                    skip -= counts[at]
-                at += 1
+            at = keys.index(least, at * WIDTH)
+            while skip >= counts[at]:
+                skip -= counts[at]
+                at = keys.index(least, at + 1)
         return at
