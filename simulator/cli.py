@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, cast, get_type_hints
 
 import hydra
 import yaml
@@ -37,7 +37,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulator.compare import Options, compare, find, write
-from simulator.compare.terminal import told, unfinished
+from simulator.compare.reading import REPLICATIONS
+from simulator.compare.terminal import spread, told, unfinished
 from simulator.compare.writing import PAGE
 from simulator.configuration import RENAMED, build, unknown
 from simulator.correction import correct
@@ -63,6 +64,7 @@ from simulator.front import (
 )
 from simulator.nearest import dotted, suggest
 from simulator.plugins import add_folders, fault
+from simulator.repetition import Repeat, Repetition
 from simulator.report import write_report
 from simulator.report.terminal import summary_table
 from simulator.results import Results, config_digest
@@ -183,8 +185,8 @@ class Job:
 
     ``command`` identifies the command line all jobs of a sweep belong to. ``outcomes`` are of the
     jobs this very process ran, ``results`` those of a single run, ``answer`` an exploration's or
-    a comparison's, whose page is ``page``. ``config_dir`` is the user's folder of settings, whose
-    plug-ins can be imported.
+    a comparison's, whose page is ``page``. ``writing`` is the folder of the repetition under way.
+    ``config_dir`` is the user's folder of settings, whose plug-ins can be imported.
     """
 
     command: str
@@ -192,6 +194,8 @@ class Job:
     results: Results | None = None
     answer: str | None = None
     page: str = REPORT
+    writing: Path | None = None
+    sweeping: bool = False
     config_dir: str | None = None
     process: int = field(default_factory=os.getpid)
 
@@ -203,7 +207,7 @@ class Job:
         """
         add_folders(self.config_dir)
         settings = HydraConfig.get()
-        sweeping = settings.mode == RunMode.MULTIRUN
+        sweeping = self.sweeping = settings.mode == RunMode.MULTIRUN
         folder = Path(settings.runtime.output_dir)
         about: dict[str, Any] = {
             "command": self.command,
@@ -228,14 +232,15 @@ class Job:
 
     def _attempt(self, config: DictConfig, folder: Path, sweeping: bool) -> dict[str, Any]:
         """Return how the job ended; unless it is done, ``folder`` does not look complete."""
+        self.writing = None
         try:
             return {"status": self._work(config, folder, sweeping)}
         except (Exception, SystemExit) as error:
-            discard(folder, keep=sweeping)
+            discard(self.writing or folder, keep=sweeping)
             refuse_if_interrupted(error)
             return _failed(error, OmegaConf.to_container(config))
         except KeyboardInterrupt:
-            discard(folder)
+            discard(self.writing or folder)
             raise
 
     def _work(self, config: DictConfig, folder: Path, sweeping: bool) -> str:
@@ -247,29 +252,59 @@ class Job:
             return "done"
         if looking.get("runs"):
             raise ConfigError("runs is for task=compare: a simulation or exploration takes none")
+        repeat = _repeat(looking, build_task(settings))
         _check_model(settings, _task_overrides())
         settings = resolve(settings, tell=True)
         text = config_text(settings)
-        if sweeping and is_done(folder, text):
-            return "skipped"
-        discard(folder, keep=True)
+        again = list(repeat.of(settings))  # what cannot be repeated is not even begun
+        ran = not (sweeping and is_done(folder, text))
+        if ran:
+            self._run(settings, folder, text)
+        if not again:
+            return "done" if ran else "skipped"
+        try:
+            for one in again:
+                ran |= self._again(one, folder / REPLICATIONS / one.name)
+        finally:
+            if not sweeping:
+                self.answer = _compare_own(folder, options)
+        return "done" if ran else "skipped"
+
+    def _run(self, settings: Mapping[str, Any], folder: Path, text: str) -> None:
+        """Do what a job is for in ``folder``; repetitions of other settings there are void."""
+        before = [] if is_done(folder, text) else (folder / REPLICATIONS).glob("*")
+        for each in (folder, *before):
+            discard(each, keep=True)
         task, first = build_task(settings), os.getpid() == self.process
         if task != "simulate":
             work = {"explore": _explore, "calibrate": _calibrate}[task]
             self.answer = work(settings, folder, text, enabled=first)
-            return "done"
-        report, asked = build_report_options(settings), build_counterpart(settings)
+            return
+        asked = build_counterpart(settings)
         results = _simulate(
             build_experiment(settings),
             text,
-            counterpart=not sweeping if asked is None else asked,
+            counterpart=not self.sweeping if asked is None else asked,
             most=MOST_REQUESTS if asked is None else None,
             enabled=first,
         )
-        results.write(folder, report=write_report if report.html else None)
-        if not sweeping:
-            self.results = results
-        return "done"
+        html = build_report_options(settings).html
+        results.write(folder, report=write_report if html else None)
+        self.results = None if self.sweeping else results
+
+    def _again(self, one: Repetition, folder: Path) -> bool:
+        """Run one repetition, and tell whether it was not done before."""
+        text = config_text(one.settings)
+        if is_done(folder, text):
+            return False
+        folder.mkdir(parents=True, exist_ok=True)
+        self.writing = folder
+        discard(folder, keep=True)
+        enabled = os.getpid() == self.process
+        with progress_bar(enabled=enabled) as progress:
+            results = simulate(build_experiment(one.settings), config=text, progress=progress)
+        results.write(folder, report=None)
+        return True
 
 
 def _simulate(
@@ -372,6 +407,23 @@ def _surroundings(settings: Mapping[str, Any], *, replays: bool) -> Surroundings
         workload_group=str(choices["workload"]),
         gpus={role: pool["gpu"] for role, pool in settings["pools"].items() if pool},
     )
+
+
+def _repeat(looking: Mapping[str, Any], task: str) -> Repeat:
+    """Return how often to run."""
+    given = {name: looking[name] for name in ("seeds", "band") if name in looking}
+    hints = get_type_hints(Repeat)
+    repeat = Repeat(**{name: build(value, hints[name], name) for name, value in given.items()})
+    if task != "simulate" and not repeat.once:
+        raise ConfigError(f"seeds and band repeat simulations: task={task} takes neither")
+    return repeat
+
+
+def _compare_own(folder: Path, options: Options) -> str:
+    """Compare a run with its repetitions in its own folder; return what to say about it."""
+    done = compare(find([str(folder)]).runs, options)
+    write(done, folder)
+    return spread(done)
 
 
 def _compare(patterns: object, options: Options, folder: Path, sweeping: bool) -> str:
@@ -538,6 +590,8 @@ def _tell(job: Job) -> int:
         wrong = _compare_sweep(outcomes)
     elif job.results is not None:
         _say_run(job.results, Path(outcomes[0].folder))
+        if job.answer is not None:
+            say(f"\\n{job.answer}\\n\\ncomparison: {Path(outcomes[0].folder) / PAGE}")
     elif job.answer is not None and outcomes:
         say(f"{job.answer}\n\nreport: {Path(outcomes[0].folder) / job.page}")
     _warn(outcomes)
@@ -561,19 +615,20 @@ def _compare_sweep(outcomes: Sequence[Outcome]) -> int:
     """
     if not HydraConfig.initialized():
         return 0
-    finished = [each for each in outcomes if each.status != "failed"]
-    simulated = [each for each in finished if each.summary.get("task") != "explore"]
+    summaries = [(each, each.summary) for each in outcomes]
+    simulated = [each for each, told in summaries if told and told.get("task") != "explore"]
     if not simulated:
         return 0
     sweep = Path(HydraConfig.get().sweep.dir)
     try:
         options: Options = build(simulated[0].compare, Options, "compare")
-        found = find([each.folder for each in simulated])
-        write(compare(found.runs, options), sweep)
+        done = compare(find([each.folder for each in simulated]).runs, options)
+        write(done, sweep)
     except INPUT_ERRORS as error:
         complain(sentence(error))
         return BAD_INPUT
-    say(f"\ncomparison: {os.path.relpath(sweep / PAGE)}")
+    said = f"\n{spread(done)}\n" if done.repeated else ""
+    say(f"{said}\ncomparison: {os.path.relpath(sweep / PAGE)}")
     return 0
 
 

@@ -56,8 +56,8 @@ _DEPLOYMENT = (
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients")
 _TASK = ("task", "explore", "counterpart")
-LOOKING = ("runs", "compare")
-"""Settings of what looks at finished runs: no part of any run's own."""
+LOOKING = ("runs", "compare", "seeds", "band")
+"""Settings of how often to run and how to look at runs: no part of any run's own."""
 KEYS = (
     "model",
     "hardware",

@@ -46,6 +46,7 @@ FLOORS = {
     "simulator.calibration": 7,
     "simulator": 7,
     "simulator.front": 7,
+    "simulator.repetition": 7,
     "simulator.compare": 8,
     "simulator.cli": 9,
     "simulator.__main__": 10,

@@ -136,7 +136,19 @@ def compare(
         table=frame,
         notes=(*notes, *more, *_notes(runs, keys)),
     )
+    _check_seeds(found)
     return _marked(found)
+
+
+def _check_seeds(found: Comparison) -> None:
+    """Refuse to promise intervals of what was run with one seed."""
+    wanted = found.options.confidence
+    for point in found.points if wanted is not None else ():
+        if len(found.plain(point)) < 2:
+            raise ConfigError(
+                f"compare.confidence={wanted:g} asks for intervals, but {point.name} was run with "
+                "one seed: repeat it with seeds=8"
+            )
 
 
 def _once(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:

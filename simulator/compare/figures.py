@@ -7,7 +7,10 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from simulator.compare import prose
-from simulator.compare.comparison import Comparison, front_of
+from simulator.compare.certainty import certainty_panels
+from simulator.compare.comparison import Comparison, front_of, short, words
+from simulator.compare.metrics import METRIC, Value
+from simulator.compare.side import cdf_panels, stage_panels, timeline_panels
 from simulator.report import theme
 from simulator.report.figures import Panel
 
@@ -15,6 +18,10 @@ Floats = NDArray[np.float64]
 
 MOST_MARKS = 2_000
 """Points of a scatter: a browser draws no more in a moment."""
+
+
+MOST_BANDS = 60
+"""Points of a scatter whose repetitions are drawn as bars."""
 
 
 def front_panels(comparison: Comparison) -> list[Panel]:
@@ -36,13 +43,38 @@ def _plane(comparison: Comparison) -> Panel:
         y="within the SLO (%)",
         hover="%{x:,.4~g}, %{y:.4~g} % within the SLO",
     )
+    bands = comparison.repeated and len(cost) <= MOST_BANDS
+    if bands:
+        drawn.data[1].update(
+            error_x=_band(comparison, comparison.cost), error_y=_band(comparison, "slo_attainment")
+        )
     drawn.update_yaxes(range=[0, 104])
     theme.mark_target(drawn, comparison.options.attainment * 100, "asked for")
     note = "Left is cheaper, up holds more. The line joins the best of the pools that never change;"
     note += " what lies above or left of it gains from changing them."
+    if bands:
+        note += " Bars reach over all repetitions, of every seed and latency."
     return Panel(
         name="plane", title="Cost and attainment", note=note + _thinned(cost), figure=drawn
     )
+
+
+def _band(comparison: Comparison, path: str) -> dict[str, object]:
+    """Return the bars from a number's mean to its least and greatest over all repetitions."""
+    scale = 100 if path == "slo_attainment" else 1
+    means, values = comparison.means(path), comparison.table[path].cast(float).to_numpy()
+    spans = [values[list(point.runs)] for point in comparison.points]
+    high = [np.nan_to_num(each.max() - mean) for each, mean in zip(spans, means, strict=True)]
+    low = [np.nan_to_num(mean - each.min()) for each, mean in zip(spans, means, strict=True)]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": np.array(high) * scale,
+        "arrayminus": np.array(low) * scale,
+        "thickness": 1,
+        "width": 0,
+        "color": theme.MUTED,
+    }
 
 
 def _interactivity(comparison: Comparison) -> Panel:
@@ -131,7 +163,113 @@ def theme_text(name: str) -> str:
     return kept.replace("&", "&amp;").replace("<", "&lt;")
 
 
+GRID = 400
+"""Cells of a heat map, at most."""
+
+MAPPED = ("slo_attainment", "goodput_rps", "cost", "ttft_s.p99", "tpot_s.p50")
+
+
+def map_panels(comparison: Comparison) -> list[Panel]:
+    """Return a heat map over the two settings that were swept the most, where two were."""
+    axes = _axes(comparison)
+    if axes is None:
+        return []
+    (across, columns), (up, rows) = axes
+    paths = [comparison.cost if path == "cost" else path for path in MAPPED]
+    labels = [METRIC[path].label if path in METRIC else prose.COSTS[path] for path in paths]
+    layers = [_cells(comparison, (across, columns), (up, rows), path) for path in paths]
+    known = [at for at, layer in enumerate(layers) if np.isfinite(layer).any()]
+    if not known:
+        return []
+    named = f"{short(across)}=%{{x}}, {short(up)}=%{{y}}"
+    heats = [
+        go.Heatmap(
+            x=[words(value) for value in columns],
+            y=[words(value) for value in rows],
+            z=layers[at],
+            visible=at == known[0],
+            colorscale=[list(stop) for stop in theme.HEAT],
+            texttemplate="%{z:,.3~g}" if len(rows) * len(columns) <= 60 else "",
+            colorbar={"title": {"text": labels[at], "side": "right"}, "thickness": 12},
+            hovertemplate=f"{named}: %{{z:,.4~g}}<extra></extra>",
+        )
+        for at in known
+    ]
+    buttons = [
+        {
+            "label": labels[at],
+            "method": "update",
+            "args": [{"visible": [other == at for other in known]}],
+        }
+        for at in known
+    ]
+    figure = theme.figure(
+        heats,
+        x=short(across),
+        y=short(up),
+        height=int(np.clip(150 + 34 * len(rows), 260, 640)),
+        hovermode="closest",
+        margin_t=46,
+        xaxis_type="category",
+        yaxis={"type": "category", "rangemode": "normal", "showgrid": False},
+        updatemenus=[
+            {"buttons": buttons, "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
+        ],
+    )
+    others = [short(key) for key in comparison.shown if key not in (across, up)]
+    note = "The two settings with most values; the list chooses what is shown."
+    if others:
+        note += f" A cell is the mean over what else differs: {', '.join(others[:4])}."
+    return [Panel(name="map", title="Two settings", note=note, figure=figure, wide=True)]
+
+
+Axis = tuple[str, list[Value]]
+
+
+def _axes(comparison: Comparison) -> tuple[Axis, Axis] | None:
+    """Return the two settings with most values, across and up, with their values in order."""
+    values: dict[str, list[Value]] = {}
+    bases = [comparison.runs[point.base].settings for point in comparison.points]
+    for key in comparison.shown:
+        found = {settings.get(key) for settings in bases}
+        if 2 <= len(found) <= GRID:
+            values[key] = sorted(found, key=_order)
+    ranked = sorted(values, key=lambda key: -len(values[key]))[:2]
+    if len(ranked) < 2 or len(values[ranked[0]]) * len(values[ranked[1]]) > GRID:
+        return None
+    if len(comparison.points) < 4:
+        return None
+    return (ranked[0], values[ranked[0]]), (ranked[1], values[ranked[1]])
+
+
+def _order(value: Value) -> tuple[int, float, str]:
+    number = isinstance(value, int | float)
+    return (0 if number else 1, float(value) if isinstance(value, int | float) else 0.0, str(value))
+
+
+def _cells(comparison: Comparison, across: Axis, up: Axis, path: str) -> Floats:
+    """Return the mean of a number in every cell, nan where no configuration lies."""
+    means = comparison.means(path) * (100 if path == "slo_attainment" else 1)
+    total = np.zeros((len(up[1]), len(across[1])))
+    count = np.zeros_like(total)
+    for index, point in enumerate(comparison.points):
+        settings = comparison.runs[point.base].settings
+        if np.isfinite(means[index]):
+            cell = up[1].index(settings.get(up[0])), across[1].index(settings.get(across[0]))
+            total[cell] += means[index]
+            count[cell] += 1
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
 SECTIONS: tuple[tuple[str, str, Callable[[Comparison], list[Panel]]], ...] = (
     ("fronts", "Fronts", front_panels),
+    ("map", "Map", map_panels),
+    ("certainty", "Certainty", certainty_panels),
+    ("latency", "Latency", cdf_panels),
+    ("stages", "Stages", stage_panels),
+    ("time", "Over time", timeline_panels),
 )
 """Sections of pictures: anchor, title, and what builds its panels; an empty one is left out."""
+
+LETTERED = ("certainty", "latency", "stages", "time")
+"""Sections whose pictures name configurations by letters."""

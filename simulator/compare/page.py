@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from simulator.compare import figures, prose
+from simulator.compare import figures, prose, side
 from simulator.compare.comparison import Comparison, short, words
 from simulator.compare.metrics import METRIC
 from simulator.report import parts
@@ -62,8 +62,11 @@ def _pieces(comparison: Comparison) -> Iterable[str]:
     yield "<main>"
     yield _overview(comparison)
     yield parts.section("table", "Table", _table(comparison))
+    named = False
     for anchor, title, panels in sections:
-        yield parts.section(anchor, title, "".join(map(parts.card, panels)))
+        before = "" if named or anchor not in figures.LETTERED else side.key(comparison)
+        named |= bool(before)
+        yield parts.section(anchor, title, before + "".join(map(parts.card, panels)))
     yield parts.section("definitions", "Definitions", _definitions(comparison))
     yield "</main>"
     yield _island("rows", _rows(comparison))

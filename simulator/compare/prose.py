@@ -1,13 +1,20 @@
 """What a comparison says, in sentences: the answer, and how sure it is."""
 
+import polars as pl
+
 from simulator.compare.comparison import Comparison, Point, short
-from simulator.compare.metrics import METRIC
+from simulator.compare.statistics import against, confidence_of, interval
 from simulator.report.theme import number, share
 
 COSTS = {
     "usd_per_1k_requests": "USD per 1,000 requests",
     "gpu_hours_per_1k_requests": "GPU-hours per 1,000 requests",
 }
+
+
+MOST_NAMED = 3
+ENOUGH = 5
+"""Repetitions below which even an order that never changed is not called stable."""
 
 
 def title(comparison: Comparison) -> str:
@@ -56,18 +63,80 @@ def answer(comparison: Comparison) -> str:
 
 
 def certainty(comparison: Comparison) -> str:
-    """Return how sure the order is."""
-    if len(comparison.points) == 1 and not comparison.repeated:
-        return "One run is one draw: other seeds tell how far its numbers move by chance."
+    """Return how sure the answer is: its interval, and which orders outlast chance."""
     if not comparison.repeated:
-        return (
-            "Each was run once: nothing here says whether this order outlasts another seed or an "
-            "error of the step times. Repeat it with other seeds (-m seed=0,1,2,3)."
-        )
-    return ""
+        return _once(comparison)
+    point = best(comparison)
+    if point is None:
+        return ""
+    return " ".join(filter(None, [_spread(comparison, point), _orders(comparison, point)]))
 
 
-def value(comparison: Comparison, path: str, index: int) -> str:
-    """Return a number of a point in words."""
-    mean = float(comparison.means(path)[index])
-    return METRIC[path].write(None if mean != mean else mean)
+def _once(comparison: Comparison) -> str:
+    if len(comparison.points) == 1:
+        return "One run is one draw: seeds=8 tells how far its numbers move by chance."
+    return (
+        "Each was run once: nothing here says whether this order outlasts another seed or an error "
+        "of the step times. seeds=8 band=[0.85,1,1.15] repeats every configuration."
+    )
+
+
+def _spread(comparison: Comparison, point: Point) -> str:
+    """Return the interval of the best one's attainment and cost over its seeds."""
+    sure = confidence_of(comparison)
+    rows = comparison.plain(point)
+    held, cost = (
+        interval(comparison.table[name].cast(pl.Float64).to_numpy()[rows], sure)
+        for name in ("slo_attainment", comparison.cost)
+    )
+    if held.count < 2:
+        return "It has one seed, so there is no interval: seeds=8 gives one."
+    return (
+        f"Over {held.count} seeds its attainment is {held.mean * 100:.3g} ± "
+        f"{held.half * 100:.2g} % and its cost {number(cost.mean)} ± {cost.half:.2g} "
+        f"({sure * 100:g} % intervals)."
+    )
+
+
+def _orders(comparison: Comparison, point: Point) -> str:
+    """Return which others the best one comes before in every repetition, and which not."""
+    index = comparison.points.index(point)
+    others = against(comparison, index)
+    if len(comparison.points) == 1:
+        return ""
+    known = [each for each in others if each.cells > 1]
+    alone = len(others) - len(known)
+    if not known:
+        return "No other was repeated with its seeds, so how chance orders them is not known."
+    most = max(each.cells for each in known)
+    stable = [each for each in known if each.ahead == each.cells]
+    told = f"It comes before {len(stable):,} of {len(others):,} others in every repetition"
+    told += f" ({repetitions(comparison, point)})."
+    loose = sorted((each for each in known if each not in stable), key=lambda each: each.ahead)
+    if loose:
+        named = [
+            f"{comparison.points[each.other].name} (ahead in {each.ahead} of {each.cells})"
+            for each in loose[:MOST_NAMED]
+        ]
+        more = f" and {len(loose) - MOST_NAMED:,} more" if len(loose) > MOST_NAMED else ""
+        told += f" Not certain is its order with {', '.join(named)}{more}."
+    if alone:
+        told += f" {alone:,} were not repeated with its seeds: their order is not known."
+    if most < ENOUGH:
+        told += f" {most} repetitions are few to call an order stable."
+    return told
+
+
+def repetitions(comparison: Comparison, point: Point) -> str:
+    """Return the repetitions of a point in words: 8 seeds × 3 latencies: 0.85, 1, 1.15."""
+    runs = [comparison.runs[row] for row in point.runs]
+    seeds, scales = {run.seed for run in runs}, sorted({run.scale for run in runs})
+    told = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    if len(scales) == 1:
+        return f"{told}, latencies as they are"
+    return f"{told} × {len(scales)} latencies: {', '.join(f'{scale:g}' for scale in scales)}"
+
+
+def shortened(name: str, most: int = 120) -> str:
+    """Return a name that is not too long for a caption."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import yaml
 
 from simulator.compare.flat import flat
@@ -125,6 +126,22 @@ def read_run(folder: Path) -> Run:
     if summary.get("task") != "explore":
         _check(run)
     return run
+
+
+def read_frame(run: Run, name: str, columns: Sequence[str] | None) -> pl.DataFrame:
+    """Return some ``columns`` (``None``: all) of a run's ``{name}.parquet``.
+
+    Raises:
+        ConfigError: the file is missing, broken, or has not these columns.
+    """
+    path = run.folder / f"{name}.parquet"
+    try:
+        return pl.read_parquet(path, columns=None if columns is None else list(columns))
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise ConfigError(f"{path}: made by another version: {error}") from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        told = error.strerror if isinstance(error, OSError) else None
+        raise ConfigError(f"{path}: {told or ' '.join(str(error).split())}") from error
 
 
 def _matching(pattern: str) -> list[Path]:

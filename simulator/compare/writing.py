@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from simulator.compare.certainty import order_table
 from simulator.compare.comparison import Comparison
 from simulator.compare.page import write_page
+from simulator.compare.statistics import intervals
 from simulator.files import whole, write_parquet
 
 PAGE = "compare.html"
-FILES = ("comparison.parquet", "comparison.csv", PAGE)
+FILES = ("comparison.parquet", "comparison.csv", PAGE, "intervals.parquet", "orders.parquet")
+"""The last two only where something was repeated."""
 
 
 def write(comparison: Comparison, folder: Path) -> None:
@@ -22,8 +25,11 @@ def write(comparison: Comparison, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
+    with whole(folder / PAGE) as draft:
+        write_page(comparison, draft)
     write_parquet(folder / FILES[0], comparison.table)
     with whole(folder / FILES[1]) as draft:
         comparison.table.write_csv(draft)
-    with whole(folder / PAGE) as draft:
-        write_page(comparison, draft)
+    if comparison.repeated:
+        write_parquet(folder / FILES[3], intervals(comparison))
+        write_parquet(folder / FILES[4], order_table(comparison))

@@ -127,7 +127,7 @@ def _cdf(seen: View, name: str, note: str, curve: Floats) -> Panel:
         margin_t=14,
         hovermode="closest",
         showlegend=False,
-        xaxis=_latency_axis(shares, shown, None if target is None else target * scale),
+        xaxis=latency_axis(shares, shown, None if target is None else target * scale),
         yaxis=theme.share_axis(float(shares[-1])),
     )
     if target is not None:
@@ -135,7 +135,7 @@ def _cdf(seen: View, name: str, note: str, curve: Floats) -> Panel:
     return Panel(name=panel, title=label, note=note, figure=drawn)
 
 
-def _latency_axis(shares: Floats, values: Floats, target: float | None) -> dict[str, object]:
+def latency_axis(shares: Floats, values: Floats, target: float | None) -> dict[str, object]:
     """Return a log axis where the bulk of ``values`` spans decades, else one from zero."""
     low, high = float(np.interp(0.01, shares, values)), float(values[-1])
     if target is not None:
