@@ -217,13 +217,19 @@ def timeline_panels(comparison: Comparison) -> list[Panel]:
         return []
     end = max(float(time[-1]) for time, _ in known)
     scale, unit = theme.clock(end)
-    panels = []
-    for gauge in ("waiting", "running"):
-        tops = [np.nanmax(lines[gauge][pool]) for _, lines in known for pool in lines[gauge]]
-        top = float(max(tops, default=1.0)) * 1.05 or 1.0
-        for each, found in zip(chosen, gauges, strict=True):
-            panels.append(_small(each, found, gauge, (scale, unit, end, top)))
-    return panels
+    gauged = ("waiting", "running")
+    tops = {gauge: _top([lines[gauge] for _, lines in known]) for gauge in gauged}
+    return [
+        _small(each, found, gauge, (scale, unit, end, tops[gauge]))
+        for each, found in zip(chosen, gauges, strict=True)
+        for gauge in gauged
+    ]
+
+
+def _top(lines: Sequence[Mapping[str, Floats]]) -> float:
+    """Return where an axis of all ``lines`` ends."""
+    tops = [float(np.nanmax(values)) for pools in lines for values in pools.values()]
+    return max(tops, default=1.0) * 1.05 or 1.0
 
 
 def _small(
