@@ -1,0 +1,15 @@
+"""What every policy must keep to, shipped or of your own, as calls that raise where one does not.
+
+::
+
+    from simulator.testing import check_autoscaler, check_router
+
+    def test_my_router_keeps_the_contract():
+        check_router(MyRouter())
+"""
+
+from simulator.testing.autoscalers import check_autoscaler
+from simulator.testing.contract import ContractError
+from simulator.testing.routers import check_router
+
+__all__ = ["ContractError", "check_autoscaler", "check_router"]
