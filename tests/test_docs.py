@@ -24,10 +24,13 @@ def blocks(text: str, *languages: str) -> list[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Return the arguments of every call of the command line a page shows."""
+    """Return the arguments of every call of the command line a page shows.
+
+    Those with choices of the reader's own are run by the page's own tests, with its files.
+    """
     lines = [line for block in blocks(text, "sh", "text") for line in block.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines if line.startswith(CALLS)]
-    return [arguments[1:] for arguments in words]
+    return [arguments[1:] for arguments in words if "own" not in arguments]
 
 
 def settings(arguments: list[str]) -> list[str]:
