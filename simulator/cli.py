@@ -36,6 +36,7 @@ from omegaconf.errors import ConfigTypeError, MissingMandatoryValue, OmegaConfBa
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from simulator.advice_page import Told, write_advice
 from simulator.compare import Options, compare, find, write
 from simulator.compare.reading import REPLICATIONS
 from simulator.compare.terminal import spread, told, unfinished
@@ -363,7 +364,9 @@ def _explore(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: b
         )
     write_parquet(folder / "confirmed.parquet", confirmed)
     sections, lines = _sections(done, enabled=enabled)
-    done.write(folder, {"config_digest": config_digest(text)}, around, sections)
+    page = Told(done=done, confirmed=confirmed, sections=sections, config=text)
+    about = {"config_digest": config_digest(text)}
+    done.write(folder, about, around, sections, lambda draft: write_advice(page, draft))
     return "\n".join([done.text, *lines, *confirmed_lines(confirmed)])
 
 

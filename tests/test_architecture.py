@@ -36,6 +36,7 @@ FLOORS = {
     "simulator.results": 5,
     "simulator.report": 6,
     "simulator.experiment": 7,
+    "simulator.advice_page": 7,
     "simulator.counterpart": 7,
     "simulator.correction": 7,
     "simulator.configuration": 7,
@@ -63,7 +64,7 @@ HOMES = {
     "simpy": ("simulator.cluster",),
     "hydra": ("simulator.cli",),
     "omegaconf": ("simulator.cli",),
-    "plotly": ("simulator.report", "simulator.compare"),
+    "plotly": ("simulator.report", "simulator.advice_page", "simulator.compare"),
     "rich": ("simulator.report", "simulator.runs", "simulator.validation", "simulator.cli"),
 }
 """The only modules that may import these libraries."""

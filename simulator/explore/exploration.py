@@ -3,9 +3,8 @@
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ from simulator.errors import ConfigError
 from simulator.explore.advice import Advice, Limits, advise, figures, full, workers
 from simulator.explore.bandwidth import Handover, carried
 from simulator.explore.degrees import Degrees
-from simulator.explore.drawing import Plot, svg
 from simulator.explore.export import Surroundings, aiconfigurator, experiment_text
 from simulator.explore.headroom import Headroom
 from simulator.explore.match import CLUSTER, FTL_CUTOFF_S
 from simulator.explore.pareto import pareto
-from simulator.explore.sections import STYLE, Section
+from simulator.explore.sections import Section
 from simulator.explore.space import LONGEST_GAP, Lengths, Platform, Space
 from simulator.explore.start import Start
 from simulator.explore.study import OnStudy, Promise, Study, study
@@ -206,11 +204,13 @@ class Explored:
         about: Mapping[str, str],
         surroundings: Surroundings,
         sections: Sequence[Section] = (),
+        report: Callable[[Path], None] | None = None,
     ) -> None:
         """Write everything into ``folder``; ``summary.json`` comes last: then it is complete.
 
         ``about`` joins the summary (the configuration's digest among it). ``surroundings`` are
-        what the exported experiment runs in; ``sections`` join the report.
+        what the exported experiment runs in; the tables of ``sections`` are kept; ``report`` writes
+        the page (``None``: no page).
         """
         folder.mkdir(parents=True, exist_ok=True)
         write_parquet(folder / "deployments.parquet", self.deployments)
@@ -232,32 +232,11 @@ class Explored:
                 write_text(folder / "experiment" / f"{name}.yaml", text)
         for section in sections:
             write_parquet(folder / f"{section.name}.parquet", section.table)
-        write_text(folder / "report.html", self.page(sections))
+        if report is not None:
+            with whole(folder / "report.html") as draft:
+                report(draft)
         summary = json.dumps({**self.summary, **about}, indent=2, allow_nan=False)
         write_text(folder / "summary.json", summary + "\n")
-
-    def page(self, sections: Sequence[Section] = ()) -> str:
-        """Return the fronts, the answer and more as one HTML page that needs no network."""
-        plot = Plot(
-            title="Throughput against interactivity",
-            curves=self.fronts,
-            x="interactivity",
-            y=CLUSTER,
-            log_x=True,
-            log_y=True,
-        )
-        drawn = svg(plot) if len(self.fronts) else ""
-        told = "".join(f"<p>{escape(line)}</p>" for line in self.advice.answer.splitlines())
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<link rel="icon" href="data:,"><title>Should I disaggregate?</title>'
-            f"<style>{STYLE}</style></head>"
-            '<body style="font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;'
-            'padding:0 1rem;color:#1f2933;background:#fff"><h1>Should I disaggregate?</h1>'
-            f"{told}{drawn}"
-            f"{''.join(section.html() for section in sections)}</body></html>\n"
-        )
 
 
 def explore(exploration: Exploration, progress: OnStudy | None = None) -> Explored:

@@ -23,8 +23,8 @@ class Section:
     drawing: str = ""
     columns: tuple[str, ...] = ()
 
-    def html(self) -> str:
-        """Return the section for a page."""
+    def body(self) -> str:
+        """Return the section for a page, without its title."""
         shown = self.table.select(self.columns) if self.columns else self.table
         heads = "".join(f"<th>{escape(name)}</th>" for name in shown.columns)
         rows = "".join(
@@ -32,16 +32,7 @@ class Section:
             for row in shown.head(MOST_ROWS).iter_rows()
         )
         table = f"<table><tr>{heads}</tr>{rows}</table>" if len(shown) else ""
-        return (
-            f"<h2>{escape(self.title)}</h2><p>{escape(self.note)}</p>{self.drawing}"
-            f'<div style="overflow-x:auto">{table}</div>'
-        )
-
-
-STYLE = (
-    "table{border-collapse:collapse;font-size:13px}"
-    "td,th{border:1px solid #e6e8eb;padding:.25rem .5rem;text-align:right}"
-)
+        return f'<p>{escape(self.note)}</p>{self.drawing}<div class="scroll">{table}</div>'
 
 
 def cell(value: object) -> str:

@@ -164,12 +164,12 @@ def test_sections_show_what_has_no_answer() -> None:
     nothing: dict[str, list[object]] = {"gain": [None], "throughput": [None], "gpu_ratio": [None]}
     floats = dict.fromkeys(nothing, pl.Float64)
     empty = pl.DataFrame({"isl": [1], "osl": [2], **nothing}, schema_overrides=floats)
-    assert "–" in map_section(empty).html()
+    assert "–" in map_section(empty).body()
     numbers = pl.DataFrame(
         {"number": ["a"], "factor": [0.8], **nothing, "swing": [None]}, schema_overrides=floats
     )
-    assert "<svg" not in tornado_section(numbers).html()
-    page = Section(name="x", title="<b>", note="", table=pl.DataFrame({"a": ["<i>"]})).html()
+    assert "<svg" not in tornado_section(numbers).body()
+    page = Section(name="x", title="<b>", note="", table=pl.DataFrame({"a": ["<i>"]})).body()
     assert "<b>" not in page
     assert "<i>" not in page
     assert cell(None) == "–"
