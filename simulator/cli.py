@@ -63,6 +63,9 @@ from simulator.front import (
     start_tracker,
     tell,
 )
+from simulator.goodput.study import search, trials_of
+from simulator.goodput.writing import text_of, write_begun
+from simulator.goodput.writing import write as write_goodput
 from simulator.nearest import dotted, suggest
 from simulator.plugins import add_folders, fault
 from simulator.repetition import Repeat, Repetition
@@ -86,6 +89,7 @@ from simulator.settings import (
     build_counterpart,
     build_experiment,
     build_exploration,
+    build_goodput,
     build_report_options,
     build_task,
     resolve,
@@ -278,7 +282,7 @@ class Job:
             discard(each, keep=True)
         task, first = build_task(settings), os.getpid() == self.process
         if task != "simulate":
-            work = {"explore": _explore, "calibrate": _calibrate}[task]
+            work = {"explore": _explore, "goodput": _goodput, "calibrate": _calibrate}[task]
             self.answer = work(settings, folder, text, enabled=first)
             return
         asked = build_counterpart(settings)
@@ -390,6 +394,20 @@ def _calibrate(settings: Mapping[str, Any], folder: Path, text: str, *, enabled:
     results.write(folder, report=write_report if html else None)
     used = f"\n\nsettings: --config-dir {os.path.relpath(folder)} experiment=calibrated"
     return correction.answer + (used if correction.helps else "")
+
+
+def _goodput(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: bool) -> str:
+    """Look for the goodput into ``folder`` and return what to say; interrupted, keep the trials."""
+    options = build_goodput(settings)
+    with points_bar("simulations", "requests", enabled=enabled) as progress:
+        trials = trials_of(build_experiment(settings), options, progress)
+        try:
+            found = search(trials, options)
+        except KeyboardInterrupt:
+            write_begun(trials, folder)
+            raise
+    write_goodput(found, text, config_digest(text), folder)
+    return text_of(found)
 
 
 def _surroundings(settings: Mapping[str, Any], *, replays: bool) -> Surroundings:

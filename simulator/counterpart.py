@@ -97,11 +97,12 @@ def compared(
     kind = _kind(experiment.deployment)
     try:
         deployment = counterpart(experiment, trace)
-        other = simulate(replace(experiment, deployment=deployment), trace=trace, progress=progress)
+        other = replace(experiment, deployment=deployment)
+        run = simulate(other, config="", trace=trace, progress=progress)
     except REASONS as error:
         told: dict[str, Any] = {"kind": kind, "reason": str(error)}
     else:
-        told = {"kind": kind, "reason": None, **_told(results, other, deployment)}
+        told = {"kind": kind, "reason": None, **_told(results, run, deployment)}
         told["here"] = pools_text(experiment.deployment)
         told["here_step_tokens"] = _step_tokens(experiment.deployment)
     return replace(results, summary={**results.summary, "counterpart": told})
@@ -130,7 +131,7 @@ def counterpart(experiment: Experiment, trace: Trace) -> Deployment:
             return -1.0
         if rung not in held:
             trial = replace(experiment, deployment=ladder.rungs[rung])
-            held[rung] = simulate(trial, trace=pilot).summary["slo_attainment"] or 0.0
+            held[rung] = simulate(trial, config="", trace=pilot).summary["slo_attainment"] or 0.0
         return held[rung]
 
     at = ladder.first

@@ -21,6 +21,7 @@ from simulator.explore.bandwidth import Handover
 from simulator.explore.exploration import Exploration, Options
 from simulator.explore.space import Lengths, Platform
 from simulator.explore.start import Start, read_starts
+from simulator.goodput.options import Options as Goodput
 from simulator.huggingface import Checkpoint, read_checkpoint
 from simulator.latency.roofline import Roofline
 from simulator.layout import TENSOR_DTYPE, Precision
@@ -41,7 +42,7 @@ class ReportOptions:
     html: bool = True
 
 
-TASKS = ("simulate", "explore", "calibrate", "compare")
+TASKS = ("simulate", "explore", "goodput", "calibrate", "compare")
 """What the command line can do with the settings."""
 
 _DEPLOYMENT = (
@@ -55,7 +56,7 @@ _DEPLOYMENT = (
 )
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients")
-_TASK = ("task", "explore", "counterpart")
+_TASK = ("task", "explore", "counterpart", "goodput")
 LOOKING = ("runs", "compare", "seeds", "band")
 """Settings of how often to run and how to look at runs: no part of any run's own."""
 KEYS = (
@@ -202,6 +203,12 @@ def build_exploration(settings: Mapping[str, Any]) -> Exploration:
         options=options,
         starts=tuple(starts),
     )
+
+
+def build_goodput(settings: Mapping[str, Any]) -> Goodput:
+    """Return what to look for as the goodput; raise ``ConfigError``."""
+    options: Goodput = build(settings.get("goodput", {}), Goodput, "goodput")
+    return options
 
 
 def build_counterpart(settings: Mapping[str, Any]) -> bool | None:

@@ -31,6 +31,7 @@ FLOORS = {
     "simulator.wire": 3,
     "simulator.elastic": 3,
     "simulator.clients": 3,
+    "simulator.trials": 3,
     "simulator.cluster": 4,
     "simulator.explore": 4,
     "simulator.results": 5,
@@ -39,6 +40,7 @@ FLOORS = {
     "simulator.advice_page": 7,
     "simulator.counterpart": 7,
     "simulator.correction": 7,
+    "simulator.goodput": 7,
     "simulator.configuration": 7,
     "simulator.settings": 7,
     "simulator.runs": 7,
@@ -64,7 +66,10 @@ HOMES = {
     "simpy": ("simulator.cluster",),
     "hydra": ("simulator.cli",),
     "omegaconf": ("simulator.cli",),
-    "plotly": ("simulator.report", "simulator.advice_page", "simulator.compare"),
+    "plotly": (
+        *("simulator.report", "simulator.advice_page", "simulator.compare"),
+        "simulator.goodput",
+    ),
     "rich": ("simulator.report", "simulator.runs", "simulator.validation", "simulator.cli"),
 }
 """The only modules that may import these libraries."""

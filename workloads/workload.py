@@ -78,10 +78,13 @@ class TraceWorkload:
         rng_lengths: np.random.Generator,  # noqa: ARG002 - lengths are in the file
     ) -> Trace:
         """Return the replayed trace; raise ``TraceError`` for a file that cannot be used."""
-        trace = read_trace(
+        return self.replay.apply(self.read(), rng_arrivals)
+
+    def read(self) -> Trace:
+        """Return what the file holds; raise ``TraceError`` for one that cannot be used."""
+        return read_trace(
             self.path, format=self.format, policy=self._policy(), time_unit=self.time_unit
         )
-        return self.replay.apply(trace, rng_arrivals)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,10 @@ from simulator.errors import ConfigError
 MOST_SETTINGS = 20_000
 """Of one run; a file that says more of them was not written by this program."""
 
-UNTOLD = ("report", "counterpart", "task", "runs", "compare", "seeds", "band", "explore")
+UNTOLD = (
+    *("report", "counterpart", "task", "runs", "compare", "seeds", "band", "explore"),
+    "goodput",
+)
 """Groups that do not change what a simulation does."""
 
 WORDS = ("source", "notes", "first_token_source")

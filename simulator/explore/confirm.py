@@ -7,9 +7,8 @@ Both kinds get the same: as many GPUs, as many trials, the same draws.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from simulator.explore.advice import Row
@@ -17,22 +16,10 @@ from simulator.explore.exploration import RUN, Explored
 from simulator.explore.export import Surroundings, experiment, merged, own, poisson, requests
 from simulator.explore.match import GPUS, at_load, replicated
 from simulator.explore.pareto import LESS_IS_BETTER
-from simulator.explore.space import Floats
+from simulator.trials import COLUMNS as TRIED
+from simulator.trials import Outcome, measured
 
 Settings = Mapping[str, Any]
-
-
-class Outcome(Protocol):
-    """What came of a simulation: its summary, and the requests' values of a metric."""
-
-    @property
-    def summary(self) -> Mapping[str, Any]:
-        """The metrics of the whole run."""
-        ...
-
-    def values(self, name: str) -> Floats:
-        """Return a metric of every request, NaN where it has none."""
-        ...
 
 
 Simulate = Callable[[Settings], Outcome]
@@ -56,20 +43,10 @@ COLUMNS = {
     "rank": pl.Int64,
     "arrivals": pl.String,
     "load": pl.Float64,
-    "rate": pl.Float64,
-    "requests": pl.Int64,
-    "attainment": pl.Float64,
-    "throughput": pl.Float64,
-    "arriving_s": pl.Float64,
-    "duration_s": pl.Float64,
-    "ttft_s": pl.Float64,
-    "tpot_s": pl.Float64,
-    **{f"{metric}_{rank}_s": pl.Float64 for metric in ("ttft", "tpot") for rank in ("p50", "p99")},
+    **TRIED,
 }
-"""Of each trial: what was offered (``load`` is the share of the promise), and what came of it:
-the share of requests that held the SLO, output tokens/s/GPU of the whole run, the seconds in which
-requests arrived and until the last had its answer, and the TTFT and TPOT that the share of requests
-that counts stayed below, half of them and 99 %."""
+"""Of each trial: the deployment, whose arrivals, which share of the promise (``load``), and what
+came of it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -177,27 +154,12 @@ class Confirming:
                 "seed": self.settings.get("seed", 0) + draw,
             }
         )
-        summary = run.summary
+        tried = measured(run, _rate_of(workload), exploration.options.attainment)
         self.trials += 1
-        self.requests += summary["requests"]["arrived"]
+        self.requests += tried["requests"]
         if self.progress is not None:
             self.progress(self.trials, max(TRIALS, self.trials), self.requests)
-        share = exploration.options.attainment
-        return {
-            "rate": _rate_of(workload),
-            "requests": summary["requests"]["arrived"],
-            "attainment": summary["slo_attainment"],
-            "throughput": summary["output_tokens_per_s_per_gpu"],
-            "arriving_s": summary["requests"]["arrived"] / _rate_of(workload),
-            "duration_s": summary["duration_s"],
-            "ttft_s": _quantile(run.values("ttft_s"), share),
-            "tpot_s": _quantile(run.values("tpot_s"), share),
-            **{
-                f"{metric}_{rank}_s": summary[f"{metric}_s"][rank]
-                for metric in ("ttft", "tpot")
-                for rank in ("p50", "p99")
-            },
-        }
+        return tried
 
     def _slo(self) -> dict[str, Any]:
         """Return the SLO; a TTFT beyond the cutoff counts as missed even where there is none."""
@@ -283,8 +245,3 @@ def _rate_of(workload: Settings) -> float:
     if "replay" in workload:
         return float(workload["replay"]["target_rate"])
     return float(workload["arrivals"]["rate"])
-
-
-def _quantile(values: Floats, share: float) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(np.quantile(known, share)) if len(known) else None
