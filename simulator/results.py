@@ -173,6 +173,8 @@ DURATIONS = (
 """Durations of one request. The nine stages, nulls as 0, add up to ``e2e_s``."""
 
 STAGES = tuple(metric.name for metric in DURATIONS[4:])
+FROM_ARRIVAL = ("ttft_s", "e2e_s")
+"""Metrics that count from a request's arrival."""
 BETWEEN_TOKENS = ("tpot_s", "ttst_s")
 """Metrics of what comes after the first token: undefined for answers of a single one."""
 SUMMARIZED = tuple(metric.name for metric in DURATIONS)
@@ -219,7 +221,7 @@ class SLO:
         return pl.all_horizontal(completed, *(self.met(metric) for metric in self.targets()))
 
 
-def distribution(values: Floats) -> dict[str, float | int | None]:
+def distribution(values: Floats) -> dict[str, Any]:
     """Return count, mean, min, max, population std and percentiles of the non-NaN ``values``.
 
     Percentiles interpolate linearly between order statistics. All but the count are ``None``
@@ -228,7 +230,7 @@ def distribution(values: Floats) -> dict[str, float | int | None]:
     known = values[~np.isnan(values)]
     if not len(known):
         return _unknown(0)
-    ranks = np.percentile(known, PERCENTILES, overwrite_input=True)
+    ranks = np.percentile(known, PERCENTILES)
     return {
         "mean": float(known.mean()),
         "min": float(known.min()),
@@ -239,7 +241,48 @@ def distribution(values: Floats) -> dict[str, float | int | None]:
     }
 
 
-def _unknown(count: int) -> dict[str, float | int | None]:
+def owing(values: Floats, owed: Floats) -> dict[str, Any]:
+    """Return the distribution of ``values`` where others are yet to come, or never will.
+
+    ``owed`` has how much each of those will be at least (``inf``: it will never be). Percentiles
+    count them as more than every value, and so are upper bounds; one that lies among them is
+    ``None``, and ``at_least`` then says more than what it is (``None``: that it is never reached).
+    All else is of the values alone; ``unfinished`` is the number of the others.
+    """
+    told = {**distribution(values), "unfinished": len(owed), "at_least": {}}
+    known = np.sort(values[~np.isnan(values)])
+    bounds = np.sort(np.concatenate([known, owed]))
+    for rank in PERCENTILES if len(owed) else ():
+        place = rank / 100 * (len(bounds) - 1)
+        low, high = math.floor(place), math.ceil(place)
+        if high < len(known):
+            told[f"p{rank}"] = float(known[low] + (known[high] - known[low]) * (place - low))
+            continue
+        told[f"p{rank}"] = None
+        bound = float(bounds[low])
+        told["at_least"][f"p{rank}"] = bound if math.isfinite(bound) else None
+    return told
+
+
+def least_owed(requests: pl.LazyFrame, metric: str, end_s: float) -> Floats:
+    """Return, per request that should have ``metric`` and has not, how many seconds it is at least.
+
+    Those are the requests unfinished at ``end_s``; of those that failed it never comes (``inf``).
+    Who took a request back does not want it, and rejected ones are counted apart.
+    """
+    since = pl.lit(end_s) - pl.col("arrival_s" if metric in FROM_ARRIVAL else "first_token_s")
+    if metric == "tpot_s":
+        since = since / (pl.col("output_tokens") - 1)
+    waits = pl.col("status") == "incomplete"
+    waits |= (pl.col("status") == "failed") & pl.col("reason").ne_missing("cancelled")
+    waits &= pl.col(metric).is_null()
+    if metric in BETWEEN_TOKENS:
+        waits &= pl.col("output_tokens") >= 2
+    bound = pl.when(pl.col("status") == "failed").then(math.inf).otherwise(since.fill_null(0.0))
+    return requests.filter(waits).select(bound).collect().to_series().to_numpy()
+
+
+def _unknown(count: int) -> dict[str, Any]:
     names = ("mean", "min", *(f"p{rank}" for rank in PERCENTILES), "max", "std")
     return {**dict.fromkeys(names), "count": count}
 
@@ -502,7 +545,7 @@ def kv_utilization(workers: Sequence[WorkerInfo]) -> dict[str, float | None]:
     }
 
 
-def _totals(requests: pl.LazyFrame, slo: SLO) -> dict[str, Any]:
+def _totals(requests: pl.LazyFrame, slo: SLO, end_s: float) -> dict[str, Any]:
     completed = pl.col("status") == "completed"
     arrived = pl.col("arrival_s").is_not_null()
     statuses = {
@@ -516,7 +559,8 @@ def _totals(requests: pl.LazyFrame, slo: SLO) -> dict[str, Any]:
         name: pl.col(name).cast(pl.Int64).sum()
         for name in ("preemptions", "recomputed_tokens", "retries")
     }
-    span = pl.col("finish_s").max() - pl.col("arrival_s").min()
+    last = pl.when((pl.col("status") == "incomplete").any()).then(end_s)
+    span = last.otherwise(pl.col("finish_s").max()) - pl.col("arrival_s").min()
     return (
         requests.select(
             arrived.sum().alias("arrived"),
@@ -626,9 +670,11 @@ def summarize(
 ) -> dict[str, Any]:
     """Return the run's summary, ready for JSON: unknown numbers are ``None``.
 
-    ``duration_s`` is last finish − first arrival. Distributions cover every request that has the
-    value. Goodput is good requests per second of duration, attainment their share of all
-    arrivals, rejected ones included. ``dropped`` is what :func:`simulator.dropped.dropped` tells.
+    ``duration_s`` is last finish − first arrival, or end of the run − first arrival where requests
+    are incomplete. Distributions cover every request that has the value; those of TTFT, TPOT, TTST
+    and E2E are :func:`owing`. Goodput is good requests per second of duration, attainment their
+    share of all arrivals, rejected ones included. ``dropped`` is what
+    :func:`simulator.dropped.dropped` tells.
     ``measured`` is :func:`simulator.measured.beside`, empty where the traffic was not measured.
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
@@ -636,12 +682,15 @@ def summarize(
     time-mean). ``rejected_token_share`` is of the tokens that arrived, ``usd`` what
     :func:`cost_usd` counts.
     """
-    totals = _totals(requests, slo)
+    totals = _totals(requests, slo, record.end_s)
     duration, gpus = totals["duration_s"], mean_gpus(record.workers, record.end_s)
     output = _per(totals["output_tokens"], duration)
     inputs = _per(totals["input_tokens"], duration)
     wall = context.get("wall_s")
     spread = {name: distribution(values_of(requests, name)) for name in SUMMARIZED}
+    for name in (*FROM_ARRIVAL, *BETWEEN_TOKENS):
+        owed = least_owed(requests, name, record.end_s)
+        spread[name] = owing(values_of(requests, name), owed)
     arrived = _arrived(requests)
     accounting = dict(context.get("accounting", {}))
     lost = dropped(accounting, arrived)

@@ -12,7 +12,7 @@ from simulator.measured import STATISTICS as MEASURED_STATISTICS
 from simulator.report import counterpart, parts, prose
 from simulator.report.figures import view
 from simulator.report.sections import SECTIONS
-from simulator.report.theme import number, percent, seconds, share
+from simulator.report.theme import number, percent, seconds, share, statistic
 from simulator.results import DURATIONS, SUMMARIZED, Results, config_digest
 
 _PLACES = (
@@ -78,7 +78,7 @@ def tiles(results: Results) -> list[tuple[str, str, str]]:
     """Return the headline numbers: label, value, and a line of detail."""
     summary = results.summary
     latencies = [
-        (LABELS[name], seconds(summary[name]["p50"]), f"p99 {seconds(summary[name]['p99'])}")
+        (LABELS[name], statistic(summary[name], "p50"), f"p99 {statistic(summary[name], 'p99')}")
         for name in ("ttft_s", "tpot_s", "itl_s", "e2e_s")
     ]
     completed, duration = summary["requests"]["completed"], summary["duration_s"]
@@ -89,7 +89,7 @@ def tiles(results: Results) -> list[tuple[str, str, str]]:
         f"{pool} {number(hours[pool])}" for pool in hours if pool != "total" and hours[pool]
     ]
     per_used = [f"{pool} {share(value)}" for pool, value in kv.items()]
-    preempted = summary["preemptions"]
+    preempted, redone = summary["preemptions"], prose.recomputed(summary)
     return [
         *((f"{label}, median", value, tail) for label, value, tail in latencies),
         ("SLO attainment", share(summary["slo_attainment"]), "of all arrivals"),
@@ -101,7 +101,7 @@ def tiles(results: Results) -> list[tuple[str, str, str]]:
         ),
         ("GPU-hours", number(hours["total"]), ", ".join(per_pool)),
         ("KV in use, fullest pool", share(max(kv.values(), default=None)), ", ".join(per_used)),
-        ("Preemptions", number(preempted), f"{number(summary['recomputed_tokens'])} tokens redone"),
+        ("Preemptions", number(preempted), ", ".join(" ".join(each) for each in redone)),
     ]
 
 
@@ -111,10 +111,11 @@ def _latency_table(results: Results) -> str:
     rows = []
     for name in names:
         told = results.summary[name]
-        cells = [seconds(told[statistic]) for statistic in STATISTICS[:-1]]
+        cells = [statistic(told, each) for each in STATISTICS[:-1]]
         rows.append((LABELS[name], *cells, number(told["count"])))
     table = parts.table(("", *STATISTICS), rows)
-    return f'<div class="card wide"><h3>Latencies and stages</h3>{table}</div>'
+    note = "".join(f"<p>{escape(words)}</p>" for _, words in prose.unfinished(results.summary))
+    return f'<div class="card wide"><h3>Latencies and stages</h3>{table}{note}</div>'
 
 
 def _counterpart(results: Results) -> str:
@@ -133,7 +134,7 @@ def _measured_table(results: Results) -> str:
     rows = []
     for name, told in results.summary["measured"].items():
         for which in ("measured", "simulated"):
-            cells = [seconds(told[which][statistic]) for statistic in MEASURED_STATISTICS]
+            cells = [seconds(told[which][each]) for each in MEASURED_STATISTICS]
             rows.append((f"{LABELS[name]} {which}", *cells))
         rows.append(("error", *(percent(told["error"][each]) for each in MEASURED_STATISTICS)))
     table = parts.table(("", *MEASURED_STATISTICS), rows)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from simulator.dropped import counts
-from simulator.report.theme import number, seconds, share
+from simulator.report.theme import number, seconds, share, statistic
 from simulator.results import DURATIONS, POOLS, STAGES, Results, gap_bin_width
 
 LABELS = {metric.name: metric.label for metric in DURATIONS}
@@ -88,6 +88,31 @@ def losses(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def unfinished(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return, as label and text, how many answers are missing and what percentiles make of them."""
+    most = max(summary[name].get("unfinished", 0) for name in ("ttft_s", "e2e_s"))
+    if not most:
+        return []
+    part, count = most / summary["requests"]["arrived"], summary["requests"]["incomplete"]
+    cut = f" ({number(count)} as the run ended before)" if count else ""
+    return [
+        (
+            "unfinished",
+            f"{share(part)} of requests had no complete answer{cut}; percentiles count them as "
+            "slower than all others, means are of the others alone",
+        )
+    ]
+
+
+def recomputed(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return, as label and text, the tokens computed again and on whose account, if any."""
+    tokens = summary["recomputed_tokens"]
+    causes = {"preempted": summary["preemptions"], "lost": summary["retries"]}
+    blamed = " or ".join(why for why, count in causes.items() if count)
+    words = f"{number(tokens)} tokens" + (f" of requests {blamed}" if blamed else "")
+    return [("recomputed", words)] if tokens else []
+
+
 TURNS = {
     "started": "started",
     "stopped": "stopped",
@@ -149,7 +174,14 @@ def against_targets(results: Results) -> list[str]:
     if not results.summary["requests"]["arrived"]:
         return sentences
     for name, target in results.slo.targets().items():
-        tail = results.summary[name]["p99"]
+        told = results.summary[name]
+        tail = told["p99"]
+        if "p99" in told.get("at_least", {}):
+            sentences.append(
+                f"The p99 {LABELS[name]} lies among requests without a complete answer: "
+                f"{statistic(told, 'p99')}, against a target of {seconds(target)}."
+            )
+            continue
         if tail is None:
             sentences.append(f"{LABELS[name]} was measured on no request.")
             continue
@@ -229,7 +261,12 @@ def definitions(results: Results) -> list[tuple[str, str, str]]:
             "share of all arrivals that were good; rejected and failed ones count as missed",
             "good requests / arrivals",
         ),
-        ("Duration", "from the first arrival to the last token", "last finish - first arrival"),
+        (
+            "Duration",
+            "from the first arrival to the last token, or to the end of a run that left requests "
+            "incomplete",
+            "last finish (or end of run) - first arrival",
+        ),
         (
             "Tokens/s/GPU",
             "tokens of completed requests per second and allocated GPU, all pools together",
@@ -253,7 +290,10 @@ def definitions(results: Results) -> list[tuple[str, str, str]]:
         ),
         (
             "Percentiles",
-            "interpolated linearly between order statistics, over every request that has the value",
+            "interpolated linearly between order statistics, over every request that has the "
+            "value; for TTFT, TPOT, TTST and E2E, requests without a complete answer (not those "
+            "taken back or rejected) count as slower than all others, and a percentile that lies "
+            "among them is told as more than what it is",
             "",
         ),
     ]

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from simulator.measured import STATISTICS
 from simulator.report import counterpart, prose
-from simulator.report.theme import number, percent, seconds, share
+from simulator.report.theme import number, percent, seconds, share, statistic
 from simulator.results import Results
 
 ROWS = (
@@ -53,7 +53,7 @@ def _latencies(results: Results) -> Table:
     targets = results.slo.targets()
     for label, name in ROWS:
         told = results.summary[name]
-        cells = [seconds(told[column]) for column in ("mean", "p50", "p90", "p99")]
+        cells = [statistic(told, column) for column in ("mean", "p50", "p90", "p99")]
         target = targets.get(name)
         table.add_row(label, *cells, f"≤ {seconds(target)}" if target else "")
     return table
@@ -91,11 +91,11 @@ def facts(results: Results) -> list[tuple[str, str]]:
     hours = [f"{pool} {number(value)}" for pool, value in summary["gpu_hours"].items() if value]
     used = {pool: value for pool, value in summary["kv_utilization"].items() if value is not None}
     counts = [f"{number(count)} {status}" for status, count in summary["requests"].items() if count]
-    preempted, redone = summary["preemptions"], summary["recomputed_tokens"]
     return [
         ("requests", ", ".join(counts) or "none"),
         *prose.not_served(summary),
         *prose.losses(summary),
+        *prose.unfinished(summary),
         ("goodput", f"{number(summary['goodput_rps'])} requests/s"),
         ("SLO attainment", f"{share(summary['slo_attainment'])} of all arrivals"),
         *_missed(summary),
@@ -105,7 +105,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
         *prose.changes(summary),
         ("KV utilisation", ", ".join(f"{pool} {share(u)}" for pool, u in used.items()) or "–"),
         ("time spent", ", ".join(spent) or "–"),
-        ("preemptions", f"{number(preempted)} ({number(redone)} tokens recomputed)"),
+        ("preemptions", number(summary["preemptions"])),
+        *prose.recomputed(summary),
     ]
 
 

@@ -1,6 +1,6 @@
 """Colours, number formats and the common look of every figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,17 @@ def seconds(value: float | None) -> str:
         if abs(value) < limit:
             return f"{number(round(value * scale, 9))} {unit}"
     return f"{number(round(value / 3600, 9))} h"
+
+
+def statistic(told: Mapping[str, Any], name: str) -> str:
+    """Return a duration of a distribution; if it is of requests unfinished, more than what it is.
+
+    It is ``never`` reached where it lies among requests that failed.
+    """
+    beyond = told.get("at_least", {})
+    if name not in beyond:
+        return seconds(told[name])
+    return "never" if beyond[name] is None else f"> {seconds(beyond[name])}"
 
 
 def share(value: float | None) -> str:

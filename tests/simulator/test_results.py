@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import ConfigError
-from simulator.record import GAUGES, STATUSES, GapHistogram, RunRecord, WorkerInfo
+from simulator.record import GAUGES, REASONS, STATUSES, GapHistogram, RunRecord, WorkerInfo
 from simulator.results import (
     DURATIONS,
     SLO,
@@ -27,6 +27,7 @@ from simulator.results import (
     gap_distribution,
     gap_quantiles,
     mean_gpus,
+    owing,
     turnover,
 )
 from tests.fakes import EDGES, FakeRun, empty_columns, fake_record
@@ -374,6 +375,29 @@ def test_percentiles_interpolate_linearly() -> None:
     assert [told[name] for name in ("p50", "p75", "p90")] == pytest.approx([2.5, 3.25, 3.7])
     assert (told["mean"], told["min"], told["max"], told["count"]) == (2.5, 1.0, 4.0, 4)
     assert told["std"] == pytest.approx(np.sqrt(1.25))
+
+
+def test_a_percentile_among_the_unfinished_is_no_number() -> None:
+    """Who is not there yet counts as slower than all who are; how much at least is told."""
+    values = np.array([1.0, 2.0, 3.0, 4.0, np.nan, 5.0, 6.0, np.nan])
+    told = owing(values, np.array([0.5, 7.0, np.inf, np.inf]))
+    assert told["p50"] == 5.5
+    assert told["p75"] is told["p90"] is told["p99"] is None
+    assert told["at_least"] == {"p75": 6.0, "p90": None, "p95": None, "p99": None}
+    assert (told["count"], told["unfinished"], told["max"]) == (6, 4, 6.0)
+    whole = owing(values, np.array([]))
+    assert whole == {**distribution(values), "unfinished": 0, "at_least": {}}
+
+
+def test_requests_that_failed_are_in_no_survivor_s_percentile() -> None:
+    """A request that timed out never has its answer; one taken back is not waited for."""
+    failed, timeout = STATUSES.index("failed"), REASONS.index("timeout")
+    late = {"status": {2: failed}, "reason": {2: timeout}}
+    told = results_of(tiny(**late)).summary["e2e_s"]
+    assert (told["count"], told["unfinished"], told["p99"]) == (2, 1, None)
+    assert told["at_least"]["p99"] == told["max"] == 5.25
+    back = {"status": {2: failed}, "reason": {2: REASONS.index("cancelled")}}
+    assert results_of(tiny(**back)).summary["e2e_s"]["unfinished"] == 0
 
 
 @given(st.lists(st.floats(0.0, 1e6), min_size=1))

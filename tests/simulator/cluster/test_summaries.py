@@ -99,6 +99,31 @@ def spread(values: list[float]) -> Row:
     }
 
 
+def owing(rows: list[Row], name: str, end_s: float) -> Row:
+    """Return the statistics of a metric that unfinished requests lack: they come after all others.
+
+    A percentile among them is unknown, but no less than if all of them had ended with the run.
+    """
+    known = [row[name] for row in rows if row[name] is not None]
+    lacking = [row for row in rows if row["status"] == "incomplete" and row[name] is None]
+    if name in ("tpot_s", "ttst_s"):
+        lacking = [row for row in lacking if row["output_tokens"] >= 2]
+    least = []
+    for row in lacking:
+        start = row["arrival_s"] if name in ("ttft_s", "e2e_s") else row["first_token_s"]
+        share = row["output_tokens"] - 1 if name == "tpot_s" else 1
+        least.append(0.0 if start is None else (end_s - start) / share)
+    told: Row = {**spread(known), "unfinished": len(lacking), "at_least": {}}
+    for rank in (50, 75, 90, 95, 99) if lacking else ():
+        late = [*known, *(1e9 for _ in lacking)]
+        at = rank / 100 * (len(late) - 1)
+        beyond = sorted(late)[math.ceil(at)] == 1e9
+        told[f"p{rank}"] = None if beyond else quantile(late, rank / 100)
+        if beyond:
+            told["at_least"][f"p{rank}"] = sorted([*known, *least])[math.floor(at)]
+    return told
+
+
 def slo_of(rows: list[Row], rng: Random) -> SLO:
     """Return targets that some of the requests hold; some are not checked, some just held."""
     targets: dict[str, float | None] = {}
@@ -120,7 +145,9 @@ def summary(record: RunRecord, rows: list[Row], slo: SLO) -> Row:
     """Return what the summary should say, but for gaps and missed targets."""
     done = [row for row in rows if row["status"] == "completed"]
     finishes = [row["finish_s"] for row in rows if row["finish_s"] is not None]
-    duration = max(finishes) - rows[0]["arrival_s"] if finishes else None
+    cut = any(row["status"] == "incomplete" for row in rows)
+    last = record.end_s if cut else max(finishes, default=None)
+    duration = None if last is None else last - rows[0]["arrival_s"]
     good = sum(
         all(met(row, name, target) for name, target in slo.targets().items()) for row in done
     )
@@ -132,6 +159,10 @@ def summary(record: RunRecord, rows: list[Row], slo: SLO) -> Row:
     refused = [row["reason"] for row in rows if row["status"] == "rejected"]
     return {
         **{name: spread([r[name] for r in rows if r[name] is not None]) for name in SUMMARIZED},
+        **{
+            name: owing(rows, name, record.end_s)
+            for name in ("ttft_s", "tpot_s", "ttst_s", "e2e_s")
+        },
         "requests": {"arrived": len(rows)}
         | {status: sum(row["status"] == status for row in rows) for status in STATUSES},
         "rejected_reasons": {reason: refused.count(reason) for reason in sorted(set(refused))},
