@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from simulator.errors import ConfigError
 
-DRAINS = ("finish", "abort")
+DRAINS = ("finish", "abort", "migrate")
 ACTIONS = ("workers", "fail", "restart", "flip", "bandwidth")
 
 MAX_WORKERS = 4096
@@ -76,7 +76,10 @@ class Drain:
 
     Prompts not begun go back to the router at once. What is begun is finished; what is left after
     ``grace_s`` (``None``: as long as it takes) is lost and begun anew elsewhere. ``abort`` is
-    ``finish`` with a grace that must be given.
+    ``finish`` with a grace that must be given. ``migrate``: at the end of its iteration a decode
+    worker offers each of its sequences, and each that joins later, to another worker of its pool,
+    which the decode router chooses; if that has the blocks, the KV moves there over the links and
+    the sequence goes on, nothing being computed again. What finds no room is finished.
     """
 
     mode: str = "finish"

@@ -77,11 +77,11 @@ def _balances(simulation: "Simulation") -> Iterator[str]:
                 f"KV accounting: worker {worker.number} holds {worker.used} of "
                 f"{worker.capacity} blocks"
             )
-    handoff = simulation.handoff
-    moving = handoff.started_bytes - handoff.delivered_bytes - handoff.bytes_in_flight
-    moving -= handoff.dropped_bytes
-    if abs(moving) > 1e-9 * max(1.0, handoff.started_bytes):
-        yield f"link accounting: {moving} bytes are neither under way nor delivered"
+    for sent in (simulation.handoff, simulation.migration):
+        moving = sent.started_bytes - sent.delivered_bytes - sent.bytes_in_flight
+        moving -= sent.dropped_bytes
+        if abs(moving) > 1e-9 * max(1.0, sent.started_bytes):
+            yield f"link accounting: {moving} bytes are neither under way nor delivered"
     for load in simulation.loads:
         if min((*load.requests, *load.tokens, *load.kv_blocks), default=0) < 0:
             yield "routing: a worker's load is negative"

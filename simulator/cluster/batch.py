@@ -7,6 +7,7 @@ its state in between has it advanced to the iteration under way. Iteration ``ste
 """
 
 from collections import deque
+from collections.abc import Callable
 from heapq import heappop, heappush
 from math import isnan
 
@@ -52,6 +53,7 @@ class BatchWorker(Worker):
         "_leap",
         "_marks",
         "_max_seqs",
+        "_parked",
         "_paused",
         "_pending",
         "_piggyback",
@@ -63,9 +65,11 @@ class BatchWorker(Worker):
         "_since",
         "_slow",
         "_stalled",
+        "_staying",
         "_step",
         "_times",
         "_unseen",
+        "depart",
         "leap_limit",
     )
 
@@ -101,6 +105,9 @@ class BatchWorker(Worker):
         self._resumed = 0.0  # when the first iteration after the stall ends
         self._ready: list[int] = []  # prompts computed here in the step that just ended
         self.leap_limit = LEAP
+        self.depart: Callable[[BatchWorker, int, int], bool] | None = None  # set when it migrates
+        self._parked: dict[int, int] = {}  # blocks of sequences that are on their way elsewhere
+        self._staying: set[int] = set()  # nobody had room for these
         self._slow = 0.0  # seconds of the iteration under way, if a slow one
         self._going: list[int] = []  # their clients have gone; they stay until this step ends
         self._late_since: dict[int, float] | None = None  # whose last token was when, in a stall
@@ -115,7 +122,7 @@ class BatchWorker(Worker):
 
     def reserve(self, request: int) -> None:
         """Set blocks aside for a transfer, at once or as soon as there are any, in order."""
-        blocks = self._held(request, self._ledger.prompt_tokens[request] + self._known)
+        blocks = self._incoming(request)
         if self._pending or self._paused or not self._has_room(blocks):
             self._pending.append(request)
             if self.busy_since is None:
@@ -123,6 +130,37 @@ class BatchWorker(Worker):
             return
         self.used += blocks
         self._listener.reserved(request)
+
+    def _incoming(self, request: int) -> int:
+        """Return the blocks to set aside for a request that comes with its KV."""
+        ledger = self._ledger
+        known = 1 if request in ledger.moved_at else self._known
+        return self._held(request, ledger.prompt_tokens[request] + known)
+
+    def take_in(self, request: int) -> bool:
+        """Set blocks aside for a sequence of another worker, if there are as many now."""
+        blocks = self._incoming(request)
+        if self._pending or self._paused or not self._has_room(blocks):
+            return False
+        self.used += blocks
+        return True
+
+    def migrate(self, depart: "Callable[[BatchWorker, int, int], bool]") -> None:
+        """Offer every sequence to others from the end of the iteration under way on.
+
+        ``depart`` takes this worker, a request and the tokens of its next iteration, and tells
+        whether somebody takes it in.
+        """
+        self.depart = depart
+        self._interrupt()
+
+    def departed(self, request: int) -> None:
+        """Free the blocks of a sequence that has gone to another worker, or was lost on the way."""
+        self.used -= self._parked.pop(request)
+        if self._pending or self.prompts:
+            self._interrupt()
+        elif self.leaving is not None and self.empty:
+            self.leaving()
 
     def join(self, request: int) -> None:
         """Take a request whose KV has arrived into the batch at the next boundary."""
@@ -140,7 +178,8 @@ class BatchWorker(Worker):
             if self._pending:
                 self._interrupt()
             return
-        self.used -= self._held(request, tokens + self._known)
+        self.used -= self._incoming(request)
+        self._ledger.moved_at.pop(request, None)
         if self._pending or self.prompts:
             self._interrupt()
         elif self.leaving is not None and self.empty:
@@ -208,6 +247,10 @@ class BatchWorker(Worker):
             self._listener.vanished(request)
         self._going.clear()
         self._forget_stall()
+        for request in self._arrived:
+            if request in ledger.moved_at:
+                ledger.lost_at[request] = ledger.moved_at.pop(request)
+        self._parked.clear()
         for held in (self._running, self._ends, self._arrived, self._pending, self._paused):
             held.clear()
         self._growth = [0] * len(self._growth)
@@ -277,6 +320,8 @@ class BatchWorker(Worker):
     def _begin(self, now: float) -> None:
         self._since = now
         if self._running and not self._stalled:
+            if self.depart is not None:
+                self._move_out(self.depart)
             self._grow(now)
         if self._shown:
             self._expect_second()
@@ -330,7 +375,8 @@ class BatchWorker(Worker):
 
     def _reach(self, batch: int, upto: float) -> int:
         """Return the number of iterations until the batch, a piece or the KV cache ends."""
-        leap = 1 if self._unseen else min(self._ends[0][0] - self._step, self.leap_limit)
+        single = self._unseen or (self.depart and self._running.keys() - self._staying)
+        leap = 1 if single else min(self._ends[0][0] - self._step, self.leap_limit)
         last = self._context + batch * (leap - 1)
         if last > upto:
             leap = int((upto - self._context) // batch) + 1
@@ -550,7 +596,7 @@ class BatchWorker(Worker):
         """Grant reservations in order, as far as blocks go; preempted sequences go first."""
         pending = self._pending
         while pending and not self._paused:
-            blocks = self._held(pending[0], self._ledger.prompt_tokens[pending[0]] + self._known)
+            blocks = self._incoming(pending[0])
             if self.used + blocks > self.capacity:
                 return
             self.used += blocks
@@ -621,6 +667,9 @@ class BatchWorker(Worker):
         arrived, ledger = self._arrived, self._ledger
         while arrived and len(self._running) < self._max_seqs:
             request = arrived.popleft()
+            if request in ledger.moved_at:
+                self._go_on_here(request)
+                continue
             ledger.decode_join[request] = now
             if self._known:
                 self._take_over(request, now)
@@ -630,6 +679,18 @@ class BatchWorker(Worker):
             self._add(request)
             self._fresh += 1
             self._unseen.append(request)
+
+    def _go_on_here(self, request: int) -> None:
+        """Go on with a sequence from another worker; its gap began with its last token there."""
+        since = self._ledger.moved_at.pop(request)
+        self._add(request)
+        if self._ledger.generated[request] == 1:
+            self._fresh += 1
+            self._awaiting.append(request)
+            return
+        self._late.append((since, 1))
+        if self._late_since is not None:
+            self._late_since[request] = since
 
     def _take_over(self, request: int, now: float) -> None:
         """Go on from the token that ended the prompt, if it was not the last."""
@@ -649,6 +710,26 @@ class BatchWorker(Worker):
             self._late.append((ledger.prefill_end[request], 1))
             if self._late_since is not None:
                 self._late_since[request] = ledger.prefill_end[request]
+
+    def _move_out(self, depart: "Callable[[BatchWorker, int, int], bool]") -> None:
+        """Offer the sequences that have not been offered yet; who goes keeps its blocks until then.
+
+        The next iteration's have not been taken.
+        """
+        ledger, load, index = self._ledger, self.load, self.index
+        for request in [each for each in self._running if each not in self._staying]:
+            generated = ledger.output_tokens[request] - (self._running[request] - self._step)
+            length = ledger.input_tokens[request] + generated
+            placed = self.blocks(ledger.prompt_tokens[request])
+            if not depart(self, request, length):
+                self._staying.add(request)
+                continue
+            del self._running[request]
+            self._remove(length)
+            ledger.generated[request] = generated
+            self._parked[request] = self._held(request, length - 1)
+            load.requests[index] -= 1
+            load.kv_blocks[index] -= placed
 
     def _join_ready(self, now: float) -> None:
         join, queued = self._ledger.decode_join, self._ledger.decode_queue_enter

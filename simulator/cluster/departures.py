@@ -9,6 +9,7 @@ from simulator.cluster.endings import Endings
 from simulator.cluster.gateway import Gateway
 from simulator.cluster.handoff import Handoff
 from simulator.cluster.ledger import INCOMPLETE
+from simulator.cluster.migration import Migration
 from simulator.cluster.team import AnyWorker
 from simulator.record import REASONS
 
@@ -17,12 +18,18 @@ class Departures:
     """Sees to it that every request of a departing worker still ends exactly once."""
 
     def __init__(
-        self, endings: Endings, gateway: Gateway, handoff: Handoff, max_retries: int
+        self,
+        endings: Endings,
+        gateway: Gateway,
+        handoff: Handoff,
+        migration: Migration,
+        max_retries: int,
     ) -> None:
         self._endings = endings
         self._ledger = endings.ledger
         self._gateway = gateway
         self._handoff = handoff
+        self._migration = migration
         self._early = handoff.early
         self._max_retries = max_retries
 
@@ -39,7 +46,7 @@ class Departures:
         """Take from a worker that is gone all it held, in the order it arrived."""
         self.part(worker)
         held, under_way = self._held(worker), worker.under_way
-        stopped = {request for request in held if self._handoff.cancel(request)}
+        stopped = {request for request in held if self._stop(request)}
         worker.die()
         for request in held:
             if request in stopped and worker.role == "decode":
@@ -47,6 +54,13 @@ class Departures:
             else:
                 self._handoff.forget(request)
                 self._begin_anew(request, computed=request not in under_way)
+
+    def _stop(self, request: int) -> bool:
+        """Stop a request on its way; tell whether its KV is safe where it comes from."""
+        if request in self._migration.moves:
+            self._migration.drop(request)
+            return False
+        return self._handoff.cancel(request)
 
     def _held(self, worker: AnyWorker) -> list[int]:
         """Return the requests whose KV, or a place for it, a worker has."""
@@ -56,7 +70,8 @@ class Departures:
             held = columns["prefill_worker"] == worker.number
             held &= np.isnan(columns["transfer_end_s"])
         held &= columns["status"] == INCOMPLETE
-        return [int(request) for request in np.flatnonzero(held)]
+        leaving = self._migration.leaving(worker)
+        return sorted([*(int(request) for request in np.flatnonzero(held)), *leaving])
 
     def _begin_anew(self, request: int, *, computed: bool) -> None:
         """Let a lost request start again with what it has, or give it up after too many times.

@@ -12,6 +12,7 @@ from simulator.cluster.endings import Endings
 from simulator.cluster.gateway import Gateway
 from simulator.cluster.handoff import Handoff
 from simulator.cluster.ledger import FAILED, INCOMPLETE
+from simulator.cluster.migration import Migration
 from simulator.cluster.team import Roster
 from simulator.record import REASONS
 
@@ -36,6 +37,7 @@ class Leavers:
         self.entering: Delays
         self.gateway: Gateway
         self.handoff: Handoff
+        self.migration: Migration
         self.roster: Roster
 
     def _draw(self, seed: int) -> list[float]:
@@ -104,6 +106,9 @@ class Leavers:
             return False
         if number in self.roster.batches:
             return self.roster.batches[number].leave(request)
+        if request in self.migration.moves:
+            self.migration.drop(request)
+            return False
         if not isnan(ledger.transfer_end[request]):
             self.handoff.dispatched.cancel(request)
             return self.roster.batches[ledger.decode_worker[request]].leave(request)

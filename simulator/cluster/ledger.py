@@ -23,9 +23,10 @@ class Ledger:
 
     ``generated`` counts the output tokens a request has produced whenever it is not in a batch;
     ``prompt_tokens`` are those that its prefill computes: its input and, where it begins anew, what
-    it had generated. ``lost_at`` says when a lost request had its last token, ``resumed`` are the
-    gaps (seconds) before those with which lost requests went on, and ``settled`` the requests whose
-    gap between first and second token is among them or in a worker's log; ``unseen_tokens`` counts
+    it had generated. ``lost_at`` says when a lost request had its last token, ``moved_at`` when one
+    had it whose KV is on its way from one decode worker to another; ``resumed`` are the gaps
+    (seconds) before those with which lost requests went on, and ``settled`` the requests whose gap
+    between first and second token is among them or in a worker's log; ``unseen_tokens`` counts
     those that were generated and lost before anybody saw them, ``wasted_tokens`` those of prompts
     whose client left before they were computed.
     """
@@ -35,6 +36,7 @@ class Ledger:
         *COUNTS,
         "generated",
         "lost_at",
+        "moved_at",
         "prompt_tokens",
         "resumed",
         "settled",
@@ -81,6 +83,7 @@ class Ledger:
         self.generated = array("i", [0]) * size
         self.prompt_tokens = array("i", [0]) * size
         self.lost_at: dict[int, float] = {}
+        self.moved_at: dict[int, float] = {}
         self.resumed: list[float] = []
         self.settled: set[int] = set()
         self.unseen_tokens = self.wasted_tokens = 0

@@ -23,7 +23,8 @@ from simulator.cluster.gateway import Gateway
 from simulator.cluster.handoff import Handoff
 from simulator.cluster.leavers import Leavers
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.links import Arrivals, FifoLinks, Links
+from simulator.cluster.links import Arrivals, Deliver, FifoLinks, Links
+from simulator.cluster.migration import Migration
 from simulator.cluster.observer import Observer
 from simulator.cluster.router import Router
 from simulator.cluster.sharing import SharedLinks, even_split, water_level
@@ -114,11 +115,17 @@ class Simulation:
             early=deployment.first_token == "prefill",  # noqa: S105 - a place, not a secret
             handover_s=deployment.handover_s,
         )
-        self.handoff.links = self.ways.links = self._links()
+        self.migration = Migration(self.clock, self.ledger, decode_router, self.decoders, self.ways)
+        links = self._links()
+        self.handoff.links = self.migration.links = self.ways.links = links
         self.fleet = self._fleet()
         self.gateway = self._gateway(router)
         self.departures = Departures(
-            self.endings, self.gateway, self.handoff, deployment.elastic.max_retries
+            self.endings,
+            self.gateway,
+            self.handoff,
+            self.migration,
+            deployment.elastic.max_retries,
         )
         self._entry_s = deployment.entry_s
         self.entering = Delays(self.clock, ENTRY, self.gateway.place)
@@ -143,8 +150,13 @@ class Simulation:
         )
 
     def _links(self) -> Links:
-        clock, sharing, started = self.clock, self.deployment.transfer.sharing, self.handoff.started
-        arrivals = Arrivals(clock, self.handoff.deliver)
+        clock, sharing = self.clock, self.deployment.transfer.sharing
+        started: Deliver = self.handoff.started
+        deliver: Deliver = self.handoff.deliver
+        if self._migrates:
+            started = self._carried(started)
+            deliver = self._carried(deliver, self.migration.deliver)
+        arrivals = Arrivals(clock, deliver)
         self._live(arrivals.alarm, arrivals.wake)
         if sharing == "fifo":
             links: FifoLinks | SharedLinks = FifoLinks(clock, arrivals, started)
@@ -153,6 +165,21 @@ class Simulation:
             links = SharedLinks(clock, arrivals, fill, started)
         self._live(links.alarm, links.wake)
         return links
+
+    @property
+    def _migrates(self) -> bool:
+        return self.deployment.elastic.drain.mode == "migrate"
+
+    def _carried(self, handed: Deliver, moved: Callable[[int], None] | None = None) -> Deliver:
+        """Return who hears of a flow: ``handed`` if of a prompt, ``moved`` if of a sequence."""
+
+        def tell(request: int, now: float) -> None:
+            if request not in self.migration.moves:
+                handed(request, now)
+            elif moved is not None:
+                moved(request)
+
+        return tell
 
     def _fleet(self) -> Fleet:
         pools = {pool.role: pool for pool in self.deployment.pools}
@@ -183,7 +210,8 @@ class Simulation:
             return None
         leavers = Leavers(clients, self.endings, self.options.seed)
         leavers.entering, leavers.gateway = self.entering, self.gateway
-        leavers.handoff, leavers.roster = self.handoff, self.roster
+        leavers.handoff, leavers.migration = self.handoff, self.migration
+        leavers.roster = self.roster
         self._live(leavers.alarm, leavers.wake)
         return leavers
 
@@ -260,6 +288,8 @@ class Simulation:
         worker = self._leave(life)
         worker.leaving = partial(self.fleet.empty, life.number)
         self.departures.part(worker)
+        if self._migrates and isinstance(worker, BatchWorker) and worker.role == "decode":
+            worker.migrate(self.migration.depart)
 
     def _lost(self, life: Life) -> None:
         """Forget a worker that is gone, and see to what it held."""

@@ -123,6 +123,9 @@ class Ways:
         self._wire: Wire | None = None
         if "prefill" in pools:
             self._wire = wire(deployment.model, pools["prefill"], pools["decode"], transfer)
+        self._moving: Wire | None = None  # between decode workers
+        if "decode" in pools and deployment.elastic.drain.mode == "migrate":
+            self._moving = wire(deployment.model, pools["decode"], pools["decode"], transfer)
         self._ends: dict[int, _End] = {}
         self._shares: dict[str, float] = {}
         self.links: Links
@@ -131,14 +134,18 @@ class Ways:
         self._boxes: dict[tuple[str, int, str], Port] = {}
         self._taken: dict[tuple[str, int], int] = {}  # GPUs of a box whose worker has others too
         self._routes: dict[tuple[str, str, bool], Route] = {}
+        self._moves: dict[tuple[str, str, bool], Route] = {}
 
     def open(self, worker: int, spec: WorkerSpec, slot: Slot) -> None:
         """Give a worker that starts to serve its ports, of either kind."""
-        lanes = {}
+        kinds, place = ("scale_up", "scale_out"), (spec, slot)
+        lanes, outs = {}, {}
         if self._wire is not None and spec.role != "mixed":
-            kinds = ("scale_up", "scale_out")
-            lanes = {kind: self._lanes(self._wire, spec, slot, kind) for kind in kinds}
-        self._ends[worker] = end = _End.of(spec, slot, lanes)
+            sends = spec.role == "prefill"
+            lanes = {kind: self._lanes(self._wire, place, kind, sends=sends) for kind in kinds}
+        if self._moving is not None and spec.role == "decode":
+            outs = {kind: self._lanes(self._moving, place, kind, sends=True) for kind in kinds}
+        self._ends[worker] = end = _End.of(spec, slot, lanes, outs)
         share = self._shares.get(spec.role, 1.0)
         if share != 1.0:
             self._squeeze(end, share)
@@ -158,40 +165,45 @@ class Ways:
                 self._squeeze(end, share)
 
     def _squeeze(self, end: "_End", share: float) -> None:
-        for lanes in end.lanes.values():
+        for lanes in (*end.lanes.values(), *end.outs.values()):
             for port in lanes.ports:
                 self.links.set_bandwidth(port, lanes.full * share)
 
     def between(self, source: int, target: int) -> Way:
         """Return the way from one worker to another."""
         here, there = self._ends[source], self._ends[target]
-        key = here.gpu, there.gpu, here.place == there.place is not None
-        route = self._routes.get(key)
+        moves = here.spec.role == there.spec.role
+        near = here.place == there.place is not None
+        routes = self._moves if moves else self._routes
+        route = routes.get((here.gpu, there.gpu, near))
         if route is None:
-            route = self._routes[key] = self._route(here, there)
-        return Way(here.lanes[route.kind], there.lanes[route.kind], route)
+            carried = self._moving if moves else self._wire
+            route = routes[here.gpu, there.gpu, near] = self._route(here, there, carried)
+        return Way((here.outs if moves else here.lanes)[route.kind], there.lanes[route.kind], route)
 
-    def _route(self, here: "_End", there: "_End") -> Route:
+    def _route(self, here: "_End", there: "_End", carried: Wire | None) -> Route:
         path = self._fabric.path(here.slot, there.slot, here.spec.gpu, there.spec.gpu)
         trips = 2 if self._transfer.mode == "pull" else 1
-        if self._wire is None:
+        if carried is None:
             raise InvariantError("KV is to be handed over, but there are no pools for it")
         return Route(
             kind=path.kind,
             latency_s=path.latency_s * trips + path.setup_s + self._transfer.setup_s,
-            wire=self._wire,
+            wire=carried,
             layers=self._layers,
-            cap=self._wire.posted(path.message_s) if self._shared else ENDLESS,
+            cap=carried.posted(path.message_s) if self._shared else ENDLESS,
         )
 
-    def _lanes(self, wire: Wire, spec: WorkerSpec, slot: Slot, kind: str) -> Lanes:
+    def _lanes(
+        self, wire: Wire, place: tuple[WorkerSpec, Slot], kind: str, *, sends: bool
+    ) -> Lanes:
         """Return a worker's idle ports of a kind.
 
         The GPUs of a rank that move a request's KV do so side by side, no faster than those that
         post its messages can. A box's NICs are one port for all workers that lie in it alone.
         """
+        spec, slot = place
         fabric, ranks = self._fabric, spec.layout.attention_dp
-        sends = spec.role == "prefill"
         posted = ENDLESS
         if sends != wire.pulled:
             posted = wire.posted(fabric.message_cost(kind))
@@ -244,7 +256,7 @@ class Ways:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _End:
-    """A worker as routes see it.
+    """A worker as routes see it: ``lanes`` from or to the other stage, ``outs`` to its own.
 
     ``gpu`` is its kind, ``place`` that and the one domain it lies in (``None``: in several).
     """
@@ -252,14 +264,18 @@ class _End:
     spec: WorkerSpec
     slot: Slot
     lanes: dict[str, Lanes]
+    outs: dict[str, Lanes]
     gpu: str
     place: tuple[str, int] | None
 
     @classmethod
-    def of(cls, spec: WorkerSpec, slot: Slot, lanes: dict[str, Lanes]) -> "_End":
+    def of(
+        cls, spec: WorkerSpec, slot: Slot, lanes: dict[str, Lanes], outs: dict[str, Lanes]
+    ) -> "_End":
         """Return a worker's end at its slot."""
         gpu, alone = spec.gpu.name, slot.first_domain == slot.last_domain
-        return cls(spec, slot, lanes, gpu, (gpu, slot.first_domain) if alone else None)
+        place = (gpu, slot.first_domain) if alone else None
+        return cls(spec, slot, lanes, outs, gpu, place)
 
 
 class _Crowd(NamedTuple):

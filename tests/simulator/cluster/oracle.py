@@ -59,6 +59,9 @@ class SteppingWorker(BatchWorker):
         self.due: list[float] = []
         self.began = 0.0
         self.gone: list[int] = []
+        self.offered: set[int] = set()
+        self.parked: dict[int, int] = {}
+        self.alone = False
 
     def ceil(self, tokens: int) -> int:
         """Return the blocks that hold ``tokens``."""
@@ -115,6 +118,48 @@ class SteppingWorker(BatchWorker):
         self.unreserve(request)
         return False
 
+    def come(self, request: int) -> int:
+        """Return how many tokens beside its prompt's KV a request that is sent brings along."""
+        return 1 if request in self._ledger.moved_at or not self.settings.recomputes else 0
+
+    def take_in(self, request: int) -> bool:
+        """Set blocks aside for a sequence that moves here."""
+        need = self.need(request, self._ledger.prompt_tokens[request] + self.come(request))
+        if self.wanting or self.interrupted or self.used + need > self.capacity:
+            return False
+        self.held[request] = need
+        self.used += need
+        return True
+
+    def migrate(self, depart: Any) -> None:
+        """Offer sequences from the next step on."""
+        self.depart = depart
+
+    def departed(self, request: int) -> None:
+        """Free what a sequence held that has gone."""
+        self.used -= self.parked.pop(request)
+        if self.wanting or self.prompts:
+            self.start_if_idle()
+        elif self.leaving is not None and self.empty:
+            self.leaving()
+
+    def move_out(self) -> None:
+        """Offer each sequence once to somebody else."""
+        for sequence in list(self.batch):
+            request = sequence.request
+            if request in self.offered:
+                continue
+            self.offered.add(request)
+            placed = self.ceil(self._ledger.prompt_tokens[request])
+            assert self.depart is not None
+            if self.depart(self, request, sequence.length):
+                self.batch.remove(sequence)
+                self.parked[request] = sequence.held
+                total = self._ledger.output_tokens[request]
+                self._ledger.generated[request] = total - sequence.left
+                self.load.requests[self.index] -= 1
+                self.load.kv_blocks[self.index] -= placed
+
     def disown(self, request: int) -> None:
         """Let routers no longer count a request here."""
         self.load.requests[self.index] -= 1
@@ -150,8 +195,7 @@ class SteppingWorker(BatchWorker):
         """Serve waiting reservations in order."""
         while self.wanting and not self.interrupted:
             request = self.wanting[0]
-            come = 0 if self.settings.recomputes else 1
-            need = self.need(request, self._ledger.prompt_tokens[request] + come)
+            need = self.need(request, self._ledger.prompt_tokens[request] + self.come(request))
             if self.used + need > self.capacity:
                 return
             self.wanting.popleft()
@@ -185,6 +229,7 @@ class SteppingWorker(BatchWorker):
                 self.start_if_idle()
             return
         self.used -= self.held.pop(request)
+        self._ledger.moved_at.pop(request, None)
         if self.wanting or self.prompts:
             self.start_if_idle()
         elif self.leaving is not None and self.empty:
@@ -220,6 +265,10 @@ class SteppingWorker(BatchWorker):
                 ledger.give_up(request)
             self._listener.vanished(request)
         self.gone = []
+        for request in self.landed:
+            if request in ledger.moved_at:
+                ledger.lost_at[request] = ledger.moved_at.pop(request)
+        self.parked = {}
         self.computing, self.stepping = None, False
         queues = self.batch, self.coming, self.landed, self.wanting, self.interrupted, self.begun
         for held in (*queues, self.prompts, self.decoding, self.due):
@@ -311,6 +360,8 @@ class SteppingWorker(BatchWorker):
 
     def begin_step(self, now: float) -> None:
         """Grow, preempt, admit, and start a step if there is anything to do."""
+        if self.depart is not None and not self.alone:
+            self.move_out()
         self.make_room(now)
         for sequence in self.coming:
             if self.interrupted.pop(sequence.request, None) is None:
@@ -330,6 +381,14 @@ class SteppingWorker(BatchWorker):
     def take(self, request: int, now: float) -> None:
         """Let a transferred request join."""
         ledger = self._ledger
+        if request in ledger.moved_at:
+            since = ledger.moved_at.pop(request)
+            known = ledger.generated[request]
+            left = ledger.output_tokens[request] - known
+            length = ledger.input_tokens[request] + known
+            last = None if known == 1 else since
+            self.batch.append(Sequence(request, length, left, self.held[request], last))
+            return
         ledger.decode_join[request] = now
         if self.settings.recomputes:
             ledger.unseen_tokens += 1
@@ -440,7 +499,7 @@ class SteppingWorker(BatchWorker):
     def run_step(self, now: float) -> None:
         """Start one step: it ends when the step model says."""
         step = self.computing or Step(0, 1)
-        alone = step.tokens > 0 and not self.settings.batching.piggyback
+        self.alone = alone = step.tokens > 0 and not self.settings.batching.piggyback
         self.decoding = [] if alone else list(self.batch)
         context = sum(sequence.length for sequence in self.decoding)
         seconds = self.settings.steps.step_seconds(

@@ -64,7 +64,13 @@ def plans(draw: st.DrawFn, roles: tuple[str, ...]) -> tuple[Change, ...]:
 
 
 DRAINS = st.sampled_from(
-    [Drain(), Drain(mode="abort", grace_s=0.0), Drain(mode="abort", grace_s=0.3)]
+    [
+        Drain(),
+        Drain(mode="abort", grace_s=0.0),
+        Drain(mode="abort", grace_s=0.3),
+        Drain(mode="migrate"),
+        Drain(mode="migrate", grace_s=0.2),
+    ]
 )
 TRANSFERS = st.builds(
     Transfer,
