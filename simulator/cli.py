@@ -53,6 +53,7 @@ from simulator.explore.sections import Section, map_section, start_section, torn
 from simulator.explore.sensitivity import lengths_map, tornado
 from simulator.explore.start import evaluate_starts, starts_lines
 from simulator.explore.study import OnStudy
+from simulator.exports import write_exports
 from simulator.files import write_parquet, write_text
 from simulator.front import (
     UnheardError,
@@ -293,8 +294,7 @@ class Job:
             most=MOST_REQUESTS if asked is None else None,
             enabled=first,
         )
-        html = build_report_options(settings).html
-        results.write(folder, report=write_report if html else None)
+        _write(results, settings, folder)
         self.results = None if self.sweeping else results
 
     def _again(self, one: Repetition, folder: Path) -> bool:
@@ -374,6 +374,13 @@ def _explore(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: b
     return "\n".join([done.text, *lines, *confirmed_lines(confirmed)])
 
 
+def _write(results: Results, settings: Mapping[str, Any], folder: Path) -> None:
+    """Write a run's folder, what was asked for beside its data included."""
+    options = build_report_options(settings)
+    write_exports(results, options.exports, folder)
+    results.write(folder, report=write_report if options.html else None)
+
+
 def _calibrate(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: bool) -> str:
     """Fit to the measured traffic, run the better settings into ``folder`` and say what came out.
 
@@ -387,11 +394,10 @@ def _calibrate(settings: Mapping[str, Any], folder: Path, text: str, *, enabled:
         settings = merged(settings, correction.tree)
         text = config_text(settings)
     results = simulate(build_experiment(settings), config=text)
-    html = build_report_options(settings).html
     if correction.helps:
         (folder / "experiment").mkdir(exist_ok=True)
         write_text(folder / "experiment" / "calibrated.yaml", correction.text)
-    results.write(folder, report=write_report if html else None)
+    _write(results, settings, folder)
     used = f"\n\nsettings: --config-dir {os.path.relpath(folder)} experiment=calibrated"
     return correction.answer + (used if correction.helps else "")
 

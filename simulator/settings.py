@@ -21,6 +21,7 @@ from simulator.explore.bandwidth import Handover
 from simulator.explore.exploration import Exploration, Options
 from simulator.explore.space import Lengths, Platform
 from simulator.explore.start import Start, read_starts
+from simulator.exports import EXPORTS
 from simulator.goodput.options import Options as Goodput
 from simulator.huggingface import Checkpoint, read_checkpoint
 from simulator.latency.roofline import Roofline
@@ -37,9 +38,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportOptions:
-    """What a run writes beside its data: ``html``, the report page."""
+    """What a run writes beside its data.
+
+    ``html`` is the report page, ``exports`` names forms that other tools read
+    (:data:`simulator.exports.EXPORTS`).
+    """
 
     html: bool = True
+    exports: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.exports:
+            if name not in EXPORTS:
+                raise ConfigError(
+                    f"report: exports must be among {', '.join(EXPORTS)} but got {name!r}"
+                )
 
 
 TASKS = ("simulate", "explore", "goodput", "calibrate", "compare")

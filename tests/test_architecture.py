@@ -36,6 +36,7 @@ FLOORS = {
     "simulator.explore": 4,
     "simulator.results": 5,
     "simulator.report": 6,
+    "simulator.exports": 7,
     "simulator.experiment": 7,
     "simulator.advice_page": 7,
     "simulator.counterpart": 7,
