@@ -110,7 +110,11 @@ def test_without_dynamo_it_is_skipped_in_a_sentence() -> None:
 def test_figures_are_those_of_the_definitions() -> None:
     """TTFT per request, ITL over all gaps, TPOT per request with any; pairing ignores the order."""
     compare = script()
-    columns = [[0.0, 10.0, 10.0], [5.0, 14.0, 30.0], [25.0, 14.0, 40.0], [8, 8, 9], [11, 1, 2]]
+    columns: list[list[float]] = [
+        *([0.0, 10.0, 10.0], [4.0, 12.0, 20.0]),
+        *([5.0, 14.0, 30.0], [25.0, 14.0, 40.0]),
+        *([8, 8, 9], [11, 1, 2]),
+    ]
     one = compare.Replay(*(np.array(column, dtype=float) for column in columns), 1.0)
     found = compare.figures(one)
     assert found["TTFT mean"] == pytest.approx((5 + 4 + 20) / 3)
@@ -126,7 +130,7 @@ def test_both_replay_one_file_without_shared_blocks(tmp_path: Path) -> None:
     import json
 
     source = tmp_path / "own.csv"
-    source.write_text("arrival_s,input_tokens,output_tokens\n0.0,513,4\n1.25,512,1\n", "utf-8")
+    source.write_text("arrival_s,input_tokens,output_tokens\n3.0,513,4\n4.25,512,1\n", "utf-8")
     name, size, path = script().converted(str(source), tmp_path)
     assert (name, size) == ("own.csv", 2)
     assert [json.loads(line) for line in path.read_text("utf-8").splitlines()] == [
