@@ -10,6 +10,7 @@ from builders import A_FABRIC, A_GPU, A_MODEL, INSTANT, traffic
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from hardware.link import Link
+from simulator.clients import Clients
 from simulator.cluster.simulation import RunOptions, Traffic
 from simulator.deployment import Batching, Deployment, Pool, Transfer
 from simulator.latency.base import Busiest, Piece, WorkerSpec
@@ -127,7 +128,10 @@ class Drawn:
         named = zip(("arrivals", "prompts", "answers"), rows, strict=True)
         told = [f"{name} = {row}" for name, row in named]
         return "\n".join(
-            [repr(self.deployment), *told, f"clients = {load.concurrency}", repr(self.options)]
+            [
+                *(repr(self.deployment), *told, f"clients = {load.concurrency}"),
+                *(repr(load.clients), repr(self.options)),
+            ]
         )
 
 
@@ -147,7 +151,21 @@ def draw(seed: int) -> Drawn:
         until_s=until,
         leap=rng.choice([None, None, 1, 2, 7, 40]),
     )
+    load = replace(load, clients=_clients(rng, grid=grid))
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
+
+
+def _clients(rng: Random, *, grid: bool) -> Clients:
+    """Return how patient clients are: in most configurations endlessly."""
+    if rng.random() < 0.6:
+        return Clients()
+    times = [0.5, 1.0, 2.0] if grid else [0.05, 0.3, 1.0, rng.uniform(0.01, 3.0)]
+    return Clients(
+        first_token_timeout_s=rng.choice([None, *times]),
+        timeout_s=rng.choice([None, *times]),
+        cancel_probability=rng.choice([0.0, 0.0, 0.5, 1.0]),
+        cancel_mean_s=rng.choice([0.1, 1.0]),
+    )
 
 
 def _deployment(rng: Random, *, grid: bool) -> Deployment:

@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 from copying import Copying, Wire
 
+from simulator.clients import Clients
 from simulator.deployment import Deployment, Pool
 from simulator.latency.base import Busiest, WorkerSpec
 from simulator.layout import MemoryBudget, plan_memory
 from simulator.record import COUNTS, GAUGES, REASONS, TIMES
 
 STEP, WIRE, ARRIVE, START, LOOK = range(5)
+LEAVE = -1  # before arrivals of the same instant
 Happening = tuple[float, int, int, Callable[[], None]]
 
 
@@ -44,6 +46,7 @@ class Job:
     preemptions: int = 0
     recomputed: int = 0
     uncomputed: int = 0  # prompt tokens that a router still counts at its worker
+    lingers: bool = False  # its client has gone, but not what a step under way is about
     tokens: list[float] = field(default_factory=list)
 
     def blocks(self, site: "Site", tokens: int) -> int:
@@ -168,6 +171,17 @@ class Site:
         """Attention-DP ranks, each with a step of its own."""
         return self.pool.layout.attention_dp
 
+    def unqueue(self, job: Job) -> None:
+        """Take a prompt out of the queue that nobody wants computed any more."""
+        self.queue.remove(job)
+        job.uncomputed = 0
+        self.never_again(job)
+
+    def never_again(self, job: Job) -> None:
+        """Take back what was counted as to be recomputed, if it was."""
+        if job.tokens:
+            job.recomputed -= job.prompt + len(job.tokens) - 1
+
     def working(self, busy: bool) -> None:
         """Note whether this worker works from now on."""
         open_spell = bool(self.busy) and self.busy[-1][1] == inf
@@ -199,6 +213,26 @@ class Prefill(Site):
         self.freed = True
         self.running: list[Job] = []  # computed, and not let go yet
         self.lacks: dict[Job, int] = {}  # the steps that each of these waits for
+        self.parting: dict[Job, Step] = {}  # nobody wants these; they stay until which step ends
+
+    def leave(self, job: Job) -> None:
+        """Part with a request nobody waits for."""
+        if job in self.queue:
+            self.unqueue(job)
+            return
+        if "prefill_end_s" in job.moments:
+            if job in self.running:
+                self.running.remove(job)
+                del self.lacks[job]
+                job.tokens.pop()  # which nobody saw
+            del self.held[job]
+            return
+        last = [step for step in self.flight if any(c.job is job and c.last for c in step.chunks)]
+        for prompt in [prompt for prompt in self.begun if prompt.job is job]:
+            self.begun.remove(prompt)
+            job.uncomputed -= job.prompt - prompt.tokens
+        self.parting[job] = (last or self.flight[-1:])[0]
+        job.lingers = True
 
     def need(self, job: Job) -> int:
         """Return the blocks of the prompt: nothing is generated here."""
@@ -282,9 +316,12 @@ class Prefill(Site):
         """Let computed prompts go on."""
         for chunk in step.chunks:
             chunk.job.uncomputed -= chunk.size
+        for job in [job for job, last in self.parting.items() if last is step]:
+            del self.parting[job], self.held[job]
+            job.lingers = False
         self.tick(1)
         keeps = self.world.deployment.transfer.release == "idle"
-        for job in [chunk.job for chunk in step.chunks if chunk.last]:
+        for job in [c.job for c in step.chunks if c.last and c.job.status == "incomplete"]:
             job.moments["prefill_end_s"] = self.world.now
             job.tokens.append(self.world.now)
             if self.world.ends_here(job):
@@ -313,6 +350,36 @@ class Batch(Site):
         self.wanting: list[Job] = []
         self.preempted: set[Job] = set()
         self.stalled = False
+
+    def leave(self, job: Job) -> None:
+        """Part with a request nobody waits for: now, or when the step under way ends."""
+        if job in self.queue:
+            self.unqueue(job)
+            self.preempted.discard(job)
+        elif job in self.running or self.computes(job):
+            job.lingers = True
+        else:
+            if job in self.landed:
+                self.landed.remove(job)
+            del self.held[job]
+
+    def computes(self, job: Job) -> bool:
+        """Tell whether a prompt is computed here."""
+        closing = self.step.chunks if self.step else []
+        return any(each.job is job for each in (*self.begun, *closing))
+
+    def let_go(self) -> None:
+        """Free what is left of those who are gone."""
+        for job in [job for job in self.held if job.lingers]:
+            for prompt in [prompt for prompt in self.begun if prompt.job is job]:
+                self.begun.remove(prompt)
+                self.never_again(job)
+            if job in self.running:
+                self.running.remove(job)
+            self.preempted.discard(job)
+            job.uncomputed = 0
+            job.lingers = False
+            del self.held[job]
 
     def need(self, job: Job) -> int:
         """Return the blocks of all tokens so far and the next one, or of the whole answer."""
@@ -347,8 +414,15 @@ class Batch(Site):
         """Yield the end of the step under way, or the start of one."""
         if self.step is not None:
             yield self.step.ends, STEP, self.number, self.act
-        elif self.landed or self.begun or (self.queue and self.fits(self.need(self.queue[0]))):
+        elif self.landed or self.begun or self.can_begin():
             yield self.world.now, START, self.number, self.act
+
+    def can_begin(self) -> bool:
+        """Tell whether there is room for the next prompt, or for a transfer that waits."""
+        if self.queue and self.fits(self.need(self.queue[0])):
+            return True
+        first = self.wanting[:1] if not self.preempted else []
+        return any(self.fits(self.need_landing(job)) for job in first)
 
     def act(self) -> None:
         """End the step under way and begin the next."""
@@ -362,19 +436,22 @@ class Batch(Site):
         self.step = None
         self.counts["steps"] += 1
         for job in step.riders:
-            job.tokens.append(self.world.now)
             self.counts["decode_tokens"] += 1
-            if len(job.tokens) == 2:
+            if job.lingers and job.prefill is not self and len(job.tokens) < 2:
+                continue  # nobody sees its first or second token
+            job.tokens.append(self.world.now)
+            if len(job.tokens) == 2 and not job.lingers:
                 job.moments["second_token_s"] = self.world.now
         for chunk in step.chunks:
             if not chunk.again:
                 chunk.job.uncomputed -= chunk.size
-        for job in [chunk.job for chunk in step.chunks if chunk.last]:
+        for job in [c.job for c in step.chunks if c.last and not c.job.lingers]:
             job.tokens.append(self.world.now)
             if len(job.tokens) == 2:
                 job.moments["second_token_s"] = self.world.now
             job.moments.setdefault("prefill_end_s", self.world.now)
             self.computed.append(job)
+        self.let_go()
         for job in [job for job in self.running + self.computed if len(job.tokens) == job.answer]:
             (self.running if job in self.running else self.computed).remove(job)
             self.preempted.discard(job)
@@ -476,8 +553,13 @@ class World:
         seed: int,
         interval: float,
         until: float,
+        patience: Clients,
     ) -> None:
         self.deployment, self.jobs, self.until = deployment, jobs, until
+        self.patience = patience
+        luck = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
+        self.whims = luck.random((len(jobs), 2))
+        self.waiting: list[tuple[float, int, bool, Job]] = []  # until when, for the first token
         self.now = 0.0
         self.layerwise = deployment.transfer.mode == "push_layerwise"
         self.coming = list(jobs)
@@ -526,7 +608,7 @@ class World:
 
     def run(self) -> None:
         """Let happen what comes next until every request has ended, or the time is over."""
-        while self.ended < len(self.jobs):
+        while self.ended < len(self.jobs) or any(job.lingers for job in self.jobs):
             when, _, _, act = min(self.happenings(), key=lambda happening: happening[:3])
             if when > self.until:
                 self.now = self.until
@@ -545,6 +627,9 @@ class World:
             yield self.coming[0].arrival, ARRIVE, 0, self.arrive
         elif self.coming and self.clients:
             yield self.now, ARRIVE, 0, self.dispatch
+        self.waiting = [each for each in self.waiting if each[3].status == "incomplete"]
+        if self.waiting:
+            yield self.waiting[0][0], ARRIVE, LEAVE, self.lose_patience
         if self.admitting:
             yield self.admitting[0][0], ARRIVE, 1, self.place_next
         if self.telling:
@@ -577,7 +662,64 @@ class World:
     def enter(self, job: Job) -> None:
         """Let a request come in."""
         job.moments["arrival_s"] = job.arrival
+        insort(self.waiting, (self.now + self.last_wish(job)[0], job.number, False, job))
+        first = self.patience.first_token_timeout_s
+        if first is not None and first < self.last_wish(job)[0]:
+            insort(self.waiting, (self.now + first, job.number, True, job))
         self.later(self.admitting, self.deployment.entry_s, job)
+
+    def last_wish(self, job: Job) -> tuple[float, str]:
+        """Return how long a client waits for the whole answer, and of what it then is tired."""
+        chance, size = self.whims[job.number].tolist()
+        wishes = [(inf, "timeout")]
+        if self.patience.timeout_s is not None:
+            wishes.append((self.patience.timeout_s, "timeout"))
+        if chance < self.patience.cancel_probability:
+            wishes.append((-self.patience.cancel_mean_s * float(np.log1p(-size)), "cancelled"))
+        return min(wishes, key=lambda wish: wish[0])
+
+    def lose_patience(self) -> None:
+        """Let the next client go whose patience is at its end."""
+        _, _, first, job = self.waiting.pop(0)
+        if first and self.emitted(job):
+            return
+        job.status, job.reason = "failed", "timeout" if first else self.last_wish(job)[1]
+        self.take_out(job)
+        self.end(job)
+
+    def take_out(self, job: Job) -> None:
+        """Free all that a request has, or let a step under way end before."""
+        for line in (self.admitting, self.telling):
+            line[:] = [each for each in line if each[2] is not job]
+        site, target = job.prefill, job.decode
+        if "transfer_end_s" in job.moments or (site is target and site is not None):
+            assert isinstance(target, Batch)
+            target.leave(job)
+            return
+        if isinstance(target, Batch):
+            if job in target.wanting:
+                target.wanting.remove(job)
+            else:
+                del target.held[job]
+                self.unwire(job)
+            job.decode = None
+        if site is not None:
+            site.leave(job)
+
+    def unwire(self, job: Job) -> None:
+        """Take a transfer off the wires."""
+        self.landing = [each for each in self.landing if each[1] != job.number]
+        self.entering = [each for each in self.entering if each[2].job is not job]
+        self.queue = [flow for flow in self.queue if flow.job is not job]
+        for each in [each for each in self.sending if each[2].job is job]:
+            self.sending.remove(each)
+            for wire in each[2].wires:
+                wire.busy = False
+        self.set_off()
+        for flow in [flow for flow in self.flows if flow.job is job]:
+            self.settle()
+            self.flows.remove(flow)
+            self.share()
 
     def later(self, line: list[tuple[float, int, Job]], seconds: float, job: Job) -> None:
         """Let a job stand in a line for so long, if at all."""
@@ -671,7 +813,7 @@ class World:
     def load(self, site: Site, stage: int) -> tuple[int, int, int]:
         """Return what a router sees: requests, prompt tokens to compute, prompt blocks."""
         jobs = [job for job in self.jobs if (job.prefill, job.decode)[stage] is site]
-        unfinished = [job for job in jobs if job.status == "incomplete"]
+        unfinished = [job for job in jobs if job.status == "incomplete" or job.lingers]
         if isinstance(site, Prefill):
             here = [job for job in unfinished if "prefill_end_s" not in job.moments]
             keeping = [job for job in jobs if job in site.held or job in here]
@@ -896,6 +1038,8 @@ class World:
     def emitted(self, job: Job) -> list[float]:
         """Return when the client saw each token."""
         handed = job.prefill is not job.decode
+        if isinstance(job.prefill, Prefill) and job in job.prefill.running:
+            return []  # its token is not let go
         if self.deployment.first_token == "prefill" or not handed:  # noqa: S105
             return job.tokens
         if "decode_join_s" not in job.moments:

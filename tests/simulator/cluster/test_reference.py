@@ -14,7 +14,7 @@ from reference import Job, World, histogram_fits, port_bandwidth
 
 from simulator.cluster import batch, router
 from simulator.cluster.simulation import Simulation
-from simulator.record import STATUSES, RunRecord
+from simulator.record import REASONS, STATUSES, RunRecord
 
 FIRST, COUNT = (int(n) for n in os.environ.get("DISAGGSIM_REFERENCE_SEEDS", "0:500").split(":"))
 BLOCK = 25
@@ -45,6 +45,7 @@ def reference(drawn: Drawn) -> World:
         seed=options.seed,
         interval=options.sample_interval_s or 1.0,
         until=float("inf") if options.until_s is None else options.until_s,
+        patience=load.clients,
     )
     world.run()
     return world
@@ -124,6 +125,8 @@ FEATURES = (
         "reserve=full",
         "grid",
         "idle",
+        "timeout",
+        "cancelled",
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
 )
@@ -149,6 +152,8 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "reserve=full": any(pool.batching.reserve == "full" for pool in deployment.pools),
         "first_token=decode": deployment.first_token == "decode",  # noqa: S105 - a place
         "grid": drawn.grid,
+        "timeout": (columns["reason"] == REASONS.index("timeout")).any(),
+        "cancelled": (columns["reason"] == REASONS.index("cancelled")).any(),
         "idle": deployment.transfer.release == "idle" and len(deployment.pools) > 1,
     }
     yield from (name for name, holds in told.items() if holds)

@@ -105,14 +105,20 @@ def owing(rows: list[Row], name: str, end_s: float) -> Row:
     A percentile among them is unknown, but no less than if all of them had ended with the run.
     """
     known = [row[name] for row in rows if row[name] is not None]
-    lacking = [row for row in rows if row["status"] == "incomplete" and row[name] is None]
+    waits = [
+        row
+        for row in rows
+        if row["status"] == "incomplete" or (row["status"], row["reason"]) == ("failed", "timeout")
+    ]
+    lacking = [row for row in waits if row[name] is None]
     if name in ("tpot_s", "ttst_s"):
         lacking = [row for row in lacking if row["output_tokens"] >= 2]
     least = []
     for row in lacking:
         start = row["arrival_s"] if name in ("ttft_s", "e2e_s") else row["first_token_s"]
         share = row["output_tokens"] - 1 if name == "tpot_s" else 1
-        least.append(0.0 if start is None else (end_s - start) / share)
+        bound = 0.0 if start is None else (end_s - start) / share
+        least.append(math.inf if row["status"] == "failed" else bound)
     told: Row = {**spread(known), "unfinished": len(lacking), "at_least": {}}
     for rank in (50, 75, 90, 95, 99) if lacking else ():
         late = [*known, *(1e9 for _ in lacking)]
@@ -120,7 +126,8 @@ def owing(rows: list[Row], name: str, end_s: float) -> Row:
         beyond = sorted(late)[math.ceil(at)] == 1e9
         told[f"p{rank}"] = None if beyond else quantile(late, rank / 100)
         if beyond:
-            told["at_least"][f"p{rank}"] = sorted([*known, *least])[math.floor(at)]
+            bound = sorted([*known, *least])[math.floor(at)]
+            told["at_least"][f"p{rank}"] = bound if bound < math.inf else None
     return told
 
 
