@@ -28,6 +28,8 @@ def subject(comparison: Comparison) -> str:
     """Return what was compared and in what the runs differ."""
     keys = list(dict.fromkeys(short(key) for key in comparison.shown))
     more = f" and {len(keys) - 8:,} more settings" if len(keys) > 8 else ""
+    if not keys and len(comparison.points) > 1:
+        return "They differ in the pools that are there."
     if not keys:
         return "The runs differ in nothing but chance."
     return f"They differ in {', '.join(keys[:8])}{more}."

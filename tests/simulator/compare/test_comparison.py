@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from simulator.compare import Options, compare, find, write
+from simulator.compare import Options, compare, find, prose, write
 from simulator.compare.comparison import best_of, front_of
 from simulator.compare.flat import differing, flat, telling
 from simulator.compare.metrics import METRICS, at
@@ -76,6 +76,17 @@ def test_seeds_of_one_configuration_are_one_point(tmp_path: Path) -> None:
     first = done.table.filter(point=0)["slo_attainment"].mean()
     assert done.means("slo_attainment")[0] == pytest.approx(first)
     assert done.keys == ("pools.prefill.workers",)
+
+
+def test_pools_of_another_kind_are_a_difference(tmp_path: Path) -> None:
+    """Runs of other pools do not differ in chance alone, and are said not to."""
+    kinds = {"split": "prefill", "whole": "mixed"}
+    for name, role in kinds.items():
+        pool = {"workers": 2, "layout": {"tp": 4}}
+        write_run(tmp_path / name, Made(settings={"pools": {role: pool}}))
+    found = compare(find([str(tmp_path)]).runs)
+    assert len(found.points) == 2
+    assert "chance" not in prose.subject(found)
 
 
 def test_the_same_run_in_two_folders_counts_once(tmp_path: Path) -> None:
