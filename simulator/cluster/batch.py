@@ -707,9 +707,10 @@ class BatchWorker(Worker):
             self._fresh += 1
             self._awaiting.append(request)
         elif not late:  # it goes on, and its last token came from the prefill worker
-            self._late.append((ledger.prefill_end[request], 1))
+            since = ledger.last_shown(request)
+            self._late.append((since, 1))
             if self._late_since is not None:
-                self._late_since[request] = ledger.prefill_end[request]
+                self._late_since[request] = since
 
     def _move_out(self, depart: "Callable[[BatchWorker, int, int], bool]") -> None:
         """Offer the sequences that have not been offered yet; who goes keeps its blocks until then.

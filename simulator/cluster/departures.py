@@ -96,7 +96,7 @@ class Departures:
             ledger.generated[request] -= 1
             ledger.unseen_tokens += 1
         else:
-            ledger.lost_at.setdefault(request, ledger.prefill_end[request])
+            ledger.lost_at.setdefault(request, ledger.last_shown(request))
         known = ledger.input_tokens[request] + ledger.generated[request]
         ledger.recomputed_tokens[request] += known - 1
 

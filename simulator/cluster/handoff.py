@@ -103,6 +103,8 @@ class Handoff:
         """Hand a computed prompt over, unless that is under way; or it was all there was to do."""
         if self.early:
             self._ledger.shown(request, self._clock.now)
+            if self._ledger.prefill_end[request] != self._clock.now:
+                self._ledger.shown_at[request] = self._clock.now
         if self._ends_early(request, 0):
             self._endings.completed(request)
             self.release(request)  # after which its worker may stop, and lose what is not over

@@ -24,8 +24,9 @@ class Ledger:
     ``generated`` counts the output tokens a request has produced whenever it is not in a batch;
     ``prompt_tokens`` are those that its prefill computes: its input and, where it begins anew, what
     it had generated. ``lost_at`` says when a lost request had its last token, ``moved_at`` when one
-    had it whose KV is on its way from one decode worker to another; ``resumed`` are the gaps
-    (seconds) before those with which lost requests went on, and ``settled`` the requests whose gap
+    had it whose KV is on its way from one decode worker to another, ``shown_at`` when a client saw
+    the token of a prompt that was held back after its end; ``resumed`` are the gaps (seconds)
+    before those with which lost requests went on, and ``settled`` the requests whose gap
     between first and second token is among them or in a worker's log; ``unseen_tokens`` counts
     those that were generated and lost before anybody saw them, ``wasted_tokens`` those of prompts
     whose client left before they were computed.
@@ -41,6 +42,7 @@ class Ledger:
         "resumed",
         "settled",
         "size",
+        "shown_at",
         "unseen_tokens",
         "wasted_tokens",
     )
@@ -84,6 +86,7 @@ class Ledger:
         self.prompt_tokens = array("i", [0]) * size
         self.lost_at: dict[int, float] = {}
         self.moved_at: dict[int, float] = {}
+        self.shown_at: dict[int, float] = {}
         self.resumed: list[float] = []
         self.settled: set[int] = set()
         self.unseen_tokens = self.wasted_tokens = 0
@@ -105,12 +108,17 @@ class Ledger:
             self.settled.add(request)  # its KV may never be handed over, or not again
         self.resumed.append(now - since)
 
+    def last_shown(self, request: int) -> float:
+        """Return when a client saw the token that its prefill worker generated, where it did."""
+        return self.shown_at.get(request, self.prefill_end[request])
+
     def begin_anew(self, request: int) -> None:
         """Forget how far a lost request came; what its client has seen, and its tokens, remain."""
         if not isnan(self.second_token[request]):
             if not isnan(self.transfer_end[request]) and request not in self.settled:
                 self.resumed.append(self.second_token[request] - self.first_token[request])
             self.settled.add(request)
+        self.shown_at.pop(request, None)
         for name in OF_AN_ATTEMPT:
             getattr(self, name)[request] = NAN
         self.prefill_worker[request] = self.decode_worker[request] = -1

@@ -399,7 +399,7 @@ class SteppingWorker(BatchWorker):
             self.batch.append(again)
             return
         known = ledger.generated[request]
-        since = None if known == 1 else ledger.prefill_end[request]
+        since = None if known == 1 else ledger.last_shown(request)
         if np.isnan(ledger.first_token[request]) or request in ledger.lost_at:
             ledger.shown(request, now)
             since = None if known == 1 else now
