@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from simulator.compare.flat import deployment, differing, telling
+from simulator.compare.flat import deployment, differing, in_deployment, telling
 from simulator.compare.metrics import METRICS, Value, at
 from simulator.compare.reading import Run
 from simulator.errors import ConfigError
@@ -210,7 +210,8 @@ def _repeats(override: str) -> bool:
 
 def _by_settings(settings: Mapping[str, Value], shown: Sequence[str], *, pools: bool) -> str:
     told = [deployment(settings)] if pools or not shown else []
-    told += [f"{short(key)}={words(settings.get(key))}" for key in shown if key in settings]
+    rest = [key for key in shown if key in settings and not (pools and in_deployment(key))]
+    told += [f"{short(key)}={words(settings[key])}" for key in rest]
     return ", ".join(told)
 
 

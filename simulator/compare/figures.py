@@ -16,7 +16,7 @@ from simulator.report.figures import Panel
 
 Floats = NDArray[np.float64]
 
-MOST_MARKS = 2_000
+MOST_MARKS = 1_000
 """Points of a scatter: a browser draws no more in a moment."""
 
 
@@ -163,7 +163,7 @@ def theme_text(name: str) -> str:
     return kept.replace("&", "&amp;").replace("<", "&lt;")
 
 
-GRID = 400
+GRID = 10_000
 """Cells of a heat map, at most."""
 
 MAPPED = ("slo_attainment", "goodput_rps", "cost", "ttft_s.p99", "tpot_s.p50")

@@ -104,6 +104,14 @@ def _constant(key: str, settings: Sequence[Mapping[str, Value]]) -> bool:
     return len({_value(each, key) for each in settings if key in each}) <= 1
 
 
+def in_deployment(key: str) -> bool:
+    """Tell whether :func:`deployment` says the setting ``key``."""
+    group, _, name = key.rpartition(".")
+    pools = {f"pools.{pool}" for pool in POOLS}
+    layouts = {f"{pool}.layout" for pool in pools}
+    return (group in pools and name == "workers") or (group in layouts and name in DEGREES)
+
+
 def deployment(settings: Mapping[str, Value]) -> str:
     """Return the pools in words: 3 prefill × tp4 + 2 decode × tp4."""
     told = []

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,16 @@ MOST_BYTES = 16 << 20
 """Of a summary or a configuration: what is larger was written by something else."""
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Sections = dict[str, dict[str, Value]]
+"""Settings by dotted key of a part of a configuration's text, which holds a whole top-level one."""
+
+MOST_SECTIONS = 10_000
+"""That are remembered at a time."""
+
+_SECTION = re.compile(r"^(?=\w+:)", re.MULTILINE)
+_SHARED = re.compile(r"[&*]\w")
+"""Anchors and aliases, by which parts of a text refer to each other."""
 
 OnRead = Callable[[int, int], None]
 """Called with how many runs have been read and how many there are."""
@@ -87,9 +98,10 @@ def read_runs(folders: Sequence[Path], on_read: OnRead | None = None) -> tuple[R
     Raises:
         ConfigError: as :func:`read_run`, or all are explorations.
     """
-    runs = []
+    runs: list[Run] = []
+    known: Sections = {}
     for count, folder in enumerate(folders, 1):
-        run = read_run(folder)
+        run = read_run(folder, known)
         if run.summary.get("task") != "explore":
             runs.append(run)
         if on_read is not None:
@@ -102,8 +114,10 @@ def read_runs(folders: Sequence[Path], on_read: OnRead | None = None) -> tuple[R
     return tuple(runs)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, known: Sections | None = None) -> Run:
     """Return the finished run in ``folder``.
+
+    ``known`` are sections of settings read before, as a sweep's runs share nearly all of theirs.
 
     Raises:
         ConfigError: a file is missing, is not what its name says, or of another version.
@@ -119,7 +133,7 @@ def read_run(folder: Path) -> Run:
     run = Run(
         folder=folder,
         summary=summary,
-        settings=_settings(folder / CONFIG, text),
+        settings=_settings(folder / CONFIG, text, {} if known is None else known),
         head=tuple(head),
         overrides=_overrides(folder / JOB),
     )
@@ -193,16 +207,31 @@ def _summary(path: Path) -> dict[str, Any]:
     return content
 
 
-def _settings(path: Path, text: str) -> dict[str, Value]:
+def _settings(path: Path, text: str, known: Sections) -> dict[str, Value]:
+    """Return the settings of a configuration's ``text`` by dotted key."""
+    parts = [text] if _SHARED.search(text) else _SECTION.split(text)
+    found: dict[str, Value] = {}
     try:
-        content = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: expected settings but got {type(content).__name__}")
-        return flat(content)
+        for part in filter(str.strip, parts):
+            if part not in known:
+                if len(known) >= MOST_SECTIONS:
+                    known.clear()
+                known[part] = _section(part)
+            found.update(known[part])
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    return found
+
+
+def _section(text: str) -> dict[str, Value]:
+    content = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
+    if content is None:  # comments alone
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"expected settings but got {type(content).__name__}")
+    return flat(content)
 
 
 def _overrides(path: Path) -> tuple[str, ...] | None:

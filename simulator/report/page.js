@@ -11,13 +11,22 @@
     plotlyServerURL: "",
     toImageButtonOptions: { format: "svg" },
   };
-  for (const [name, figure] of Object.entries(figures)) {
+  // One after the other, from the top, so that the page answers while the rest is drawn.
+  const undrawn = Object.entries(figures);
+  function drawNext() {
+    if (!undrawn.length) return false;
+    const [name, figure] = undrawn.shift();
     Plotly.newPlot(name, figure.data, figure.layout, config);
+    return true;
   }
+  (function drawOn() {
+    if (drawNext()) setTimeout(drawOn, 0);
+  })();
 
   // On paper every figure is as wide as the sheet's one column, whatever the window was.
   const PAPER_WIDTH = 640;
   window.addEventListener("beforeprint", function () {
+    while (drawNext());
     for (const name of Object.keys(figures)) {
       Plotly.relayout(name, { autosize: false, width: PAPER_WIDTH });
     }

@@ -94,10 +94,7 @@ def visit(
     opened = Visit(browser.new_page(viewport={"width": 1400, "height": 900}), results)
     _listen(opened)
     opened.page.goto(path.as_uri())
-    opened.page.wait_for_function(
-        "document.querySelectorAll('.plot').length === document.querySelectorAll("
-        "'.plot.js-plotly-plot').length"
-    )
+    opened.page.wait_for_selector(".plot:not(.js-plotly-plot)", state="detached")
     yield opened
     opened.page.close()
 

@@ -3,10 +3,12 @@
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from simulator.compare import Options, compare, find, prose, write
 from simulator.compare.comparison import best_of, front_of
@@ -229,3 +231,19 @@ def test_options_are_checked(bad: dict[str, float]) -> None:
     """Numbers out of range are named with their setting."""
     with pytest.raises(ConfigError, match=next(iter(bad))):
         Options(**bad)  # type: ignore[arg-type]
+
+
+def test_sections_read_once_are_the_settings_read_whole(tmp_path: Path) -> None:
+    """Whatever runs share, each has its own settings: comments, lists, anchors and all."""
+    shared = ["spare", "parts"]
+    odd: dict[str, Any] = {
+        "changes": [{"at_s": 1, "pool": "decode"}],
+        "both": {"one": shared, "two": shared},
+        "text": "several\nlines: of it\n\nlast",
+        "none": None,
+    }
+    for n, extra in enumerate(({}, odd, {"text": "a & b *c"}, {"changes": []})):
+        write_run(tmp_path / f"{n}", Made(settings={"n": n, **extra}))
+    for run in find([str(tmp_path)]).runs:
+        text = (run.folder / "config.yaml").read_text(encoding="utf-8")
+        assert run.settings == flat(yaml.safe_load(text))
