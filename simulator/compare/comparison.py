@@ -134,7 +134,7 @@ def compare(
         keys=tuple(own),
         shown=tuple(shown),
         table=frame,
-        notes=(*notes, *more, *_notes(runs, keys)),
+        notes=(*notes, *more, *_notes(runs, keys), *_uneven(runs, points)),
     )
     _check_seeds(found)
     return _marked(found)
@@ -257,7 +257,8 @@ def _column(values: Sequence[Value]) -> pl.Series:
         return pl.Series(values, dtype=pl.Boolean)
     if all(isinstance(value, int) and abs(value) < 1 << 63 for value in known):
         return pl.Series(values, dtype=pl.Int64)
-    if all(isinstance(value, int | float) for value in known):
+    small = [value for value in known if isinstance(value, int | float) and abs(value) < 1e300]
+    if len(small) == len(known):
         return pl.Series([None if v is None else float(v) for v in values], dtype=pl.Float64)
     return pl.Series([None if value is None else str(value) for value in values], dtype=pl.String)
 
@@ -316,6 +317,17 @@ def front_of(x: Floats, y: Floats) -> list[int]:
     """Return which of the known points none beats in both, by rising ``x``."""
     (known,) = np.nonzero(np.isfinite(x) & np.isfinite(y))
     return [int(known[each]) for each in front(x[known], y[known])]
+
+
+def _uneven(runs: Sequence[Run], points: Sequence[Point]) -> list[str]:
+    """Return that not all points have met the same seeds, if so."""
+    seeds = {frozenset(runs[row].seed for row in point.runs) for point in points}
+    if len(seeds) < 2:
+        return []
+    return [
+        "Not every configuration was run with the same seeds: each one's numbers are means over "
+        "its own, and only common ones are paired."
+    ]
 
 
 def _notes(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,12 +58,12 @@ class Run:
     @property
     def seed(self) -> int:
         """The root of its random streams."""
-        return int(self.summary["seed"] or 0)
+        return int(self.summary.get("seed") or 0)
 
     @property
     def scale(self) -> float:
         """The factor on every step's time."""
-        return float(self.settings.get("latency.scale") or 1.0)
+        return float(self.settings.get("latency.scale", 1.0) or 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -142,15 +143,16 @@ def read_run(folder: Path, known: Sections | None = None) -> Run:
     return run
 
 
-def read_frame(run: Run, name: str, columns: Sequence[str] | None) -> pl.DataFrame:
-    """Return some ``columns`` (``None``: all) of a run's ``{name}.parquet``.
+def read_frame(run: Run, name: str, columns: Sequence[str]) -> pl.DataFrame:
+    """Return some ``columns`` of a run's ``{name}.parquet``, all but names of pools as numbers.
 
     Raises:
         ConfigError: the file is missing, broken, or has not these columns.
     """
     path = run.folder / f"{name}.parquet"
+    kinds = (pl.col(each).cast(pl.String if each == "pool" else pl.Float64) for each in columns)
     try:
-        return pl.read_parquet(path, columns=None if columns is None else list(columns))
+        return pl.read_parquet(path, columns=list(columns)).select(kinds)
     except pl.exceptions.ColumnNotFoundError as error:
         raise ConfigError(f"{path}: made by another version: {error}") from error
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -249,11 +251,26 @@ def _check(run: Run) -> None:
     path = run.folder / SUMMARY
     for metric in METRICS:
         value = at(run.summary, metric.path)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not number:
+        if not (value is None or _number(value)):
             raise ConfigError(f"{path}: {metric.path} must be a number or null but got {value!r}")
         if value is None and not metric.known(run.summary):
             version = run.head[0].lstrip("# ") if run.head else "an unknown version"
             raise ConfigError(f"{path}: {metric.path} is missing: written by {version}; run again")
-    if not isinstance(run.summary.get("slo"), Mapping):
-        raise ConfigError(f"{path}: slo must be an object but got {run.summary.get('slo')!r}")
+    slo, seed = run.summary.get("slo"), run.summary.get("seed")
+    if not (isinstance(slo, dict) and all(v is None or _number(v) for v in slo.values())):
+        raise ConfigError(f"{path}: slo must be targets in seconds but got {slo!r}")
+    if not (seed is None or (isinstance(seed, int) and not isinstance(seed, bool))):
+        raise ConfigError(f"{path}: seed must be a whole number but got {seed!r}")
+    warnings = run.summary.get("warnings", [])
+    if not (isinstance(warnings, list) and all(isinstance(each, str) for each in warnings)):
+        raise ConfigError(f"{path}: warnings must be sentences but got {warnings!r}")
+    scale = run.settings.get("latency.scale", 1.0)
+    if not (_number(scale) and float(scale) > 0):  # type: ignore[arg-type]
+        raise ConfigError(f"{run.folder / CONFIG}: latency.scale must be above 0 but got {scale!r}")
+
+
+def _number(value: object) -> bool:
+    """Tell whether ``value`` is a number that arithmetic takes."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1 << 63 if isinstance(value, int) else math.isfinite(value)

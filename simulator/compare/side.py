@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from simulator.compare import prose
 from simulator.compare.comparison import Comparison
 from simulator.compare.reading import Run, read_frame
+from simulator.errors import ConfigError
 from simulator.report import series, theme
 from simulator.report.figures import LABELS, Panel, latency_axis
 from simulator.results import POOLS, STAGES
@@ -98,7 +99,7 @@ def cdf_panels(comparison: Comparison) -> list[Panel]:
 def _cdf(chosen: Sequence[Drawn], frames: Sequence[pl.DataFrame], name: str, note: str) -> Panel:
     title = LABELS[name]
     curves = [
-        (each, _tail(frame[name].drop_nulls().cast(pl.Float64).to_numpy()))
+        (each, _tail(frame[name].drop_nulls().to_numpy()))
         for each, frame in zip(chosen, frames, strict=True)
     ]
     curves = [(each, found) for each, found in curves if len(found[1])]
@@ -258,13 +259,28 @@ def _small(
     return Panel(name=name, title=title, note=prose.shortened(each.name), figure=figure)
 
 
+SAMPLED = (
+    *("time_s", "worker", "waiting", "running", "kv_utilization", "busy_fraction"),
+    *("sent_bytes_per_s", "received_bytes_per_s"),
+)
+"""Columns of a run's timeline that :func:`series.sampled` reads."""
+
+
 def _gauges(run: Run) -> tuple[Floats, dict[str, dict[str, Floats]]] | None:
-    """Return sample times (s) and each gauge summed over every pool's workers, if any."""
-    timeline = read_frame(run, "timeline", None)
-    lives = read_frame(run, "lives", ("worker", "pool"))
+    """Return sample times (s) and each gauge summed over every pool's workers, if any.
+
+    Raises:
+        ConfigError: a sample is of a worker that the run did not have.
+    """
+    timeline = read_frame(run, "timeline", SAMPLED).cast({"worker": pl.Int64})
     if not len(timeline):
         return None
-    pools = tuple(lives.sort("worker")["pool"].cast(pl.String))
+    pools = tuple(read_frame(run, "lives", ("worker", "pool")).sort("worker")["pool"])
+    workers = timeline["worker"]
+    if workers.null_count() or not workers.is_between(0, len(pools) - 1).all():
+        raise ConfigError(
+            f"{run.folder}: timeline.parquet has workers that are not in lives.parquet"
+        )
     samples = series.sampled(timeline, pools)
     return samples.time_s, {
         gauge: {

@@ -158,6 +158,15 @@ def test_traffic_targets_and_versions_that_differ_are_told(tmp_path: Path) -> No
         assert words in notes
 
 
+REPLACED: dict[str, dict[str, Any]] = {
+    "no number": {"goodput_rps": float("nan")},
+    "a huge one": {"preemptions": 10**400},
+    "a seed of words": {"seed": "one"},
+    "targets of words": {"slo": {"ttft_s": "fast"}},
+    "one warning": {"warnings": "mind"},
+}
+
+
 def broken(folder: Path, kind: str) -> None:
     """Break a finished run in one way."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -174,6 +183,8 @@ def broken(folder: Path, kind: str) -> None:
     elif kind == "words":
         summary["goodput_rps"] = "fast"
         (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    elif kind in REPLACED:
+        (folder / "summary.json").write_text(json.dumps({**summary, **REPLACED[kind]}))
     elif kind == "edited settings":
         (folder / "config.yaml").write_text(config.replace("tp: 4", "tp: 8"), encoding="utf-8")
     elif kind == "not text":
@@ -190,6 +201,11 @@ def broken(folder: Path, kind: str) -> None:
         ("words", "goodput_rps must be a number or null but got 'fast'"),
         ("edited settings", "not the settings that summary.json is of"),
         ("not text", "not UTF-8"),
+        ("no number", "goodput_rps must be a number or null but got nan"),
+        ("a huge one", "preemptions must be a number"),
+        ("a seed of words", "seed must be a whole number but got 'one'"),
+        ("targets of words", "slo must be targets in seconds"),
+        ("one warning", "warnings must be sentences"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, kind: str, words: str) -> None:
@@ -247,3 +263,28 @@ def test_sections_read_once_are_the_settings_read_whole(tmp_path: Path) -> None:
     for run in find([str(tmp_path)]).runs:
         text = (run.folder / "config.yaml").read_text(encoding="utf-8")
         assert run.settings == flat(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("requests", {"ttft_s": "fast"}, "conversion"),
+        ("requests", {"ttft_s": None}, "made by another version"),
+        ("timeline", {"worker": 99}, "workers that are not in lives.parquet"),
+        ("lives", {"pool": None}, "made by another version"),
+    ],
+)
+def test_frames_of_something_else_are_named(
+    name: str, change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    """Columns that are missing, words or out of range cost a sentence with the file."""
+    for n in (1, 2):
+        write_run(tmp_path / f"{n}", pools(n))
+    path = tmp_path / "1" / f"{name}.parquet"
+    ((column, value),) = change.items()
+    frame = pl.read_parquet(path).drop(column)
+    frame = frame if value is None else frame.with_columns(pl.lit(value).alias(column))
+    frame.write_parquet(path)
+    with pytest.raises(ConfigError, match=words) as told:
+        write(compare(find([str(tmp_path)]).runs), tmp_path / "out")
+    assert str(tmp_path / "1") in str(told.value)
