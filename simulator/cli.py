@@ -75,6 +75,7 @@ from simulator.report.terminal import summary_table
 from simulator.results import Results, config_digest
 from simulator.runs import (
     REPORT,
+    SEARCHES,
     SUMMARY,
     Outcome,
     claimed,
@@ -618,7 +619,7 @@ def _tell(job: Job) -> int:
     elif job.results is not None:
         _say_run(job.results, Path(outcomes[0].folder))
         if job.answer is not None:
-            say(f"\\n{job.answer}\\n\\ncomparison: {Path(outcomes[0].folder) / PAGE}")
+            say(f"\n{job.answer}\n\ncomparison: {Path(outcomes[0].folder) / PAGE}")
     elif job.answer is not None and outcomes:
         say(f"{job.answer}\n\nreport: {Path(outcomes[0].folder) / job.page}")
     _warn(outcomes)
@@ -638,12 +639,12 @@ def _outcomes(job: Job) -> Sequence[Outcome]:
 def _compare_sweep(outcomes: Sequence[Outcome]) -> int:
     """Compare what a sweep has finished in its folder; return 2 where that cannot be.
 
-    Explorations are not compared: they have no requests.
+    Explorations and searches are not compared: they have no requests.
     """
     if not HydraConfig.initialized():
         return 0
     summaries = [(each, each.summary) for each in outcomes]
-    simulated = [each for each, told in summaries if told and told.get("task") != "explore"]
+    simulated = [each for each, told in summaries if told and told.get("task") not in SEARCHES]
     if not simulated:
         return 0
     sweep = Path(HydraConfig.get().sweep.dir)

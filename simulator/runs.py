@@ -19,6 +19,9 @@ from simulator.results import config_digest
 
 SUMMARY, REPORT, JOB = "summary.json", "report.html", "job.json"
 
+SEARCHES = ("explore", "goodput")
+"""Tasks whose folders have no requests of a run, to be compared with another's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:

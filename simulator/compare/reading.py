@@ -16,7 +16,7 @@ from simulator.compare.flat import flat
 from simulator.compare.metrics import METRICS, Value, at
 from simulator.errors import ConfigError
 from simulator.results import config_digest
-from simulator.runs import JOB, SUMMARY
+from simulator.runs import JOB, SEARCHES, SUMMARY
 
 CONFIG = "config.yaml"
 REPLICATIONS = "replications"
@@ -94,23 +94,23 @@ def find(patterns: Sequence[str], on_read: OnRead | None = None) -> Found:
 
 
 def read_runs(folders: Sequence[Path], on_read: OnRead | None = None) -> tuple[Run, ...]:
-    """Return the finished simulations of ``folders``; explorations are not among them.
+    """Return the finished simulations of ``folders``; explorations and searches are not.
 
     Raises:
-        ConfigError: as :func:`read_run`, or all are explorations.
+        ConfigError: as :func:`read_run`, or all are explorations or searches.
     """
     runs: list[Run] = []
     known: Sections = {}
     for count, folder in enumerate(folders, 1):
         run = read_run(folder, known)
-        if run.summary.get("task") != "explore":
+        if run.summary.get("task") not in SEARCHES:
             runs.append(run)
         if on_read is not None:
             on_read(count, len(folders))
     if folders and not runs:
         raise ConfigError(
-            f"{folders[0]}: an exploration has no requests that could be compared; simulate what "
-            "it exported"
+            f"{folders[0]}: an exploration or a search for goodput has no requests that could be "
+            "compared; simulate what it found"
         )
     return tuple(runs)
 
@@ -138,7 +138,7 @@ def read_run(folder: Path, known: Sections | None = None) -> Run:
         head=tuple(head),
         overrides=_overrides(folder / JOB),
     )
-    if summary.get("task") != "explore":
+    if summary.get("task") not in SEARCHES:
         _check(run)
     return run
 

@@ -1,7 +1,8 @@
 """What is found is what queueing theory says, where it has something to say."""
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -10,22 +11,49 @@ from scipy.optimize import brentq
 from simulator.cli import compose
 from simulator.experiment import Experiment
 from simulator.goodput import Options, goodput
-from simulator.latency.polynomial import PREFILL_MS
+from simulator.latency.base import Busiest, Piece, WorkerSpec
 from simulator.results import SLO
 from workloads.arrivals import Arrivals, Constant, Poisson
 from workloads.lengths import Constant as Tokens
 from workloads.workload import SyntheticWorkload
 
-PROMPT = 1000
-SERVICE_S = 1e-3 * sum(c * PROMPT**power for power, c in enumerate(PREFILL_MS))
-"""Of a prompt alone in its step, which is the whole of a request with one token."""
+PROMPT, SERVICE_S = 1000, 0.03125
+"""Tokens of every prompt, and the seconds of its step: the whole of a request with one token."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Every step takes as long."""
+
+    stages: int = 1
+
+    def bind(self, worker: WorkerSpec) -> "Fixed":  # noqa: ARG002 - a protocol's
+        """Return itself."""
+        return self
+
+    def decode_pieces(self, batch: int) -> Sequence[Piece]:  # noqa: ARG002 - a protocol's
+        """Return the one piece."""
+        return [Piece(math.inf, SERVICE_S, 0.0, 0.0)]
+
+    def step_seconds(
+        self,
+        tokens: int,  # noqa: ARG002 - a protocol's
+        pairs: int,  # noqa: ARG002
+        past: int,  # noqa: ARG002
+        prompts: int,  # noqa: ARG002
+        batch: int,  # noqa: ARG002
+        context: int,  # noqa: ARG002
+        busiest: Busiest | None = None,  # noqa: ARG002
+    ) -> float:
+        """Return the step's seconds."""
+        return SERVICE_S
 
 
 def server(arrivals: Arrivals, ttft_s: float, requests: int, workers: int = 1) -> Experiment:
     """Return workers that serve one request at a time, all of them alike."""
     base = compose(
         [
-            *("latency=polynomial", "cluster=colocated", f"pools.mixed.workers={workers}"),
+            *("cluster=colocated", f"pools.mixed.workers={workers}"),
             "pools.mixed.batching.max_num_seqs=1",
         ]
     )
@@ -35,7 +63,9 @@ def server(arrivals: Arrivals, ttft_s: float, requests: int, workers: int = 1) -
         output_lengths=Tokens(tokens=1),
         requests=requests,
     )
-    return replace(base, workload=workload, slo=SLO(ttft_s=ttft_s, tpot_s=None))
+    deployment = replace(base.deployment, latency=Fixed())
+    slo = SLO(ttft_s=ttft_s, tpot_s=None)
+    return replace(base, deployment=deployment, workload=workload, slo=slo)
 
 
 def waits_at_most(seconds: float, rate: float) -> float:
