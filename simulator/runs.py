@@ -138,6 +138,14 @@ def _number(value: float | None, pattern: str) -> str:
     return "–" if value is None else pattern.format(value)
 
 
+def _rank(told: Mapping[str, Any], name: str, pattern: str) -> str:
+    """Return a percentile; more than what it is, where it lies among unfinished requests."""
+    beyond = told.get("at_least", {})
+    if name not in beyond:
+        return _number(told[name], pattern)
+    return "never" if beyond[name] is None else f"> {pattern.format(beyond[name])}"
+
+
 def labels(outcomes: Sequence[Outcome]) -> list[str]:
     """Return what tells each job from the others: the overrides they do not all share."""
     first = outcomes[0].overrides if outcomes else ()
@@ -178,9 +186,9 @@ def runs_table(rows: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
 def _sweep_cells(summary: Mapping[str, Any]) -> tuple[str, ...]:
     ttft, tpot = summary["ttft_s"], summary["tpot_s"]
     return (
-        _number(ttft["p50"], "{:.3f} s"),
-        _number(ttft["p99"], "{:.3f} s"),
-        _number(tpot["p50"], "{:.4f} s"),
+        _rank(ttft, "p50", "{:.3f} s"),
+        _rank(ttft, "p99", "{:.3f} s"),
+        _rank(tpot, "p50", "{:.4f} s"),
         _number(summary["goodput_rps"], "{:.2f}/s"),
         _number(summary["slo_attainment"], "{:.1%}"),
         _number(summary["output_tokens_per_s_per_gpu"], "{:,.1f}"),

@@ -43,7 +43,7 @@ def _interval_panels(comparison: Comparison) -> list[Panel]:
 def _forest(comparison: Comparison, chosen: list[side.Drawn], path: str) -> Panel:
     """Return a number of every configuration with its interval over seeds."""
     sure = confidence_of(comparison)
-    values = comparison.table[path].cast(float).to_numpy()
+    values = comparison.numbers(path)
     found = [
         interval(values[comparison.plain(comparison.points[each.point])], sure) for each in chosen
     ]
@@ -155,8 +155,8 @@ def _pair_note(told: list[Difference], letters: dict[int, side.Drawn], sure: flo
     else:
         over = f"over at most {BATCHES} batches of consecutive requests of the one seed there is"
     note = (
-        f"The same requests served both ways; mean difference and {percent} interval {over}. "
-        "Right of 0 is slower."
+        f"The same requests, those served both ways; mean difference and {percent} interval "
+        f"{over}. Right of 0 is slower."
     )
     short = [letters[each.second].letter for each in told if not each.steady]
     if short:

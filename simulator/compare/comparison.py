@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from simulator.compare.flat import deployment, differing, in_deployment, telling
-from simulator.compare.metrics import METRICS, Value, at
+from simulator.compare.metrics import METRICS, Metric, Value, at, least
 from simulator.compare.reading import Run
 from simulator.errors import ConfigError
 from simulator.explore.pareto import front
@@ -22,6 +22,9 @@ CHANCE = ("seed", "latency.scale")
 
 REPEATED = ("seed", "latency.scale", "seeds", "band")
 """Overrides that ask for repetitions."""
+
+LEAST = ".at_least"
+"""Ends the name of a column that says what an unknown percentile is at least."""
 
 STATIC = "simulator.policies.autoscaling.Static"
 PER = 1000.0
@@ -98,10 +101,27 @@ class Comparison:
         """Whether any point was run more than once."""
         return len(self.runs) > len(self.points)
 
+    def numbers(self, column: str) -> Floats:
+        """Return a number of every run: nan where unknown, infinite among unfinished requests."""
+        values: Floats = self.table[column].cast(pl.Float64).to_numpy()
+        beyond = f"{column}{LEAST}"
+        if beyond not in self.table.columns:
+            return values
+        return np.where(self.table[beyond].is_not_null().to_numpy(), np.inf, values)
+
     def means(self, column: str) -> Floats:
         """Return a number of every point, the mean of its seeds with latencies as they are."""
-        values = self.table[column].cast(pl.Float64).to_numpy()
+        values = self.numbers(column)
         return np.array([_mean(values[self.plain(point)]) for point in self.points])
+
+    def told(self, metric: Metric) -> list[str]:
+        """Return a number's means in words, a percentile among unfinished requests as a bound."""
+        means, beyond = self.means(metric.path), f"{metric.path}{LEAST}"
+        words = [metric.write(None if not np.isfinite(mean) else float(mean)) for mean in means]
+        for index in np.nonzero(np.isinf(means))[0]:
+            most = max(self.table[beyond][self.plain(self.points[index])].drop_nulls())
+            words[index] = f"> {metric.write(most)}" if np.isfinite(most) else "never"
+        return words
 
     def plain(self, point: Point) -> list[int]:
         """Return a point's rows with latencies as its base has them."""
@@ -244,6 +264,10 @@ def _frame(runs: Sequence[Run], points: Sequence[Point], keys: Sequence[str]) ->
         metric.path: pl.Series([at(run.summary, metric.path) for run in runs], dtype=pl.Float64)
         for metric in METRICS
     }
+    for metric in METRICS:
+        bounds = [least(run.summary, metric.path) for run in runs]
+        if any(bound is not None for bound in bounds):
+            numbers[f"{metric.path}{LEAST}"] = pl.Series(bounds, dtype=pl.Float64)
     static = pl.Series([_static(run.settings) for run in runs], dtype=pl.Boolean)
     warned = pl.Series([len(run.summary.get("warnings") or ()) for run in runs], dtype=pl.Int64)
     frame = pl.DataFrame({**columns, **numbers, "static": static, "warnings": warned})
@@ -283,7 +307,7 @@ def _static(settings: Mapping[str, Value]) -> bool:
 
 
 def _mean(values: Floats) -> float:
-    known = values[np.isfinite(values)]
+    known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
 

@@ -62,7 +62,7 @@ def _plane(comparison: Comparison) -> Panel:
 def _band(comparison: Comparison, path: str) -> dict[str, object]:
     """Return the bars from a number's mean to its least and greatest over all repetitions."""
     scale = 100 if path == "slo_attainment" else 1
-    means, values = comparison.means(path), comparison.table[path].cast(float).to_numpy()
+    means, values = comparison.means(path), comparison.numbers(path)
     spans = [values[list(point.runs)] for point in comparison.points]
     high = [np.nan_to_num(each.max() - mean) for each, mean in zip(spans, means, strict=True)]
     low = [np.nan_to_num(mean - each.min()) for each, mean in zip(spans, means, strict=True)]

@@ -3,6 +3,7 @@
 Nothing is computed anew here: what a number means, :mod:`simulator.results` says.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,18 @@ def at(tree: Mapping[str, Any], path: str) -> Any:
     for name in path.split("."):
         found = found.get(name) if isinstance(found, Mapping) else None
     return found
+
+
+def least(summary: Mapping[str, Any], path: str) -> float | None:
+    """Return what a percentile is at least where it lies among unfinished requests, else ``None``.
+
+    Infinite where it lies among those that will never be.
+    """
+    group, _, name = path.rpartition(".")
+    beyond = at(summary, f"{group}.at_least")
+    if not (isinstance(beyond, Mapping) and name in beyond):
+        return None
+    return math.inf if beyond[name] is None else float(beyond[name])
 
 
 def _usd(value: float | None) -> str:

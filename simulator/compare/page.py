@@ -33,6 +33,9 @@ COLUMNS = (
 )
 """Numbers in the page's table; the parquet has all."""
 
+LAST = 1e300
+"""Sorts what is greater than any number; JSON has no infinity."""
+
 MOST_SETTINGS = 12
 """Columns of settings in the page's table."""
 
@@ -116,10 +119,9 @@ def _rows(comparison: Comparison) -> dict[str, Any]:
         columns.append(_numbers("runs", counts, [str(count) for count in counts]))
     for path in COLUMNS:
         means = comparison.means(path)
-        if np.isfinite(means).any():
-            known = [None if np.isnan(mean) else float(mean) for mean in means]
-            texts = [METRIC[path].write(mean) for mean in known]
-            columns.append(_numbers(METRIC[path].label, known, texts))
+        if not np.isnan(means).all():
+            known = [None if np.isnan(mean) else min(float(mean), LAST) for mean in means]
+            columns.append(_numbers(METRIC[path].label, known, comparison.told(METRIC[path])))
     cost = [None if np.isnan(mean) else float(mean) for mean in comparison.means(comparison.cost)]
     columns.insert(-1, _numbers(prose.COSTS[comparison.cost], cost, list(map(number, cost))))
     columns += [_setting(comparison, key) for key in comparison.shown[:MOST_SETTINGS]]
@@ -176,7 +178,8 @@ def _definitions(comparison: Comparison) -> str:
         (
             "Numbers",
             "each is the one of the same name in a run's summary.json, of the whole run: nothing "
-            "is cut at its start or end, so warming up and draining count",
+            "is cut at its start or end, so warming up and draining count; a percentile that lies "
+            "among unfinished requests is told as more than what it is",
         ),
     ]
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in told)

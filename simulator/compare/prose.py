@@ -1,7 +1,5 @@
 """What a comparison says, in sentences: the answer, and how sure it is."""
 
-import polars as pl
-
 from simulator.compare.comparison import Comparison, Point, short
 from simulator.compare.statistics import against, confidence_of, interval
 from simulator.report.theme import number, share
@@ -88,7 +86,7 @@ def _spread(comparison: Comparison, point: Point) -> str:
     sure = confidence_of(comparison)
     rows = comparison.plain(point)
     held, cost = (
-        interval(comparison.table[name].cast(pl.Float64).to_numpy()[rows], sure)
+        interval(comparison.numbers(name)[rows], sure)
         for name in ("slo_attainment", comparison.cost)
     )
     if held.count < 2:

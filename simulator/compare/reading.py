@@ -13,7 +13,7 @@ import polars as pl
 import yaml
 
 from simulator.compare.flat import flat
-from simulator.compare.metrics import METRICS, Value, at
+from simulator.compare.metrics import LATENCIES, METRICS, Value, at
 from simulator.errors import ConfigError
 from simulator.results import config_digest
 from simulator.runs import JOB, SEARCHES, SUMMARY
@@ -256,6 +256,10 @@ def _check(run: Run) -> None:
         if value is None and not metric.known(run.summary):
             version = run.head[0].lstrip("# ") if run.head else "an unknown version"
             raise ConfigError(f"{path}: {metric.path} is missing: written by {version}; run again")
+    for name in LATENCIES:
+        beyond = run.summary[name].get("at_least", {})
+        if not (isinstance(beyond, dict) and all(v is None or _number(v) for v in beyond.values())):
+            raise ConfigError(f"{path}: {name}.at_least must be numbers or null but got {beyond!r}")
     slo, seed = run.summary.get("slo"), run.summary.get("seed")
     if not (isinstance(slo, dict) and all(v is None or _number(v) for v in slo.values())):
         raise ConfigError(f"{path}: slo must be targets in seconds but got {slo!r}")

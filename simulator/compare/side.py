@@ -99,7 +99,7 @@ def cdf_panels(comparison: Comparison) -> list[Panel]:
 def _cdf(chosen: Sequence[Drawn], frames: Sequence[pl.DataFrame], name: str, note: str) -> Panel:
     title = LABELS[name]
     curves = [
-        (each, _tail(frame[name].drop_nulls().to_numpy()))
+        (each, _tail(frame[name].drop_nulls().to_numpy(), _unfinished(each.run, name)))
         for each, frame in zip(chosen, frames, strict=True)
     ]
     curves = [(each, found) for each, found in curves if len(found[1])]
@@ -141,13 +141,22 @@ def _cdf(chosen: Sequence[Drawn], frames: Sequence[pl.DataFrame], name: str, not
     return Panel(name=f"cdf_{name}", title=title, note=note, figure=figure)
 
 
-def _tail(values: Floats) -> tuple[Floats, Floats]:
-    """Return shares and quantiles, up to where fewer than one value lies beyond."""
+def _tail(values: Floats, unfinished: int) -> tuple[Floats, Floats]:
+    """Return shares and quantiles, up to where fewer than one request lies beyond.
+
+    The ``unfinished`` count as slower than all: the curve ends below them.
+    """
     curve = series.cdf(values)
     if not len(curve):
         return curve, curve
     told = 1 - 1 / max(len(values), 2) >= series.CDF_SHARES
-    return series.CDF_SHARES[told], curve[told]
+    return series.CDF_SHARES[told] * len(values) / (len(values) + unfinished), curve[told]
+
+
+def _unfinished(run: Run, name: str) -> int:
+    """Return how many requests should have a duration and have not."""
+    count = run.summary[name].get("unfinished", 0)
+    return count if isinstance(count, int) and count > 0 else 0
 
 
 def stage_panels(comparison: Comparison) -> list[Panel]:

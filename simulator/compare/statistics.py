@@ -46,13 +46,16 @@ class Interval:
 
 
 def interval(values: Floats, confidence: float = CONFIDENCE) -> Interval:
-    """Return the mean of independent ``values`` (nan: unknown) with Student's t interval."""
-    known = values[np.isfinite(values)]
+    """Return the mean of independent ``values`` (nan: unknown) with Student's t interval.
+
+    There is none where a value is infinite.
+    """
+    known = values[~np.isnan(values)]
     count = len(known)
     if not count:
         return Interval(mean=np.nan, low=np.nan, high=np.nan, count=0)
     mean = float(known.mean())
-    if count < 2:
+    if count < 2 or not np.isfinite(mean):
         return Interval(mean=mean, low=np.nan, high=np.nan, count=count)
     error = float(known.std(ddof=1)) / np.sqrt(count)
     half = float(stdtrit(count - 1, 0.5 + confidence / 2)) * error
@@ -73,7 +76,7 @@ def intervals(comparison: Comparison) -> pl.DataFrame:
     sure = confidence_of(comparison)
     rows = []
     columns = [*(metric.path for metric in METRICS), comparison.cost]
-    values = {name: comparison.table[name].cast(pl.Float64).to_numpy() for name in columns}
+    values = {name: comparison.numbers(name) for name in columns}
     for index, point in enumerate(comparison.points):
         chosen = comparison.plain(point)
         for name in columns:

@@ -1,7 +1,6 @@
 """A comparison in a few lines, for a terminal."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
 
@@ -35,20 +34,19 @@ def spread(comparison: Comparison) -> str:
     said = [prose.answer(comparison), prose.certainty(comparison)]
     if len(comparison.points) > 1:
         return "\n".join(filter(None, said))
-    frame = intervals(comparison).filter(pl.col("metric").is_in(SPREAD))
+    ends = intervals(comparison)
     lines = [
-        f"{METRIC[row['metric']].label:<14}{METRIC[row['metric']].write(row['mean']):>10}"
-        + _range(METRIC[row["metric"]], row)
-        for row in frame.iter_rows(named=True)
+        f"{METRIC[path].label:<16}{comparison.told(METRIC[path])[0]:>10}"
+        + _range(METRIC[path], ends.filter(metric=path))
+        for path in SPREAD
     ]
     return "\n".join([prose.repetitions(comparison, comparison.points[0]) + ":", *lines])
 
 
-def _range(metric: Metric, row: Mapping[str, Any]) -> str:
-    if row["low"] is None:
+def _range(metric: Metric, found: pl.DataFrame) -> str:
+    if not len(found) or found["low"][0] is None:
         return ""
-    low, high = (metric.write(row[end]) for end in ("low", "high"))
-    return f"   {low} to {high}"
+    return f"   {metric.write(found['low'][0])} to {metric.write(found['high'][0])}"
 
 
 def unfinished(found: Found) -> Sequence[str]:

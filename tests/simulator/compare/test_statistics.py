@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from simulator.compare import Comparison, Options, compare, find, prose, write
+from simulator.compare.metrics import METRIC
 from simulator.compare.statistics import (
     against,
     batch_means,
@@ -21,7 +22,7 @@ from simulator.compare.statistics import (
     paired,
 )
 from simulator.errors import ConfigError
-from simulator.record import RunRecord
+from simulator.record import STATUSES, RunRecord
 from tests.fakes import FakeRun, fake_record
 from tests.simulator.compare.folders import Made, write_run
 
@@ -181,3 +182,38 @@ def test_requests_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"requests\.parquet"):
         write(done, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_percentiles_among_unfinished_requests_are_worse_than_any(tmp_path: Path) -> None:
+    """A mean over seeds does not pass over the overloaded one; it is told and sorted as more."""
+    for seed, cut in ((0, False), (1, True)):
+        record = fake_record(FakeRun(requests=300, seed=seed))
+        if cut:
+            end = float(np.nanmedian(record.requests["finish_s"])) / 8
+            record = stopped(record, end)
+        for name in "ab":
+            made = Made(settings={"label": name}, seed=seed, record=record)
+            write_run(tmp_path / f"{name}{seed}", made)
+    done = compare(find([str(tmp_path)]).runs)
+    assert np.isinf(done.means("e2e_s.p99")).all()
+    assert np.isfinite(done.means("requests.completed")).all()
+    assert all(words.startswith("> ") for words in done.told(METRIC["e2e_s.p99"]))
+    low = intervals(done).filter(metric="e2e_s.p99")
+    assert low["low"].null_count() == 2
+    write(done, tmp_path / "out")
+    table = pl.read_parquet(tmp_path / "out" / "comparison.parquet")
+    assert table["e2e_s.p99"].null_count() == 2
+    assert table["e2e_s.p99.at_least"].null_count() == 2
+
+
+def stopped(record: RunRecord, end_s: float) -> RunRecord:
+    """Return the record of a run that ended early: what was to come after is unknown."""
+    columns = {
+        name: np.where(column > end_s, np.nan, column) if name.endswith("_s") else column.copy()
+        for name, column in record.requests.items()
+    }
+    columns["arrival_s"] = record.requests["arrival_s"] * 0 + np.minimum(
+        record.requests["arrival_s"], end_s
+    )
+    columns["status"][np.isnan(columns["finish_s"])] = STATUSES.index("incomplete")
+    return replace(record, requests=columns, end_s=end_s)
