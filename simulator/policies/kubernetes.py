@@ -1,0 +1,243 @@
+"""Kubernetes' horizontal pod autoscaler, and KEDA's triggers on top of it.
+
+One law underneath, :class:`Hpa`: triggers give a recommendation each, the largest counts, and
+:class:`~simulator.policies.windows.Limits` stabilises and limits it. What vendors deploy differs in
+the triggers alone. Sources: kubernetes/pkg/controller/podautoscaler/replica_calculator.go at
+00067268; llm-d's workload-autoscaling guides (keda-epp-saturation, README.slo-aware.md at
+d38c9f0c).
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from simulator.policies.autoscaling import Observation, PoolSeen, TrafficSeen
+from simulator.policies.windows import (
+    Behavior,
+    Limits,
+    Memory,
+    Rate,
+    Told,
+    mean_since,
+    per_worker,
+    since,
+)
+
+TOLERANCE = 0.1
+"""Kubernetes' default: a ratio this near to 1 changes nothing."""
+
+
+class Trigger(Protocol):
+    """One metric's recommendation."""
+
+    def wanted(self, pool: PoolSeen) -> int | None:
+        """Return the workers the metric asks for; ``None`` where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerWorker:
+    """Hold the mean of a ``metric`` over workers at ``target`` (Kubernetes' ``Pods`` metrics).
+
+    Workers that are not ready are left out, but counted as idle where the rest ask for more; if the
+    answer then points the other way, nothing changes.
+    """
+
+    metric: str = "in_flight"
+    target: float
+    tolerance: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        _positive("per_worker", "target", self.target)
+
+    def wanted(self, pool: PoolSeen) -> int | None:
+        """Return ceil(mean / target × workers it is the mean of)."""
+        values = per_worker(pool, self.metric)
+        if not values:
+            return None
+        ratio = sum(values) / len(values) / self.target
+        unready = pool.pending + pool.starting
+        if ratio <= 1 or not unready:
+            near = abs(1 - ratio) <= self.tolerance
+            return pool.desired if near else math.ceil(ratio * len(values))
+        count = len(values) + unready
+        ratio = sum(values) / count / self.target
+        wanted = math.ceil(ratio * count)
+        if ratio - 1 <= self.tolerance or wanted < pool.desired:
+            return pool.desired
+        return wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """Hold the sum of a ``metric`` at ``target`` for each worker (``AverageValue``, as KEDA asks).
+
+    All workers there shall be count, ready or not.
+    """
+
+    metric: str = "running"
+    target: float
+    tolerance: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        _positive("total", "target", self.target)
+
+    def wanted(self, pool: PoolSeen) -> int | None:
+        """Return ceil(sum / target), what there is where that is near enough."""
+        values = per_worker(pool, self.metric)
+        return None if values is None else _average_value(sum(values), self, pool)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saturation:
+    """The mean over workers of how full they are: the queue over ``queue``, or KV over ``kv``.
+
+    llm-d's pool saturation is a mean already, and ``AverageValue`` divides by the target alone: it
+    asks for ceil(saturation / target) workers however many there are. So does this.
+    """
+
+    queue: float = 5.0
+    kv: float = 0.8
+    target: float = 0.7
+    tolerance: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        for name in ("queue", "kv", "target"):
+            _positive("saturation", name, getattr(self, name))
+
+    def wanted(self, pool: PoolSeen) -> int | None:
+        """Return ceil(saturation / target)."""
+        if not pool.waiting or not pool.kv_utilization:
+            return None
+        pairs = zip(pool.waiting, pool.kv_utilization, strict=True)
+        full = [max(queue / self.queue, used / self.kv) for queue, used in pairs]
+        return _average_value(sum(full) / len(full), self, pool)
+
+
+class _Averaged(Protocol):
+    @property
+    def target(self) -> float: ...
+
+    @property
+    def tolerance(self) -> float: ...
+
+
+def _average_value(total: float, trigger: _Averaged, pool: PoolSeen) -> int:
+    """Return ceil(total / target) in thousandths, which is how Kubernetes is told of metrics."""
+    asked = int(total * 1000) / round(trigger.target * 1000)
+    if pool.desired and abs(asked / pool.desired - 1) <= trigger.tolerance:
+        return pool.desired
+    return math.ceil(asked)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hpa:
+    """The horizontal pod autoscaler: the largest of its triggers' recommendations, limited.
+
+    Where a trigger cannot be read the others may ask for more, but nothing is taken away. A pool of
+    no workers stays so: scaling is off at 0 replicas.
+    """
+
+    triggers: tuple[Trigger, ...]
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not self.triggers:
+            raise ValueError("hpa: triggers must hold at least one but got none")
+
+    def decide(self, pool: PoolSeen, seen: Observation, memory: Memory) -> tuple[int, str, Memory]:
+        """Return the workers the pool shall have, why, and what to remember."""
+        if not pool.desired:
+            return 0, "off at 0 workers", memory
+        told = [trigger.wanted(pool) for trigger in self.triggers]
+        known = [each for each in told if each is not None]
+        wanted = max(known, default=pool.desired)
+        if len(known) < len(told) and wanted < pool.desired:
+            return pool.desired, "a metric is missing", memory
+        if not known:
+            return pool.desired, "no metric can be read", memory
+        granted, after = self.limits.apply(wanted, pool.desired, seen.now_s, memory)
+        return granted, f"metrics ask for {wanted}", after
+
+
+# --- llm-d's SLO-aware law ------------------------------------------------------------------
+
+
+class Band(NamedTuple):
+    """Shares of the SLO between which nothing changes."""
+
+    low: float = 0.40
+    high: float = 0.55
+
+
+def _slo_limits() -> Limits:
+    return Limits(
+        least=3,
+        most=8,
+        up=Behavior(window_s=30.0, rates=(Rate(60.0, workers=4), Rate(60.0, percent=100.0))),
+        down=Behavior(window_s=180.0, rates=(Rate(120.0, workers=1),)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloKeda:
+    """llm-d's SLO-aware KEDA law: p90 latencies as shares of their targets, held in a band.
+
+    The share is the mean over ``average_s`` of the worse of TTFT and TPOT, no more than ``cap``,
+    and 0 without traffic. While workers start, a rise counts only the ready ones' share.
+    A target of ``None`` is not looked at: a prefill pool has no TPOT.
+    """
+
+    ttft_s: float | None = 3.0
+    tpot_s: float | None = 0.1
+    average_s: float = 45.0
+    cap: float = 2.0
+    band: Band = field(default_factory=Band)
+    limits: Limits = field(default_factory=_slo_limits)
+
+    def __post_init__(self) -> None:
+        if self.ttft_s is None and self.tpot_s is None:
+            raise ValueError("slo_keda: needs ttft_s or tpot_s but got neither")
+        if not 0 < self.band.low < self.band.high:
+            raise ValueError(f"slo_keda: band must rise from above 0 but got {self.band!r}")
+        _positive("slo_keda", "average_s", self.average_s)
+
+    def decide(self, pool: PoolSeen, seen: Observation, memory: Memory) -> tuple[int, str, Memory]:
+        """Return the workers the pool shall have, why, and what to remember."""
+        now_s = seen.now_s
+        told = (
+            *since(memory.signals, now_s - self.average_s),
+            Told(now_s, self.share(seen.traffic)),
+        )
+        share = mean_since(told, now_s - self.average_s)
+        wanted = self.wanted(pool, share)
+        after = memory._replace(signals=told)
+        granted, after = self.limits.apply(wanted, pool.desired, now_s, after)
+        return granted, f"{share:.2f} of the SLO asks for {wanted}", after
+
+    def share(self, traffic: TrafficSeen) -> float:
+        """Return the window's p90 latencies as a share of their targets."""
+        pairs = ((traffic.ttft_s, self.ttft_s), (traffic.tpot_s, self.tpot_s))
+        worst = [_p90(values) / target for values, target in pairs if values and target]
+        return min(max(worst, default=0.0), self.cap)
+
+    def wanted(self, pool: PoolSeen, share: float) -> int:
+        """Return what the law asks for at this share."""
+        workers = pool.desired
+        if share > self.band.high and workers:
+            warm = pool.ready / workers if pool.pending + pool.starting else 1.0
+            return workers + max(0, math.ceil(workers * (share * warm / self.band.high - 1)))
+        if share < self.band.low:
+            return workers - math.floor(workers * (1 - share / self.band.low))
+        return workers
+
+
+def _p90(values: tuple[float, ...]) -> float:
+    """Return the value that 90 % do not exceed, the nearest rank."""
+    ordered = sorted(values)
+    return ordered[math.ceil(0.9 * len(ordered)) - 1]
+
+
+def _positive(owner: str, name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{owner}: {name} must be above 0 but got {value!r}")
