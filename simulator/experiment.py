@@ -104,21 +104,22 @@ def simulate(
     started = time.perf_counter()
     text = config_text(_plain(experiment)) if config is None else config
     trace = experiment.trace() if trace is None else trace
-    record = _run(experiment, trace, progress)
+    meta, identity = trace.meta, trace.identity()
+    traffic = replace(traffic_of(experiment.workload, trace), clients=experiment.clients)
+    del trace  # of many requests its other columns take more memory than the run
+    record = _run(experiment, traffic, progress)
     context = {
         "config": text,
         "seed": experiment.seed,
         "title": title(experiment.deployment),
         "model": experiment.deployment.model.name,
-        "workload": trace.meta.name,
-        "accounting": dataclasses.asdict(trace.meta),
+        "workload": meta.name,
+        "accounting": dataclasses.asdict(meta),
         "max_context": experiment.deployment.model.max_context,
         "prices": _prices(experiment.deployment),
         "wall_s": time.perf_counter() - started,
     }
-    return Results.from_record(
-        record, slo=experiment.slo, context=context, identity=trace.identity()
-    )
+    return Results.from_record(record, slo=experiment.slo, context=context, identity=identity)
 
 
 def _prices(deployment: Deployment) -> dict[str, float | None]:
@@ -155,15 +156,14 @@ def config_text(plain: Mapping[str, Any]) -> str:
     return f"{head}\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}"
 
 
-def _run(experiment: Experiment, trace: Trace, progress: OnProgress | None) -> RunRecord:
-    requests = len(trace)
+def _run(experiment: Experiment, traffic: Traffic, progress: OnProgress | None) -> RunRecord:
+    requests = len(traffic.arrival_s)
     options = RunOptions(
         seed=experiment.seed,
         sample_interval_s=experiment.sample_interval_s,
         until_s=experiment.until_s,
         progress=None if progress is None else lambda now, done: progress(now, done, requests),
     )
-    traffic = replace(traffic_of(experiment.workload, trace), clients=experiment.clients)
     return run(experiment.deployment, traffic, options)
 
 

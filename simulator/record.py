@@ -6,6 +6,7 @@ Times are float64 seconds since the start of the run, ``nan`` where the request 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,14 @@ REASONS = (
 GAUGES = ("waiting", "running", "kv_blocks", "busy_s", "sent_bytes", "received_bytes")
 """Gauges sampled per worker: queue length, requests in the batch (or being prefilled), KV blocks in
 use (reserved ones included), and the cumulative busy seconds and bytes sent and received so far."""
+
+
+class Room(Protocol):
+    """Where columns lie that are too large for memory."""
+
+    def shed(self) -> None:
+        """Leave to the file what lies in memory of it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +121,7 @@ class RunRecord:
     ``timeline`` has ``time_s`` (T samples), and per gauge of :data:`GAUGES` an array (T, workers).
     Gauges are NaN while a worker is not ready. ``events`` are ``(time_s, kind, worker, detail)``
     rows: what happened to workers (-1: to a pool). ``decisions`` are a controller's, a mapping of
-    its fields each.
+    its fields each. ``room`` is where the columns of a large run lie.
     """
 
     requests: Mapping[str, NDArray[np.float64] | NDArray[np.int32]]
@@ -124,3 +133,4 @@ class RunRecord:
     first_token: str = "decode"  # noqa: S105 - where the first token is emitted, not a secret
     decisions: tuple[Mapping[str, object], ...] = ()
     notes: Mapping[str, object] = field(default_factory=dict)
+    room: Room | None = None

@@ -7,7 +7,7 @@ Each metric is defined once, here: durations of one request in :data:`DURATIONS`
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from polars.io.plugins import register_io_source
 
 from simulator.dropped import Arrived, Refused, dropped, warning
 from simulator.errors import ConfigError
@@ -26,6 +27,7 @@ from simulator.record import (
     STATUSES,
     TIMES,
     GapHistogram,
+    Room,
     RunRecord,
     WorkerInfo,
 )
@@ -364,19 +366,37 @@ def scan_requests(record: RunRecord, identity: pl.DataFrame | None = None) -> pl
     columns = {name: record.requests[name] for name in (*TIMES, *COUNTS)}
     arrived = len(columns["arrival_s"])
     named = {} if identity is None else identity.head(arrived).to_dict()
-    clean = pl.DataFrame({**named, **columns}).lazy()
-    clean = clean.with_columns(
-        *(pl.col(name).fill_nan(None) for name in TIMES),
-        *(pl.col(name).cast(pl.Int32) for name in COUNTS[:-2]),
-    ).with_columns(
-        *(
-            pl.when(pl.col(name) >= 0).then(pl.col(name)).alias(name)
-            for name in ("prefill_worker", "decode_worker")
-        ),
-        _coded("status", STATUSES),
-        pl.when(pl.col("reason") > 0).then(_coded("reason", REASONS)).alias("reason"),
+    raw = pl.DataFrame({**named, **columns})
+    clean = (
+        (raw.lazy() if record.room is None else _in_batches(raw, record.room))
+        .with_columns(
+            *(pl.col(name).fill_nan(None) for name in TIMES),
+            *(pl.col(name).cast(pl.Int32) for name in COUNTS[:-2]),
+        )
+        .with_columns(
+            *(
+                pl.when(pl.col(name) >= 0).then(pl.col(name)).alias(name)
+                for name in ("prefill_worker", "decode_worker")
+            ),
+            _coded("status", STATUSES),
+            pl.when(pl.col("reason") > 0).then(_coded("reason", REASONS)).alias("reason"),
+        )
     )
     return clean.with_columns(*(metric.expression.alias(metric.name) for metric in DURATIONS))
+
+
+def _in_batches(frame: pl.DataFrame, room: Room) -> pl.LazyFrame:
+    """Return ``frame``, whose columns lie in a file, to be read without having it all in memory."""
+
+    def batches(
+        names: list[str] | None, where: pl.Expr | None, rows: int | None, _size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        wanted = frame if names is None else frame.select(names)
+        for batch in wanted.head(rows or frame.height).iter_slices(ROWS_PER_GROUP):
+            room.shed()
+            yield batch if where is None else batch.filter(where)
+
+    return register_io_source(batches, schema=frame.schema)
 
 
 def _coded(name: str, words: Sequence[str]) -> pl.Expr:

@@ -54,6 +54,8 @@ def _moments(record: RunRecord) -> Iterator[str]:
         order = (*ORDER, ("transfer_end_s", "first_token_s"))
     for earlier, later in order:
         wrong = columns[earlier] > columns[later]
+        if record.room is not None:
+            record.room.shed()
         if later in SEEN and earlier not in SEEN:
             wrong &= columns["retries"] == 0
         if wrong.any():
@@ -93,7 +95,7 @@ def _totals(simulation: "Simulation") -> Iterator[str]:
     now = simulation.clock.now
     if not simulation.endings.closed:
         return
-    columns = {**ledger.columns(), "generated": np.frombuffer(ledger.generated, dtype=np.int32)}
+    columns = {**ledger.columns(), "generated": np.asarray(ledger.generated)}
     counts = np.bincount(columns["status"].astype(np.int64), minlength=len(STATUSES))
     if counts[0] or counts.sum() != ledger.size:
         yield f"conservation: {counts[0]} requests are neither finished, rejected nor failed"

@@ -1,7 +1,10 @@
 """Every request's columns while the simulation runs: flat arrays indexed by request id."""
 
-from array import array
+import mmap
+import os
+import tempfile
 from math import isnan
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +19,58 @@ OF_AN_ATTEMPT = tuple(
 )
 """Moments that a request which begins anew passes again."""
 INCOMPLETE, COMPLETED, REJECTED, FAILED = range(len(STATUSES))
+
+
+MAPPED = 1 << 20
+"""Columns of more requests than this lie in a temporary file, mapped into memory."""
+
+
+class Room:
+    """Bytes for columns: memory or, for many requests, a temporary file that is there for this run.
+
+    Of the file only what was used since the last :meth:`shed` takes memory that is this process's
+    own. Where there is no space for a file, all of it does.
+    """
+
+    __slots__ = ("_file", "_taken")
+
+    def __init__(self, size: int, *, mapped: bool) -> None:
+        self._file = _file(size) if mapped else None
+        self._taken = 0
+
+    @property
+    def mapped(self) -> bool:
+        """Whether it is a file."""
+        return self._file is not None
+
+    def column(self, size: int, fill: float, dtype: type) -> memoryview:
+        """Return a column of ``size`` numbers, all alike; one by one they are read like a list."""
+        rows: NDArray[Any]
+        if self._file is None:
+            rows = np.full(size, fill, dtype)
+        else:
+            rows = np.frombuffer(self._file, dtype, size, self._taken)
+            rows[:] = fill
+            self._taken += rows.nbytes
+            self.shed()
+        return rows.data
+
+    def shed(self) -> None:
+        """Leave to the file what lies in memory of it."""
+        if self._file is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._file.madvise(mmap.MADV_DONTNEED)
+
+
+def _file(size: int) -> mmap.mmap | None:
+    """Return a mapped file of ``size`` bytes that nobody else sees, if there is space for it."""
+    if not hasattr(os, "posix_fallocate"):
+        return None
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return mmap.mmap(file.fileno(), size)
+    except OSError:
+        return None
 
 
 class Ledger:
@@ -40,6 +95,7 @@ class Ledger:
         "moved_at",
         "prompt_tokens",
         "resumed",
+        "room",
         "settled",
         "size",
         "shown_at",
@@ -47,29 +103,31 @@ class Ledger:
         "wasted_tokens",
     )
 
-    arrival: "array[float]"
-    admitted: "array[float]"
-    prefill_queue_enter: "array[float]"
-    prefill_start: "array[float]"
-    prefill_end: "array[float]"
-    first_token: "array[float]"
-    transfer_queue_enter: "array[float]"
-    transfer_start: "array[float]"
-    transfer_end: "array[float]"
-    decode_queue_enter: "array[float]"
-    decode_join: "array[float]"
-    second_token: "array[float]"
-    finish: "array[float]"
-    input_tokens: "array[int]"
-    output_tokens: "array[int]"
-    cached_tokens: "array[int]"
-    preemptions: "array[int]"
-    recomputed_tokens: "array[int]"
-    retries: "array[int]"
-    prefill_worker: "array[int]"
-    decode_worker: "array[int]"
-    status: "array[int]"
-    reason: "array[int]"
+    arrival: "memoryview[float]"
+    admitted: "memoryview[float]"
+    prefill_queue_enter: "memoryview[float]"
+    prefill_start: "memoryview[float]"
+    prefill_end: "memoryview[float]"
+    first_token: "memoryview[float]"
+    transfer_queue_enter: "memoryview[float]"
+    transfer_start: "memoryview[float]"
+    transfer_end: "memoryview[float]"
+    decode_queue_enter: "memoryview[float]"
+    decode_join: "memoryview[float]"
+    second_token: "memoryview[float]"
+    finish: "memoryview[float]"
+    input_tokens: "memoryview[int]"
+    output_tokens: "memoryview[int]"
+    cached_tokens: "memoryview[int]"
+    preemptions: "memoryview[int]"
+    recomputed_tokens: "memoryview[int]"
+    retries: "memoryview[int]"
+    prefill_worker: "memoryview[int]"
+    decode_worker: "memoryview[int]"
+    status: "memoryview[int]"
+    reason: "memoryview[int]"
+    generated: "memoryview[int]"
+    prompt_tokens: "memoryview[int]"
 
     def __init__(
         self,
@@ -78,22 +136,24 @@ class Ledger:
         output_tokens: NDArray[np.int32],
     ) -> None:
         self.size = size = len(arrival_s)
+        counts = (*COUNTS, "generated", "prompt_tokens")
+        self.room = Room(size * (8 * len(TIMES) + 4 * len(counts)), mapped=size > MAPPED)
         for name in TIMES:
-            setattr(self, name.removesuffix("_s"), array("d", [NAN]) * size)
-        for name in COUNTS:
-            setattr(self, name, array("i", [-1 if name.endswith("_worker") else 0]) * size)
-        self.generated = array("i", [0]) * size
-        self.prompt_tokens = array("i", [0]) * size
+            setattr(self, name.removesuffix("_s"), self.room.column(size, NAN, np.float64))
+        for name in counts:
+            empty = -1 if name.endswith("_worker") else 0
+            setattr(self, name, self.room.column(size, empty, np.int32))
         self.lost_at: dict[int, float] = {}
         self.moved_at: dict[int, float] = {}
         self.shown_at: dict[int, float] = {}
         self.resumed: list[float] = []
         self.settled: set[int] = set()
         self.unseen_tokens = self.wasted_tokens = 0
-        np.frombuffer(self.arrival)[:] = arrival_s
-        np.frombuffer(self.input_tokens, dtype=np.int32)[:] = input_tokens
-        np.frombuffer(self.output_tokens, dtype=np.int32)[:] = output_tokens
-        np.frombuffer(self.prompt_tokens, dtype=np.int32)[:] = input_tokens
+        np.asarray(self.arrival)[:] = arrival_s
+        np.asarray(self.output_tokens)[:] = output_tokens
+        for column in (self.input_tokens, self.prompt_tokens):
+            np.asarray(column)[:] = input_tokens
+        self.room.shed()
 
     def shown(self, request: int, now: float) -> None:
         """Let the client see what a handed-over prefill generated: the first token, or the next."""
@@ -137,8 +197,8 @@ class Ledger:
     def columns(self) -> dict[str, NDArray[np.float64] | NDArray[np.int32]]:
         """Return every column as a numpy view, named as in :mod:`simulator.record`."""
         views: dict[str, NDArray[np.float64] | NDArray[np.int32]] = {
-            name: np.frombuffer(getattr(self, name.removesuffix("_s"))) for name in TIMES
+            name: np.asarray(getattr(self, name.removesuffix("_s"))) for name in TIMES
         }
         for name in COUNTS:
-            views[name] = np.frombuffer(getattr(self, name), dtype=np.int32)
+            views[name] = np.asarray(getattr(self, name))
         return views

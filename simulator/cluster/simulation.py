@@ -325,6 +325,7 @@ class Simulation:
     # --- running -------------------------------------------------------------------------------
 
     def _sampled(self, now: float) -> None:
+        self.ledger.room.shed()
         waits = self.clock.pending == (1 if self.controller is None else 2)
         if waits and self.done < self.ledger.size:
             if self.controller is not None and now < self._patience:
@@ -378,6 +379,7 @@ class Simulation:
             end_s=self.clock.now,
             first_token=self.deployment.first_token,
             decisions=() if self.controller is None else self.controller.record(),
+            room=self.ledger.room if self.ledger.room.mapped else None,
         )
 
     def _so_far(self, name: str, column: Column) -> Column:
