@@ -68,6 +68,7 @@ class Handoff:
     def again(self, request: int) -> None:
         """Hand a computed prompt over to another worker than the one it was meant for."""
         self._ledger.transfer_start[request] = float("nan")
+        self._ledger.decode_worker[request] = -1
         self._hand_over(request)
 
     def forget(self, request: int) -> None:

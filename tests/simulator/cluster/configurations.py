@@ -13,6 +13,7 @@ from hardware.link import Link
 from simulator.clients import Clients
 from simulator.cluster.simulation import RunOptions, Traffic
 from simulator.deployment import Batching, Deployment, Pool, Transfer
+from simulator.elastic import Change, Elastic, StartUp
 from simulator.latency.base import Busiest, Piece, WorkerSpec
 from simulator.layout import Layout
 from simulator.model import Model
@@ -135,8 +136,11 @@ class Drawn:
         )
 
 
-def draw(seed: int) -> Drawn:
-    """Return the configuration of a seed. With ``grid`` many things happen at one instant."""
+def draw(seed: int, *, changing: bool = False) -> Drawn:
+    """Return the configuration of a seed. With ``grid`` many things happen at one instant.
+
+    ``changing``: its pools grow and shrink while it runs.
+    """
     rng = Random(seed)  # noqa: S311 - no secret
     grid = rng.random() < 0.35
     deployment = _deployment(rng, grid=grid)
@@ -152,7 +156,30 @@ def draw(seed: int) -> Drawn:
         leap=rng.choice([None, None, 1, 2, 7, 40]),
     )
     load = replace(load, clients=_clients(rng, grid=grid))
+    if changing:
+        deployment = _changing(rng, deployment, grid=grid)
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
+
+
+def _changing(rng: Random, deployment: Deployment, *, grid: bool) -> Deployment:
+    """Return the deployment with a plan for its pools, after which each has a worker."""
+    roles = [pool.role for pool in deployment.pools]
+    times = [rng.randint(0, 12) * GRID_S if grid else rng.uniform(0.0, 3.0) for _ in range(4)]
+    plan = [
+        Change(at_s=at, pool=rng.choice(roles), workers=rng.choice([0, 1, 1, 2, 3, 4]))
+        for at in sorted(times)
+    ]
+    startup = StartUp(
+        seconds=rng.choice([0.0, 0.25, 0.5 if grid else rng.uniform(0.0, 1.0)]),
+        slow_steps=rng.choice([0, 0, 1, 5]),
+        slow_factor=2.0 if grid else rng.uniform(1.0, 5.0),
+    )
+    last = [Change(at_s=4.0, pool=role, workers=rng.choice([1, 2])) for role in roles]
+    return replace(
+        deployment,
+        elastic=Elastic(startup=startup, changes=(*plan, *last)),
+        transfer=replace(deployment.transfer, nics="own"),
+    )
 
 
 def _clients(rng: Random, *, grid: bool) -> Clients:

@@ -5,13 +5,17 @@ taken, every token's time is kept, and what is held, waiting or placed is counte
 requests whenever somebody asks. From the program it uses the specifications (what is simulated,
 how a model lies in memory, how GPUs are wired) and a latency model's ``step_seconds`` alone.
 
-Among simultaneous happenings, steps end first, then bytes arrive, then requests, then idle
-workers start, then gauges are read; within each by component.
+Among simultaneous happenings, steps end first, then bytes arrive, then workers come and go, then
+requests arrive, then idle workers start, then gauges are read; within each by component.
+
+Of what can change while it runs it knows pools that are told to grow and shrink, whose workers
+finish what they have begun, and clients that leave.
 """
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from math import ceil, inf, nan
 from typing import Any
@@ -25,8 +29,9 @@ from simulator.latency.base import Busiest, WorkerSpec
 from simulator.layout import MemoryBudget, plan_memory
 from simulator.record import COUNTS, GAUGES, REASONS, TIMES
 
-STEP, WIRE, ARRIVE, START, LOOK = range(5)
+STEP, WIRE, READY, ARRIVE, START, LOOK = range(6)
 LEAVE = -1  # before arrivals of the same instant
+LINES = ("running", "landed", "wanting")  # of a batch worker
 Happening = tuple[float, int, int, Callable[[], None]]
 
 
@@ -89,6 +94,10 @@ class Site:
 
     def __init__(self, world: "World", number: int, index: int, pool: Pool) -> None:
         self.world, self.number, self.index, self.pool = world, number, index, pool
+        self.state, self.asked, self.readied, self.drained = "starting", world.now, nan, nan
+        self.stopped = inf
+        self.slow = 0  # steps to come that take longer
+        self.read, self.blocks_read, self.block_seconds = 0.0, 0, 0.0
         self.plan = memory(world.deployment, pool)
         self.steps = world.deployment.latency.bind(spec(world.deployment, pool))
         self.queue: list[Job] = []
@@ -162,9 +171,29 @@ class Site:
             tokens=max(sum(c.size for c in chunks if c.rank == rank) for rank in ranks),
             prompts=max(sum(1 for c in chunks if c.rank == rank) for rank in ranks),
         )
-        return self.steps.step_seconds(
+        seconds = self.steps.step_seconds(
             tokens, pairs, past, len(chunks), len(riders), context, fullest
         )
+        self.slow -= 1
+        factor = self.world.deployment.elastic.startup.slow_factor
+        return seconds * factor if self.slow >= 0 else seconds
+
+    @property
+    def there(self) -> bool:
+        """Whether it serves, if only what it has."""
+        return self.state in ("ready", "draining")
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has nothing to do with any request."""
+        lines = (self.held, self.queue, self.begun, *map(self.__dict__.get, LINES))
+        return not any(lines)
+
+    def meter(self) -> None:
+        """Read the blocks in use, which changed evenly since they were last read."""
+        now = self.world.now
+        self.block_seconds += (self.blocks_read + self.used) / 2 * (now - self.read)
+        self.read, self.blocks_read = now, self.used
 
     @property
     def ranks(self) -> int:
@@ -582,7 +611,10 @@ class World:
         self.settled_at = 0.0
         self.interval, self.looks = interval, 0
         self.samples: list[tuple[float, list[tuple[float, ...]]]] = []
-        self.block_seconds: list[float] = []
+        self.due: list[tuple[float, int, Callable[[], None]]] = []  # workers that come and go
+        self.noted = 0
+        self.unplaced: list[Job] = []  # as there is no worker at all
+        self.unhanded: list[Job] = []
         self.closest = inf  # between moments whose order rounding could change
         self.through_at = -inf  # when a flow last ended
         self.build()
@@ -595,14 +627,19 @@ class World:
                     team: list[Any] = self.decoders if role == "decode" else self.entries
                     kind = Prefill if role == "prefill" else Batch
                     site = kind(self, len(self.sites), len(team), pool)
+                    site.state, site.readied = "ready", 0.0
                     team.append(site)
                     self.sites.append(site)
-        self.block_seconds = [0.0] * len(self.sites)
         self.turns: dict[tuple[Site, str, str], int] = {}
         self.slots = places(self.deployment, self.sites)
         if self.decoders:
             self.copying = Copying(self.deployment)
             self.wires = self.copying.wires(self.slots)
+        self.racks: list[tuple[Any, Any]] = []
+        for site in self.sites:
+            assert self.rack(site).take(site.pool.layout.gpus) == self.slots[site]
+        for change in self.deployment.elastic.changes:
+            self.note(change.at_s, partial(self.want, change.pool, change.workers))
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -618,6 +655,9 @@ class World:
                 self.closest = min(self.closest, apart / max(1.0, when))
             self.now = when
             act()
+            for site in self.sites:
+                if site.state == "draining" and site.empty:
+                    self.stop(site)
         self.look(last=True)
 
     def happenings(self) -> Iterator[Happening]:
@@ -630,12 +670,21 @@ class World:
         self.waiting = [each for each in self.waiting if each[3].status == "incomplete"]
         if self.waiting:
             yield self.waiting[0][0], ARRIVE, LEAVE, self.lose_patience
-        if self.admitting:
-            yield self.admitting[0][0], ARRIVE, 1, self.place_next
-        if self.telling:
-            yield self.telling[0][0], ARRIVE, 2, self.tell_next
-        for site in self.sites:
+        for line, at, act in (
+            (self.admitting, 1, self.place_next),
+            (self.telling, 2, self.tell_next),
+        ):
+            if line:
+                yield line[0][0], ARRIVE, at, act
+        if self.due:
+            yield self.due[0][0], READY, 0, self.come_and_go
+        for site in (site for site in self.sites if site.there):
             yield from site.happenings()
+        yield from self.on_wires(last)
+        yield self.looks * self.interval, LOOK, last + 3, self.look
+
+    def on_wires(self, last: int) -> Iterator[Happening]:
+        """Yield what may happen next to transfers."""
         if self.landing:
             yield self.landing[0][0], WIRE, last + 1, self.deliver
         if self.flows:
@@ -643,7 +692,100 @@ class World:
         if self.sending or self.entering:
             when = min(each[0] for each in self.sending[:1] + self.entering[:1])
             yield when, WIRE, last + 2, self.turn
-        yield self.looks * self.interval, LOOK, last + 3, self.look
+
+    # --- workers -------------------------------------------------------------------------------
+
+    def note(self, when: float, act: Callable[[], None]) -> None:
+        """Do something later."""
+        self.noted += 1
+        insort(self.due, (when, self.noted, act))
+
+    def come_and_go(self) -> None:
+        """Do what is due."""
+        while self.due and self.due[0][0] <= self.now:
+            self.due.pop(0)[2]()
+
+    def rack(self, site: Site) -> Any:
+        """Return where the GPUs of this kind lie."""
+        chip = gpu(self, site)
+        for kind, rack in self.racks:
+            if kind == chip:
+                return rack
+        self.racks.append((chip, self.deployment.fabric.rack(chip)))
+        return self.racks[-1][1]
+
+    def team(self, site: Site) -> list[Any]:
+        """Return among whom a router chooses it."""
+        return self.decoders if site.pool.role == "decode" else self.entries
+
+    def want(self, role: str, count: int) -> None:
+        """Let a pool have so many workers: ask for more, or stop who is least needed."""
+        have = [site for site in self.sites if site.pool.role == role]
+        have = [site for site in have if site.state in ("starting", "ready")]
+        for _ in range(count - len(have)):
+            self.ask(next(pool for pool in self.deployment.pools if pool.role == role))
+        have.sort(key=lambda site: (site.state == "ready", -site.number))
+        for site in have[: max(0, len(have) - count)]:
+            self.dismiss(site)
+
+    def ask(self, pool: Pool) -> None:
+        """Start a worker."""
+        kind = Prefill if pool.role == "prefill" else Batch
+        site = kind(self, len(self.sites), 0, pool)
+        site.slow = self.deployment.elastic.startup.slow_steps
+        self.sites.append(site)
+        self.slots[site] = self.rack(site).take(pool.layout.gpus)
+        seconds = self.deployment.elastic.startup.seconds
+        assert seconds is not None
+        self.note(self.now + seconds, partial(self.open, site))
+
+    def open(self, site: Any) -> None:
+        """Let a worker serve, and give it who waits for one."""
+        if site.state != "starting":
+            return
+        site.state, site.readied, site.read = "ready", self.now, self.now
+        if self.decoders or site.pool.role == "decode" or site.pool.role == "prefill":
+            self.wires.update(self.copying.wires({site: self.slots[site]}))
+        self.team(site).append(site)
+        if site.pool.role == "decode":
+            waiting, self.unhanded = self.unhanded, []
+            for job in waiting:
+                self.hand_over(job, None)
+            return
+        waiting, self.unplaced = self.unplaced, []
+        for job in waiting:
+            self.place(job)
+
+    def dismiss(self, site: Any) -> None:
+        """Let a worker go: at once if it does not serve yet, else when it holds nothing more."""
+        if site.state == "starting":
+            self.stop(site)
+            return
+        site.state, site.drained = "draining", self.now
+        self.team(site).remove(site)
+        again = getattr(site, "preempted", set())
+        waiting = [job for job in site.queue if job not in again]
+        for job in waiting:
+            site.queue.remove(job)
+            job.prefill, job.decode, job.uncomputed = None, None, 0
+        for job in waiting:
+            self.place(job)
+        if isinstance(site, Batch):
+            wanting, site.wanting = site.wanting, []
+            for job in wanting:
+                job.decode = None
+            for job in wanting:
+                self.hand_over(job, None)
+        if site.empty:
+            self.stop(site)
+
+    def stop(self, site: Site) -> None:
+        """End a worker."""
+        if site.there:
+            site.meter()
+        site.working(False)
+        site.state, site.stopped = "stopped", self.now
+        self.rack(site).give(self.slots[site])
 
     # --- requests ------------------------------------------------------------------------------
 
@@ -691,6 +833,8 @@ class World:
         """Free all that a request has, or let a step under way end before."""
         for line in (self.admitting, self.telling):
             line[:] = [each for each in line if each[2] is not job]
+        for crowd in (self.unplaced, self.unhanded):
+            crowd[:] = [each for each in crowd if each is not job]
         site, target = job.prefill, job.decode
         if "transfer_end_s" in job.moments or (site is target and site is not None):
             assert isinstance(target, Batch)
@@ -752,13 +896,17 @@ class World:
 
     def place(self, job: Job) -> None:
         """Place a request, or turn it away."""
+        if not self.entries:
+            self.unplaced.append(job)
+            return
         site = self.entries[self.choose(0, self.entries)]
         job.reason = self.refusal(job, site)
         if job.reason:
             job.status = "rejected"
             self.end(job)
             return
-        job.moments["admitted_s"] = job.moments["prefill_queue_enter_s"] = self.now
+        job.moments.setdefault("admitted_s", self.now)
+        job.moments.setdefault("prefill_queue_enter_s", self.now)
         job.prefill, job.uncomputed = site, job.prompt
         if isinstance(site, Batch):
             job.decode = site
@@ -767,7 +915,8 @@ class World:
     def refusal(self, job: Job, site: Site) -> str:
         """Return why a request can never be served on ``site``, or nothing."""
         tokens = job.prompt + job.answer
-        last = site if isinstance(site, Batch) else self.decoders[0]
+        decoders = (each for each in self.sites if each.pool.role == "decode")
+        last = site if isinstance(site, Batch) else next(decoders)
         if tokens > self.deployment.model.max_context:
             return "exceeds_context"
         if job.blocks(last, tokens - 1) > last.plan.kv_blocks:
@@ -831,11 +980,14 @@ class World:
 
     def hand_over(self, job: Job, due: float | None) -> None:
         """Choose a decode worker and ask it for blocks; ``due``: when the prompt will be done."""
+        if due is not None:
+            job.moments["due"] = due
+        if not self.decoders:
+            self.unhanded.append(job)
+            return
         site = self.decoders[self.choose(1, self.decoders)]
         job.decode = site
         job.moments["transfer_queue_enter_s"] = self.now
-        if due is not None:
-            job.moments["due"] = due
         site.reserve(job)
 
     def send(self, job: Job) -> None:
@@ -1004,13 +1156,12 @@ class World:
         """Read every gauge."""
         row: list[tuple[float, ...]] = [
             (*site.gauges(), site.used, site.busy_seconds(), site.sent, site.received)
+            if site.there
+            else (nan,) * len(GAUGES)
             for site in self.sites
         ]
-        if self.samples:
-            before = self.samples[-1]
-            for at, site in enumerate(self.sites):
-                mean = (before[1][at][2] + site.used) / 2
-                self.block_seconds[at] += mean * (self.now - before[0])
+        for site in (site for site in self.sites if site.there):
+            site.meter()
         if self.samples and self.samples[-1][0] == self.now:
             self.samples.pop()
         self.samples.append((self.now, row))
@@ -1065,7 +1216,9 @@ class World:
     def timeline(self) -> dict[str, np.ndarray]:
         """Return the gauges, (T, workers) each, beside ``time_s``."""
         time = np.array([when for when, _ in self.samples])
-        table = np.array([row for _, row in self.samples], dtype=np.float64)
+        absent = (nan,) * len(GAUGES)
+        rows = [[*row, *([absent] * (len(self.sites) - len(row)))] for _, row in self.samples]
+        table = np.array(rows, dtype=np.float64)
         return {"time_s": time, **{name: table[:, :, at] for at, name in enumerate(GAUGES)}}
 
     def gaps(self) -> list[float]:
@@ -1141,10 +1294,11 @@ def histogram_fits(gaps: list[float], edges: np.ndarray, counts: np.ndarray) -> 
 
 def port_bandwidth(world: World, site: Site) -> float:
     """Return the most bytes/s that ``site`` can send or receive to or from anybody."""
+    opened = [each for each in world.sites if each.readied <= world.now]
     pairs = [
         (source, target)
-        for source in world.sites
-        for target in world.sites
+        for source in opened
+        for target in opened
         if (source.pool.role, target.pool.role) == ("prefill", "decode")
         and site in (source, target)
     ]

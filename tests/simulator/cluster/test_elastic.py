@@ -332,6 +332,18 @@ def test_slow_steps_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> Non
         StartUp(**wrong)
 
 
+def test_who_waits_for_any_decode_worker_is_not_the_stopped_one_s() -> None:
+    """Declined by a worker that drains, requests keep their order when it has stopped."""
+    batching = Batching(kv_blocks=13)  # one sequence at a time
+    gone = Change(at_s=0.5, pool="decode", workers=0), Change(at_s=8.0, pool="decode", workers=1)
+    whole = elastic(disaggregated(1, 1, batching=batching), *gone)
+    record = run(whole, traffic([0.0, 0.1, 0.2, 0.6, 0.7], 100, 100), RunOptions())
+    waited = record.requests["decode_worker"] == record.workers[-1].worker
+    assert waited.tolist() == [False, True, True, True, True]
+    assert (np.diff(record.requests["transfer_start_s"][1:]) > 0).all()
+    assert record.requests["retries"].sum() == 0
+
+
 def test_a_quota_below_the_pools_is_refused() -> None:
     """GPUs that do not suffice for the initial workers are a sentence."""
     with pytest.raises(ConfigError, match="quota_gpus 3 is less than the 4 GPUs"):
