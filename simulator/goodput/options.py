@@ -7,6 +7,7 @@ from simulator.errors import ConfigError
 
 FINDS = ("rate", "gpus")
 RATIOS = ("keep", "free")
+COSTS = ("gpus", "usd")
 MOST_SEEDS = 100
 
 
@@ -17,7 +18,8 @@ class Options:
     ``find`` is ``rate``, the highest one at which the share ``attainment`` of the requests holds
     the targets, or ``gpus``, the fewest that do so at ``rate`` requests/s (``None``: the
     workload's own), on at most ``max_gpus``. With ``ratio`` ``keep`` the pools stand in the
-    deployment's own ratio; ``free`` also looks at every other that needs fewer GPUs.
+    deployment's own ratio; ``free`` also looks at every other that is cheaper: needs fewer GPUs,
+    or with ``by`` ``usd`` costs less an hour at the GPUs' prices.
     Rates are looked for between ``low`` and ``high`` requests/s (``None``: a thousandth and a
     thousand times the workload's own), to within the share ``precision``, on ``seeds`` draws of
     the workload. ``map`` adds how every way of dealing out the workers fares over rates.
@@ -34,12 +36,14 @@ class Options:
     high: float | None = None
     rate: float | None = None
     ratio: str = "keep"
+    by: str = "gpus"
     max_gpus: int | None = None
     map: bool = False
 
     def __post_init__(self) -> None:
         _one_of("find", self.find, FINDS)
         _one_of("ratio", self.ratio, RATIOS)
+        _one_of("by", self.by, COSTS)
         if not 0 < self.attainment < 1:
             raise ConfigError(
                 "goodput: attainment must lie between 0 and 1, as a share of the requests, but got "
@@ -80,6 +84,8 @@ class Options:
                 raise ConfigError(
                     f"goodput: {name} goes with find={other}, but find is {self.find}"
                 )
+        if self.by != "gpus" and self.ratio != "free":
+            raise ConfigError(f"goodput: by={self.by} goes with ratio=free, but it is {self.ratio}")
         if self.find == "rate" and self.ratio != "keep":
             raise ConfigError(
                 f"goodput: ratio={self.ratio} goes with find=gpus; map=true shows other ratios' "

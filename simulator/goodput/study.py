@@ -67,6 +67,19 @@ class Found:
         return sum(pool.layout.gpus * count for pool, count in pools)
 
     @property
+    def usd_per_hour(self) -> float | None:
+        """What the answer's GPUs cost, in USD an hour; ``None`` where one has no price."""
+        if self.counts is None:
+            return None
+        deployment, total = self.experiment.deployment, 0.0
+        for pool, count in zip(deployment.pools, self.counts, strict=True):
+            price = (pool.gpu or deployment.gpu).usd_per_hour
+            if price is None:
+                return None
+            total += price * pool.layout.gpus * count
+        return total
+
+    @property
     def checked(self) -> Interval:
         """Attainment at the answer on fresh draws; on the one draw there is, by batches."""
         if self.alike:
@@ -269,17 +282,28 @@ class Study:
     def _freely(self, rate: float, kept: tuple[int, ...]) -> tuple[int, ...]:
         """Return the cheapest counts of any ratio that hold, ``kept`` if none is cheaper."""
         self.trials.why = "search"
-        first, second = (pool.layout.gpus for pool in self.trials.experiment.deployment.pools)
+        first, second = self._costs()
         pairs = cheapest(
             lambda some, others: self.trials.holds(rate, 0, (some, others)),
             (first, second),
-            self.trials.gpus(kept),
+            kept[0] * first + kept[1] * second,
         )
         self.trials.why = "check"
         for pair in reversed(pairs):
             if self._confirmed(lambda draw, at=pair: self.trials.at(rate, draw, at)):  # type: ignore[misc]
                 return pair
         return kept
+
+    def _costs(self) -> list[int]:
+        """Return what a worker of each pool costs: GPUs, or hundredths of a cent an hour."""
+        deployment = self.trials.experiment.deployment
+        if self.options.by == "gpus":
+            return [pool.layout.gpus for pool in deployment.pools]
+        prices = [(pool.gpu or deployment.gpu).usd_per_hour for pool in deployment.pools]
+        return [
+            max(1, round(1e4 * (price or 0.0) * pool.layout.gpus))
+            for price, pool in zip(prices, deployment.pools, strict=True)
+        ]
 
     def _no_gpus(self, rate: float, most: tuple[int, ...], draw: int) -> Found:
         return self._found(
@@ -347,6 +371,9 @@ def trials_of(experiment: Experiment, options: Options, progress: OnTrial | None
             "goodput: find=gpus counts the workers of pools that stay as they are, but changes or "
             "an autoscaler change them"
         )
+    for gpu in [pool.gpu or deployment.gpu for pool in deployment.pools]:
+        if options.by == "usd" and not gpu.usd_per_hour:
+            raise ConfigError(f"goodput: by=usd needs the price of {gpu.name}: usd_per_hour")
     first, further = SEARCH_TRIALS
     about = first + (options.seeds - 1) * further + options.seeds + len(CURVE)
     return Trials(experiment, options.attainment, progress, about=about)

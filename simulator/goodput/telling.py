@@ -36,9 +36,11 @@ def answer(found: Found) -> str:
     if found.rate is None:
         return _nothing(found, asked)
     if found.options.find == "gpus":
+        price = found.usd_per_hour
+        usd = "" if price is None else f", {figure_of(price)} USD an hour"
         return (
-            f"{figure_of(found.rate)} requests/s take {number(found.gpus)} GPUs: {found.pools} "
-            f"hold the targets for {asked}."
+            f"{figure_of(found.rate)} requests/s take {number(found.gpus)} GPUs{usd}: "
+            f"{found.pools} hold the targets for {asked}."
         )
     least = "at least " if found.capped else ""
     per = found.rate / found.gpus if found.gpus else math.nan

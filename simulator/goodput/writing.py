@@ -47,6 +47,7 @@ def summary_of(found: Found, digest: str) -> dict[str, Any]:
             pool.role: count
             for pool, count in zip(found.experiment.deployment.pools, found.counts, strict=True)
         },
+        "usd_per_hour": found.usd_per_hour,
         "rate_per_gpu": None if found.rate is None or not found.gpus else found.rate / found.gpus,
         "interval_95": found.interval,
         "each_draw": found.each,

@@ -1,6 +1,8 @@
 """``task=goodput``: what it leaves, that its answer is a plain run's, and what it refuses."""
 
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,6 +95,33 @@ def test_the_fewest_gpus(disaggsim: Command, tmp_path: Path) -> None:
     assert kept["attainment_fresh_draws"] >= 0.9 <= free["attainment_fresh_draws"]
 
 
+def test_the_cheapest_mix(disaggsim: Command, tmp_path: Path) -> None:
+    """Where decode GPUs cost a hundred times as much, a cheaper mix has no more of them."""
+    asked = (
+        *(*TASK, "goodput.find=gpus", "goodput.rate=30", "goodput.ratio=free"),
+        *("+hardware@pools.decode.gpu=h200_sxm", "pools.decode.gpu.usd_per_hour=200"),
+    )
+    for name, by in (("a", "gpus"), ("b", "usd")):
+        done = disaggsim(*asked, f"goodput.by={by}", f"hydra.run.dir={name}")
+        assert done.code == 0, done.err
+        assert "USD an hour" in done.out
+    few, cheap = (summary(tmp_path / name)["goodput"] for name in "ab")
+    assert cheap["usd_per_hour"] <= few["usd_per_hour"]
+    assert cheap["workers"]["decode"] <= few["workers"]["decode"]
+    assert cheap["usd_per_hour"] > 4 * 200 * cheap["workers"]["decode"]
+
+
+def test_the_page_runs_its_program(tmp_path: Path) -> None:
+    """The program in docs/goodput.md runs as it stands."""
+    text = (Path(__file__).parents[3] / "docs/goodput.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert float(ended.stdout.split()[0]) > 0
+
+
 def test_an_interrupt_keeps_what_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C leaves the trials so far, and nothing that looks complete."""
     begun = 0
@@ -151,6 +180,15 @@ def test_everything_holds(disaggsim: Command) -> None:
         (("goodput.low=-1",), "low must be above 0"),
         (("goodput.find=slo",), "find must be one of rate, gpus"),
         (("goodput.ratio=free",), "ratio=free goes with find=gpus"),
+        (("goodput.by=usd",), "by=usd goes with ratio=free"),
+        (("goodput.find=gpus", "goodput.ratio=free", "goodput.by=tokens"), "by must be one of"),
+        (
+            (
+                *("goodput.find=gpus", "goodput.ratio=free", "goodput.by=usd"),
+                "hardware.usd_per_hour=null",
+            ),
+            "needs the price of",
+        ),
         (("goodput.rate=3",), "rate goes with find=gpus"),
         (("goodput.find=gpus", "goodput.low=3"), "low goes with find=rate"),
         (("goodput.find=gpus", "goodput.max_gpus=8"), "at least the 20 GPUs"),
