@@ -47,7 +47,7 @@ TRANSFERS = [
     )
     for mode in ("pull", "push", "push_layerwise")
     for sharing in ("fifo", "processor_sharing", "max_min")
-]
+] + [Transfer(mode=mode, release="idle") for mode in ("pull", "push")]
 
 
 def assert_same(one: RunRecord, other: RunRecord) -> None:
@@ -83,7 +83,7 @@ def test_batching_equals_oracle(build: object, batching: Batching) -> None:
         assert record.requests["preemptions"].sum() > 0, "the case must exercise preemption"
 
 
-@pytest.mark.parametrize("transfer", TRANSFERS, ids=lambda t: f"{t.mode}-{t.sharing}")
+@pytest.mark.parametrize("transfer", TRANSFERS, ids=lambda t: f"{t.mode}-{t.sharing}-{t.release}")
 def test_transfer_equals_oracle(transfer: Transfer) -> None:
     """However KV is handed over, the columns agree."""
     deployment = disaggregated(2, 3, batching=TIGHT, transfer=transfer)
@@ -228,6 +228,7 @@ def test_laws_hold_at_every_event() -> None:
         colocated(2, batching=TIGHT),
         spread(colocated(2, batching=TIGHT), 3),
         disaggregated(2, 2, batching=FIRST),
+        disaggregated(2, 2, batching=TIGHT, transfer=Transfer(release="idle")),
         colocated(2, batching=FIRST),
     ):
         simulation = Simulation(deployment, poisson_traffic(60, 40, 120, 40), RunOptions())
