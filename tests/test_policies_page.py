@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+SHELL = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+COMMANDS = [line for line in SHELL if " own" in line]  # the others, tests/test_docs.py looks at
 SHIPPED = ("router", "decode_router", "autoscaler")
 
 
@@ -56,7 +57,7 @@ def test_the_commands_run(command: str, folder: Path) -> None:
 @pytest.mark.parametrize("group", SHIPPED)
 def test_the_table_has_what_is_shipped(group: str) -> None:
     """Each group's row names every choice, or refers to a row that does."""
-    (row,) = (line for line in TEXT.splitlines() if line.startswith(f"| `{group}` |"))
+    row = next(line for line in TEXT.splitlines() if line.startswith(f"| `{group}` |"))
     named = re.findall(r"`(\w+)`", row.rsplit("|", 2)[1])
     choices = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
     if "the same" in row:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from shipped import ROOT, shipped
 
+from simulator.cli import compose
 from simulator.policies.autoscaling import Observation, Plan, Schedule, Step
 from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
 from simulator.testing import ContractError, check_autoscaler, check_router
@@ -33,7 +34,7 @@ def test_every_shipped_router_keeps_the_contract(name: str, group: str) -> None:
 @pytest.mark.parametrize("name", [name for name in AUTOSCALERS if name != "schedule"])
 def test_every_shipped_autoscaler_keeps_the_contract(name: str) -> None:
     """With two pools and with one, whoever adds an autoscaler to conf has it checked here."""
-    policy = shipped("autoscaler", name)
+    policy = compose([f"autoscaler={name}"]).deployment.control.policy
     check_autoscaler(policy)
     check_autoscaler(policy, pools=("mixed",))
 
