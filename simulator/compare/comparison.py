@@ -23,6 +23,9 @@ CHANCE = ("seed", "latency.scale")
 REPEATED = ("seed", "latency.scale", "seeds", "band")
 """Overrides that ask for repetitions."""
 
+MOST_SIGNS = 40
+"""Of a setting's value in words; the table has it whole."""
+
 LEAST = ".at_least"
 """Ends the name of a column that says what an unknown percentile is at least."""
 
@@ -244,7 +247,8 @@ def words(value: Value) -> str:
     """Return a setting's value, a class by its own name."""
     if isinstance(value, str) and value.startswith(("simulator.", "workloads.", "hardware.")):
         return value.rpartition(".")[2]
-    return "null" if value is None else str(value)
+    text = "null" if value is None else str(value)
+    return text if len(text) <= MOST_SIGNS else f"{text[: MOST_SIGNS - 1]}…"
 
 
 def _frame(runs: Sequence[Run], points: Sequence[Point], keys: Sequence[str]) -> pl.DataFrame:
@@ -354,15 +358,23 @@ def _uneven(runs: Sequence[Run], points: Sequence[Point]) -> list[str]:
     ]
 
 
+def traffic(keys: Sequence[str], runs: Sequence[Run]) -> str:
+    """Return in what the traffic of ``runs`` differs: settings, or files; nothing if it does not.
+
+    ``keys`` are the settings that differ.
+    """
+    other = dict.fromkeys(short(key) for key in keys if key.startswith("workload."))
+    files = {tuple(line for line in run.head[1:] if line.startswith("# workload")) for run in runs}
+    return ", ".join(list(other)[:4]) or ("the workload's file" if len(files) > 1 else "")
+
+
 def _notes(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """Return what makes these runs less comparable than they look."""
     told = []
-    other = [short(key) for key in keys if key.startswith("workload.")]
-    files = {tuple(line for line in run.head[1:] if line.startswith("# workload")) for run in runs}
-    if other or len(files) > 1:
-        named = ", ".join(dict.fromkeys(other[:4])) or "the workload's file"
+    other = traffic(keys, runs)
+    if other:
         told.append(
-            f"The runs are on different traffic ({named}): they are compared as they are, and "
+            f"The runs are on different traffic ({other}): they are compared as they are, and "
             "requests are paired only where the traffic is the same."
         )
     slo = [key for key in keys if key.startswith("slo.")]

@@ -1,6 +1,6 @@
 """What a comparison says, in sentences: the answer, and how sure it is."""
 
-from simulator.compare.comparison import Comparison, Point, short
+from simulator.compare.comparison import Comparison, Point, short, traffic
 from simulator.compare.statistics import against, confidence_of, interval
 from simulator.report.theme import number, share
 
@@ -64,12 +64,14 @@ def answer(comparison: Comparison) -> str:
 
 def certainty(comparison: Comparison) -> str:
     """Return how sure the answer is: its interval, and which orders outlast chance."""
-    if not comparison.repeated:
-        return _once(comparison)
+    other = traffic(comparison.keys, comparison.runs)
+    told = [f"Each is judged by traffic of its own ({other})."] if other else []
     point = best(comparison)
-    if point is None:
-        return ""
-    return " ".join(filter(None, [_spread(comparison, point), _orders(comparison, point)]))
+    if not comparison.repeated:
+        told.append(_once(comparison))
+    elif point is not None:
+        told += [_spread(comparison, point), _orders(comparison, point)]
+    return " ".join(filter(None, told))
 
 
 def _once(comparison: Comparison) -> str:

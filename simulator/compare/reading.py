@@ -246,6 +246,11 @@ def _overrides(path: Path) -> tuple[str, ...] | None:
     return tuple(told)
 
 
+def _simulated(summary: Mapping[str, Any]) -> bool:
+    """Tell whether a summary is of a simulation; those of other tasks say so."""
+    return "task" not in summary
+
+
 def _check(run: Run) -> None:
     """Refuse a summary without the numbers a comparison needs, or with something else there."""
     path = run.folder / SUMMARY

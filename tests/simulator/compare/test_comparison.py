@@ -153,7 +153,9 @@ def test_traffic_targets_and_versions_that_differ_are_told(tmp_path: Path) -> No
     write_run(tmp_path / "a")
     other = {"workload": {"requests": 300, "arrivals": {"rate": 9.0}}, "slo": {"ttft_s": 1.0}}
     write_run(tmp_path / "b", Made(settings=other, head="# disaggsim 0.0.9"))
-    notes = " ".join(compare(find([str(tmp_path)]).runs).notes)
+    done = compare(find([str(tmp_path)]).runs)
+    assert "traffic of its own (workload.arrivals.rate)" in prose.certainty(done)
+    notes = " ".join(done.notes)
     for words in ("different traffic (workload.arrivals.rate)", "targets differ", "0.0.9"):
         assert words in notes
 
@@ -230,6 +232,19 @@ def test_yaml_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config.yaml: more than 20,000 settings"):
         find([str(tmp_path)])
+
+
+def test_other_tasks_are_no_runs(tmp_path: Path) -> None:
+    """An exploration or search beside runs is passed over, by itself it is refused."""
+    write_run(tmp_path / "run")
+    other = tmp_path / "search"
+    write_run(other, pools(2))
+    summary = json.loads((other / "summary.json").read_text(encoding="utf-8"))
+    told = {"task": "goodput", "config_digest": summary["config_digest"]}
+    (other / "summary.json").write_text(json.dumps(told), encoding="utf-8")
+    assert [run.folder.name for run in find([str(tmp_path)]).runs] == ["run"]
+    with pytest.raises(ConfigError, match="has no requests that could be"):
+        find([str(other)])
 
 
 def test_unfinished_neighbours_are_left_out(tmp_path: Path) -> None:
