@@ -1,9 +1,8 @@
 """The continuous-batching worker: decodes handed-over requests, or serves whole ones (mixed).
 
-Between two changes of its batch a worker leaps: the ends of all iterations up to the next finish
-are summed in the very order a loop over iterations would, and it sleeps until then. Whoever needs
-its state in between has it advanced to the iteration under way. Iteration ``step`` runs with
-``context`` KV tokens in total, the ones it writes included.
+Between two changes of its batch a worker leaps (:mod:`simulator.cluster.leap`): it sleeps until the
+last of the iterations that lie between. Whoever needs its state sooner has it advanced to the
+iteration under way.
 """
 
 from collections import deque
@@ -11,19 +10,10 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from math import isnan
 
-import numpy as np
-from numpy.typing import NDArray
-
 from simulator.cluster.clock import STEP_END, Clock
+from simulator.cluster.leap import Leap
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.worker import Listener, Step, Worker, WorkerSettings
-
-LEAP = 256
-"""Longest leap in iterations; longer ones are cut, which changes no result."""
-SCALAR_LEAP = 24
-"""Leaps up to this long are summed in plain floats, longer ones by numpy, to the same bits."""
-_RAMP: NDArray[np.float64] = np.arange(LEAP, dtype=np.float64)
-_RAMP.flags.writeable = False
 
 
 class BatchWorker(Worker):
@@ -39,19 +29,14 @@ class BatchWorker(Worker):
     __slots__ = (
         "_arrived",
         "_awaiting",
-        "_context",
         "_ends",
         "_fresh",
         "_gaps",
         "_going",
         "_grows",
-        "_growth",
-        "_growth_left",
         "_known",
         "_late",
         "_late_since",
-        "_leap",
-        "_marks",
         "_max_seqs",
         "_parked",
         "_paused",
@@ -62,35 +47,25 @@ class BatchWorker(Worker):
         "_resumed",
         "_running",
         "_shown",
-        "_since",
         "_slow",
         "_stalled",
         "_staying",
-        "_step",
-        "_times",
         "_unseen",
         "depart",
-        "leap_limit",
+        "leap",
     )
 
     def __init__(
         self, clock: Clock, ledger: Ledger, listener: Listener, settings: WorkerSettings
     ) -> None:
         super().__init__(clock, ledger, listener, settings)
-        self._times = settings.times
         self._gaps = settings.gaps
         self._max_seqs = settings.batching.max_num_seqs
         self._grows = settings.batching.reserve == "prompt"
         self._piggyback = settings.batching.piggyback
+        self.leap = Leap(settings.times, settings.batching.block_size, grows=self._grows)
         self._running: dict[int, int] = {}  # request -> step it ends at, youngest last
         self._ends: list[tuple[int, int]] = []  # heap of (step, request); may hold stale entries
-        self._growth = [0] * settings.batching.block_size  # sequences by block phase
-        self._step = 0
-        self._context = 0
-        self._since = 0.0  # when iteration `_step` began
-        self._leap = 0  # iterations until the alarm; 0 when idle
-        self._marks: NDArray[np.float64] | None = None  # their ends, when there are many
-        self._growth_left = 0  # at most the blocks the rest of the leap will take
         self._prompt_step: Step | None = None
         self._arrived: deque[int] = deque()  # KV here, not yet in the batch
         self._pending: deque[int] = deque()  # want blocks for a transfer
@@ -104,7 +79,6 @@ class BatchWorker(Worker):
         self._late: list[tuple[float, int]] = []  # last token before a stall, of how many
         self._resumed = 0.0  # when the first iteration after the stall ends
         self._ready: list[int] = []  # prompts computed here in the step that just ended
-        self.leap_limit = LEAP
         self.depart: Callable[[BatchWorker, int, int], bool] | None = None  # set when it migrates
         self._parked: dict[int, int] = {}  # blocks of sequences that are on their way elsewhere
         self._staying: set[int] = set()  # nobody had room for these
@@ -236,7 +210,7 @@ class BatchWorker(Worker):
         self._lose_step()
         ledger = self._ledger
         for request, end in self._running.items():
-            ledger.generated[request] = ledger.output_tokens[request] - (end - self._step)
+            ledger.generated[request] = ledger.output_tokens[request] - (end - self.leap.step)
         for request in self._unseen:  # as if it had not joined
             ledger.generated[request] += 1
             ledger.unseen_tokens -= 1
@@ -253,8 +227,8 @@ class BatchWorker(Worker):
         self._parked.clear()
         for held in (self._running, self._ends, self._arrived, self._pending, self._paused):
             held.clear()
-        self._growth = [0] * len(self._growth)
-        self._context = self._leap = self._growth_left = self._fresh = 0
+        self.leap.clear()
+        self._fresh = 0
         self._slow = 0.0
         self._awaiting.clear()
         self._unseen.clear()
@@ -267,12 +241,12 @@ class BatchWorker(Worker):
         In a stall that is taken to be when its first sequence had it.
         """
         ledger = self._ledger
-        since = self._late[0][0] if self._late else self._since
+        since = self._late[0][0] if self._late else self.leap.since
         for request in self._running:
             if request in self._unseen:
                 continue  # its last token, if it had any, came before it was here
             ledger.lost_at[request] = since
-            if ledger.second_token[request] > self._since:
+            if ledger.second_token[request] > self.leap.since:
                 ledger.second_token[request] = float("nan")  # it is not to come any more
         ledger.lost_at.update(self._paused)
         if self._prompt_step is not None:
@@ -293,32 +267,34 @@ class BatchWorker(Worker):
 
     def blocks_in_use(self) -> int:
         """Return the KV blocks it holds now, those of the iterations since its last event too."""
-        if self._leap <= 1:
+        leap = self.leap
+        if leap.left <= 1:
             return self.used
-        return self.used + self._growth_over(self._iterations_until(self._clock.now)[0])
+        done, _ = leap.until(self._clock.now, past=self._clock.turn > self.alarm.turn)
+        return self.used + leap.blocks_over(done)
 
     # --- the step ----------------------------------------------------------------------------
 
     def wake(self, now: float) -> None:
         """End the leap that is due and begin the next."""
-        if self._leap:
+        if self.leap.left:
             if self._stalled:
                 self.step_count += 1
             else:
-                self._commit(self._leap)
+                self._commit(self.leap.left)
                 if self._unseen:
                     self._show(now)
-            self._leap = self._growth_left = 0
+            self.leap.left = self.leap.growth_left = 0
             if self._prompt_step is not None:
                 self._close_prompts(self._prompt_step, now)
             if self._going:
                 self._let_go()
-            if self._ends and self._ends[0][0] <= self._step:
+            if self._ends and self._ends[0][0] <= self.leap.step:
                 self._finish_due()
         self._begin(now)
 
     def _begin(self, now: float) -> None:
-        self._since = now
+        self.leap.since = now
         if self._running and not self._stalled:
             if self.depart is not None:
                 self._move_out(self.depart)
@@ -344,28 +320,15 @@ class BatchWorker(Worker):
 
     def _plan(self, now: float) -> None:
         """Find how far the batch stays as it is, and when that is."""
-        batch = len(self._running)
-        context = self._context
-        piece = self._times.piece(batch, context)
-        _, c0, c1, c2 = piece
-        leap = 1 if self.slow_steps else self._reach(batch, piece.upto)
+        batch, leap = len(self._running), self.leap
         if self.slow_steps:
-            self._marks = None
-            self._slow = self._slowed(c0 + context * (c1 + context * c2))
+            self._slow = self._slowed(leap.seconds(batch))
             end = first = now + self._slow
-        elif leap <= SCALAR_LEAP:
-            self._marks = None
-            end = first = now + (c0 + context * (c1 + context * c2))
-            for _ in range(leap - 1):
-                context += batch
-                end += c0 + context * (c1 + context * c2)
+            leap.once()
         else:
-            contexts = context + batch * _RAMP[:leap]
-            seconds = c0 + contexts * (c1 + contexts * c2)
-            seconds[0] += now
-            self._marks = marks = np.add.accumulate(seconds)
-            first, end = float(marks[0]), float(marks[-1])
-        self._leap = leap
+            single = self._unseen or (self.depart and self._running.keys() - self._staying)
+            most = 1 if single else self._ends[0][0] - leap.step
+            first, end = leap.plan(now, batch, most, self.capacity - self.used)
         self.alarm.set(end, STEP_END)
         if self._awaiting:
             self._stamp_second(first)
@@ -373,46 +336,16 @@ class BatchWorker(Worker):
             self._resumed = first
         self._stalled = False
 
-    def _reach(self, batch: int, upto: float) -> int:
-        """Return the number of iterations until the batch, a piece or the KV cache ends."""
-        single = self._unseen or (self.depart and self._running.keys() - self._staying)
-        leap = 1 if single else min(self._ends[0][0] - self._step, self.leap_limit)
-        last = self._context + batch * (leap - 1)
-        if last > upto:
-            leap = int((upto - self._context) // batch) + 1
-        self._growth_left = 0
-        if leap > 1 and self._grows:
-            leap = self._within_memory(batch, leap)
-        return leap
-
-    def _within_memory(self, batch: int, leap: int) -> int:
-        size = len(self._growth)
-        bound = batch * ((leap + size - 2) // size)
-        room = self.capacity - self.used
-        if bound <= room:
-            self._growth_left = bound
-            return leap
-        taken = 0
-        for ahead in range(1, leap):
-            more = self._growth[(self._step + ahead) % size]
-            if taken + more > room:
-                self._growth_left = taken
-                return ahead
-            taken += more
-        self._growth_left = taken
-        return leap
-
     def _prompt_chunks(self, step: Step, now: float) -> None:
         """Compute prompt chunks, beside one iteration or in its place."""
-        batch, context = (len(self._running), self._context) if self._piggyback else (0, 0)
+        batch, context = (len(self._running), self.leap.context) if self._piggyback else (0, 0)
         seconds = self.settings.steps.step_seconds(
             step.tokens, step.pairs, step.past, step.prompts, batch, context, step.busiest
         )
         if self.slow_steps:
             seconds = self._slowed(seconds)
         step.ends = now + seconds
-        self._marks = None
-        self._leap = 1
+        self.leap.once()
         self.prefill_tokens += step.tokens
         self.alarm.set(step.ends, STEP_END)
         if not self._piggyback:
@@ -478,17 +411,16 @@ class BatchWorker(Worker):
             if self._fresh or self._late or self._slow:
                 self._log_first(batch, count)
             else:
-                self._gaps.iterations(batch, batch, self._context, count)
+                self._gaps.iterations(batch, batch, self.leap.context, count)
         if count > 1:
-            self.used += self._growth_over(count - 1)
-        self._step += count
-        self._context += batch * count
+            self.used += self.leap.blocks_over(count - 1)
+        self.leap.count(count, batch)
         self.decode_tokens += batch * count
         self.step_count += count
 
     def _log_first(self, batch: int, count: int) -> None:
         """Log gaps that began sooner apart: who was held up; who just joined is known elsewhere."""
-        context, gaps = self._context, self._gaps
+        context, gaps = self.leap.context, self._gaps
         for since, late in self._late:
             gaps.gap(self._resumed - since, late)
         weight = batch - self._fresh - self._held_up()
@@ -502,70 +434,31 @@ class BatchWorker(Worker):
         if count > 1:
             gaps.iterations(batch, batch, context + batch, count - 1)
 
-    def _growth_over(self, count: int) -> int:
-        """Return the blocks taken over the ``count`` iterations after the current one."""
-        growth, step, size = self._growth, self._step, len(self._growth)
-        whole, rest = divmod(count, size)
-        taken = sum(growth) * whole if whole else 0
-        for ahead in range(1, rest + 1):
-            taken += growth[(step + ahead) % size]
-        return taken
-
     def _advance(self) -> None:
         """Commit the iterations that lie before the event being processed."""
-        if self._leap <= 1:
+        leap = self.leap
+        if leap.left <= 1:
             return
-        done, began = self._iterations_until(self._clock.now)
+        done, began = leap.until(self._clock.now, past=self._clock.turn > self.alarm.turn)
         if not done:
             return
         used = self.used
         self._commit(done)
-        self.used += self._growth[self._step % len(self._growth)]  # taken as its iteration began
-        self._growth_left -= self.used - used
-        self._leap -= done
-        self._since = began
-        if self._marks is not None:
-            self._marks = self._marks[done:]
-
-    def _iterations_until(self, now: float) -> tuple[int, float]:
-        """Return how many iterations of the leap are over and when the current one began."""
-        past = self._clock.turn > self.alarm.turn
-        if self._marks is not None:
-            done = int(np.searchsorted(self._marks, now, side="right" if past else "left"))
-            return done, float(self._marks[done - 1]) if done else self._since
-        batch, context, began = len(self._running), self._context, self._since
-        _, c0, c1, c2 = self._times.piece(batch, context)
-        for done in range(self._leap - 1):
-            end = began + (c0 + context * (c1 + context * c2))
-            if end > now or (end == now and not past):
-                return done, began
-            began = end
-            context += batch
-        return self._leap - 1, began
+        self.used += leap.growth[leap.step % self.block_size]  # taken as its iteration began
+        leap.advance(done, began, self.used - used)
 
     def _interrupt(self) -> None:
         """Let the batch change at the end of the iteration under way."""
         if self.busy_since is None:
             self._nudge()
-        elif self._leap > 1:
+        elif self.leap.left > 1:
             self._advance()
-            if self._leap > 1:
+            if self.leap.left > 1:
                 self._shorten(1)
 
-    def _shorten(self, leap: int) -> None:
-        """Wake up after ``leap`` iterations from the current one instead of later."""
-        if self._marks is not None:
-            end = float(self._marks[leap - 1])
-            self._marks = self._marks[:leap]
-        else:
-            end, context, batch = self._since, self._context, len(self._running)
-            _, c0, c1, c2 = self._times.piece(batch, context)
-            for _ in range(leap):
-                end += c0 + context * (c1 + context * c2)
-                context += batch
-        self._leap = leap
-        self._growth_left = self._growth_over(leap - 1)
-        self.alarm.set(end, STEP_END)
+    def _shorten(self, left: int) -> None:
+        """Wake up after ``left`` iterations from the current one instead of later."""
+        self.alarm.set(self.leap.cut(left), STEP_END)
 
     # --- KV blocks -----------------------------------------------------------------------------
 
@@ -578,17 +471,17 @@ class BatchWorker(Worker):
 
     def _has_room(self, blocks: int) -> bool:
         """Tell whether ``blocks`` are free now; shorten the leap if they leave it too few."""
-        if self.used + self._growth_left + blocks <= self.capacity:
+        if self.used + self.leap.growth_left + blocks <= self.capacity:
             return True
-        if self._leap > 1:
+        if self.leap.left > 1:
             self._advance()
         if self.used + blocks > self.capacity:
             return False
-        if self._leap > 1:
+        if self.leap.left > 1:
             self.used += blocks
-            fits = self._within_memory(len(self._running), self._leap)
+            fits = self.leap.fitting(len(self._running), self.leap.left, self.capacity - self.used)
             self.used -= blocks
-            if fits < self._leap:
+            if fits < self.leap.left:
                 self._shorten(fits)
         return True
 
@@ -608,8 +501,8 @@ class BatchWorker(Worker):
         What was preempted waits at the head of the queue and cannot be readmitted in the same
         step: it would need at least the blocks it just gave up.
         """
-        growth = self._growth
-        phase = self._step % len(growth)
+        growth = self.leap.growth
+        phase = self.leap.step % len(growth)
         while growth[phase] and self.used + growth[phase] > self.capacity:
             self._preempt(now)
         self.used += growth[phase]
@@ -620,10 +513,10 @@ class BatchWorker(Worker):
             return
         request, end = self._running.popitem()
         ledger = self._ledger
-        left = end - self._step
+        left = end - self.leap.step
         generated = ledger.output_tokens[request] - left
         length = ledger.input_tokens[request] + generated
-        self._remove(length)
+        self.leap.leave(length)
         self.used -= self.blocks(length - 1)
         ledger.generated[request] = generated
         ledger.preemptions[request] += 1
@@ -640,27 +533,17 @@ class BatchWorker(Worker):
             self.load.tokens[self.index] += partial.done
         self.prompts.appendleft(request)
 
-    def _remove(self, length: int) -> None:
-        """Take a sequence with ``length`` KV tokens in this iteration out of the sums."""
-        self._context -= length
-        if self._grows:
-            size = len(self._growth)
-            self._growth[(self._step - length + 1) % size] -= 1
-
     # --- membership ----------------------------------------------------------------------------
 
     def _add(self, request: int) -> None:
         """Let a sequence whose KV and next token are here take part from this iteration on."""
-        ledger, step = self._ledger, self._step
+        ledger, step = self._ledger, self.leap.step
         generated = ledger.generated[request]
         length = ledger.input_tokens[request] + generated
         end = step + ledger.output_tokens[request] - generated
         self._running[request] = end
         heappush(self._ends, (end, request))
-        self._context += length
-        if self._grows:
-            size = len(self._growth)
-            self._growth[(step - length + 1) % size] += 1
+        self.leap.enter(length)
 
     def _join_arrived(self, now: float) -> None:
         """Take over whose KV is here; clients see their next token now, or after an iteration."""
@@ -719,14 +602,14 @@ class BatchWorker(Worker):
         """
         ledger, load, index = self._ledger, self.load, self.index
         for request in [each for each in self._running if each not in self._staying]:
-            generated = ledger.output_tokens[request] - (self._running[request] - self._step)
+            generated = ledger.output_tokens[request] - (self._running[request] - self.leap.step)
             length = ledger.input_tokens[request] + generated
             placed = self.blocks(ledger.prompt_tokens[request])
             if not depart(self, request, length):
                 self._staying.add(request)
                 continue
             del self._running[request]
-            self._remove(length)
+            self.leap.leave(length)
             ledger.generated[request] = generated
             self._parked[request] = self._held(request, length - 1)
             load.requests[index] -= 1
@@ -763,9 +646,9 @@ class BatchWorker(Worker):
     def _take_out(self, request: int) -> None:
         """Take a sequence out of the batch; in a stall it has the next iteration's block."""
         ledger = self._ledger
-        generated = ledger.output_tokens[request] - (self._running.pop(request) - self._step)
+        generated = ledger.output_tokens[request] - (self._running.pop(request) - self.leap.step)
         length = ledger.input_tokens[request] + generated
-        self._remove(length)
+        self.leap.leave(length)
         ledger.generated[request] = generated
         if not self._stalled:
             self.used -= self._held(request, length - 1)
@@ -783,14 +666,14 @@ class BatchWorker(Worker):
         self._late[at : at + 1] = [(since, count)] if count else []
 
     def _finish_due(self) -> None:
-        ledger, running, ends, step = self._ledger, self._running, self._ends, self._step
+        ledger, running, ends, step = self._ledger, self._running, self._ends, self.leap.step
         while ends and ends[0][0] <= step:
             end, request = heappop(ends)
             if running.get(request) != end:
                 continue  # left over from before a preemption
             del running[request]
             length = ledger.input_tokens[request] + ledger.output_tokens[request]
-            self._remove(length)
+            self.leap.leave(length)
             self.used -= -(-(length - 1) // self.block_size)
             self._listener.finished(request)
 

@@ -59,7 +59,7 @@ class Crew:
         kind = PrefillWorker if self.pool.role == "prefill" else means.batch_worker
         worker = kind(means.clock, means.ledger, means.listener, settings)
         if isinstance(worker, BatchWorker) and means.leap is not None:
-            worker.leap_limit = means.leap
+            worker.leap.limit = means.leap
         if isinstance(worker, BatchWorker) and not means.clients_stay:
             worker.expect_leavers()
         return worker

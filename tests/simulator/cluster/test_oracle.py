@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import SteppingSimulation
 
-from simulator.cluster import batch
+from simulator.cluster import leap
 from simulator.cluster.audit import audit
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic
 from simulator.deployment import Batching, Deployment, Transfer
@@ -68,7 +68,7 @@ def both(deployment: Deployment, load: Traffic, interval_s: float = 0.37) -> Run
     stepping = SteppingSimulation(deployment, load, options).run()
     assert_same(Simulation(deployment, load, options).run(), stepping)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch, "SCALAR_LEAP", 0)
+        patch.setattr(leap, "SCALAR", 0)
         assert_same(Simulation(deployment, load, options).run(), stepping)
     return stepping
 

@@ -12,7 +12,7 @@ import pytest
 from configurations import Drawn, draw
 from reference import Job, World, histogram_fits, port_bandwidth
 
-from simulator.cluster import batch, router
+from simulator.cluster import leap, router
 from simulator.cluster.simulation import Simulation
 from simulator.record import REASONS, STATUSES, RunRecord
 
@@ -27,7 +27,7 @@ def run(seed: int, *, changing: bool = False) -> tuple[Drawn, RunRecord]:
     drawn = draw(seed, changing=changing)
     with pytest.MonkeyPatch.context() as patch:
         if seed % 3 == 0:
-            patch.setattr(batch, "SCALAR_LEAP", 0)
+            patch.setattr(leap, "SCALAR", 0)
         if seed % 4 == 0:
             patch.setattr(router, "LARGE", 0)  # rankings, as in large pools
         return drawn, Simulation(drawn.deployment, drawn.traffic, drawn.options).run()
