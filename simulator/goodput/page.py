@@ -135,13 +135,13 @@ def _goodput(found: Found) -> Panel:
     rates = tried["rate"].to_numpy()
     lines = [
         theme.line(rates, tried["good_rps"].to_numpy(), "good requests/s", theme.DECODE),
-        theme.line(rates, rates, "offered", theme.MUTED, faint=True),
+        theme.line(rates, tried["offered_rps"].to_numpy(), "came", theme.MUTED, faint=True),
     ]
     return Panel(
         name="goodput",
         title="Good requests per second",
         note="Of a run that begins and ends empty; beyond its end a queue eats what is gained.",
-        figure=theme.figure(lines, x="requests/s offered", y="requests/s"),
+        figure=theme.figure(lines, x="requests/s", y="requests/s"),
     )
 
 

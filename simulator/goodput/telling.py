@@ -11,6 +11,9 @@ from simulator.report.prose import LABELS
 from simulator.report.theme import number, seconds, share
 from workloads.offered import rate_setting
 
+UNEVEN = 0.05
+"""Relative difference of a draw's mean rate from the one it is drawn at that is worth telling."""
+
 HEADS = (
     *("requests/s", "holds", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99"),
     *("good requests/s", "tokens/s/GPU"),
@@ -118,6 +121,13 @@ def _cautions(found: Found) -> list[str]:
         cautions.append(
             f"That is the highest rate looked at: {number(own['requests'])} requests, or the bound "
             "goodput.high, do not show where it ends."
+        )
+    came = own["offered_rps"]
+    if came is not None and abs(came / own["rate"] - 1) > UNEVEN:
+        cautions.append(
+            f"As its seed draws it, the workload's requests come at {figure_of(came)} a second on "
+            f"average, not at the {figure_of(own['rate'])} they are drawn at: it is short for its "
+            "bursts, and draws differ."
         )
     setting = rate_setting(found.experiment.workload)
     if setting is not None:

@@ -34,11 +34,13 @@ COLUMNS = {
     "late_attainment": pl.Float64,
     "late_half": pl.Float64,
     "good_rps": pl.Float64,
+    "offered_rps": pl.Float64,
 }
 """Of each trial: what it was for (``search``, ``check``, ``curve``, ``map``), the workers of each
 pool and their GPUs, the seed, and what came of it. ``attainment_half`` is half the width of the
 attainment's 95 % interval by batch means, ``late_…`` the same of the last third of the requests,
-``good_rps`` the goodput in requests/s."""
+``good_rps`` the goodput in requests/s, ``offered_rps`` the mean rate at which this draw's requests
+came: that of few bursts is not the rate they are drawn at."""
 
 
 @dataclass(slots=True, eq=False)
@@ -130,6 +132,7 @@ class Trials:
             "attainment": run.summary["slo_attainment"] or 0.0,
             **_certainty(run),
             "good_rps": run.summary["goodput_rps"],
+            "offered_rps": _offered(run),
         }
         self.summaries[rate, draw, counts] = run.summary
         self.rows.append(row)
@@ -151,6 +154,13 @@ def _certainty(run: Results) -> dict[str, float | None]:
         "late_attainment": _known(last.mean),
         "late_half": _known(last.half),
     }
+
+
+def _offered(run: Results) -> float | None:
+    """Return the mean requests/s from the first arrival to the last."""
+    arrivals = run.values("arrival_s")
+    span = float(np.ptp(arrivals)) if len(arrivals) else 0.0
+    return (len(arrivals) - 1) / span if span > 0 else None
 
 
 def _known(value: float) -> float | None:

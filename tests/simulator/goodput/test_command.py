@@ -151,6 +151,18 @@ def test_a_sweep_of_searches(disaggsim: Command, tmp_path: Path) -> None:
     assert disaggsim(*asked).out.count("already done") == 2
 
 
+def test_few_bursts_are_told(disaggsim: Command, tmp_path: Path) -> None:
+    """Where a draw's requests come at another rate than asked for, the answer says at which."""
+    burst = ("workload=bursty", "workload.arrivals.calm_s=200", "workload.arrivals.burst_s=60")
+    told = disaggsim(*TASK, *burst, "hydra.run.dir=a")
+    assert told.code == 0, told.err
+    table = pl.read_parquet(tmp_path / "a/goodput.parquet").filter(seed=0)
+    rate = summary(tmp_path / "a")["goodput"]["rate"]
+    came = table.filter(pl.col("rate") == rate)["offered_rps"][0]
+    assert abs(came / rate - 1) > 0.05, "the case must have few bursts"
+    assert f"come at {came:,.4g} a second" in " ".join(told.out.split())
+
+
 def test_nothing_holds(disaggsim: Command, tmp_path: Path) -> None:
     """Where no rate holds, the answer says so with what the lowest one came to."""
     done = disaggsim(*TASK, "slo.tpot_s=0.0001", "goodput.low=1", "hydra.run.dir=a")
