@@ -44,9 +44,9 @@ def _forest(comparison: Comparison, chosen: list[side.Drawn], path: str) -> Pane
     """Return a number of every configuration with its interval over seeds."""
     sure = confidence_of(comparison)
     values = comparison.numbers(path)
-    found = [
-        interval(values[comparison.plain(comparison.points[each.point])], sure) for each in chosen
-    ]
+    most = METRIC[path].most if path in METRIC else np.inf
+    rows = [comparison.plain(comparison.points[each.point]) for each in chosen]
+    found = [interval(values[each], sure).within(most) for each in rows]
     scale, unit = _unit(path, np.array([each.mean for each in found]))
     label = METRIC[path].label if path in METRIC else prose.COSTS[path]
     marks = go.Scatter(
@@ -54,8 +54,15 @@ def _forest(comparison: Comparison, chosen: list[side.Drawn], path: str) -> Pane
         y=[each.letter for each in chosen],
         mode="markers",
         marker={"size": 9, "color": [each.colour for each in chosen]},
-        error_x={"array": [np.nan_to_num(each.half) * scale for each in found], "color": theme.INK},
-        hovertemplate="%{y}: %{x:,.4~g} ± %{error_x.array:,.3~g}<extra></extra>",
+        error_x={
+            "symmetric": False,
+            "array": [np.nan_to_num(each.high - each.mean) * scale for each in found],
+            "arrayminus": [np.nan_to_num(each.mean - each.low) * scale for each in found],
+            "color": theme.INK,
+        },
+        customdata=[[each.low * scale, each.high * scale] for each in found],
+        hovertemplate="%{y}: %{x:,.4~g}, %{customdata[0]:,.4~g} to %{customdata[1]:,.4~g}"
+        "<extra></extra>",
     )
     figure = _rows([marks], f"{label}{f' ({unit})' if unit else ''}", len(chosen))
     figure.update_xaxes(rangemode="normal")

@@ -30,6 +30,11 @@ class Metric:
     write: Callable[[float | None], str] = number
     optional: bool = False
 
+    @property
+    def most(self) -> float:
+        """What it is at most: 1 for a share."""
+        return 1.0 if self.write is share else math.inf
+
     def known(self, summary: Mapping[str, Any]) -> bool:
         """Tell whether ``summary`` has a place for it, if only for ``null``."""
         group, _, name = self.path.rpartition(".")

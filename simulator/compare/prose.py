@@ -1,5 +1,7 @@
 """What a comparison says, in sentences: the answer, and how sure it is."""
 
+import math
+
 from simulator.compare.comparison import Comparison, Point, short, traffic
 from simulator.compare.statistics import against, confidence_of, interval
 from simulator.report.theme import number, share
@@ -93,10 +95,11 @@ def _spread(comparison: Comparison, point: Point) -> str:
     )
     if held.count < 2:
         return "It has one seed, so there is no interval: seeds=8 gives one."
+    held, cost = held.within(1.0), cost.within(math.inf)
     return (
-        f"Over {held.count} seeds its attainment is {held.mean * 100:.3g} ± "
-        f"{held.half * 100:.2g} % and its cost {number(cost.mean)} ± {cost.half:.2g} "
-        f"({sure * 100:g} % intervals)."
+        f"Over {held.count} seeds its attainment lies between {share(held.low)} and "
+        f"{share(held.high)}, its cost between {number(cost.low)} and {number(cost.high)} "
+        f"({sure * 100:g} % intervals of the means)."
     )
 
 

@@ -1,7 +1,7 @@
 """What chance does to a comparison: intervals over seeds, pairs of requests, and stable orders."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from simulator.compare.comparison import Comparison, Point
-from simulator.compare.metrics import METRICS
+from simulator.compare.metrics import METRIC, METRICS
 from simulator.compare.reading import Run, read_frame
 
 Floats = NDArray[np.float64]
@@ -38,6 +38,10 @@ class Interval:
     def half(self) -> float:
         """Half the interval's width."""
         return (self.high - self.low) / 2
+
+    def within(self, most: float) -> "Interval":
+        """Return what of the interval can be: no metric is below 0 or above ``most``."""
+        return replace(self, low=max(self.low, 0.0), high=min(self.high, most))
 
     @property
     def sure(self) -> bool:
@@ -80,7 +84,8 @@ def intervals(comparison: Comparison) -> pl.DataFrame:
     for index, point in enumerate(comparison.points):
         chosen = comparison.plain(point)
         for name in columns:
-            found = interval(values[name][chosen], sure)
+            most = METRIC[name].most if name in METRIC else np.inf
+            found = interval(values[name][chosen], sure).within(most)
             if found.count:
                 ends = (found.mean, found.low, found.high, found.count)
                 rows.append((index, point.name, name, *ends))

@@ -8,7 +8,8 @@ from simulator.compare import prose
 from simulator.compare.comparison import Comparison
 from simulator.compare.metrics import METRIC, Metric
 from simulator.compare.reading import Found
-from simulator.compare.statistics import intervals
+from simulator.compare.statistics import confidence_of, intervals
+from simulator.report.theme import share
 from simulator.runs import runs_table
 
 MOST_ROWS = 40
@@ -34,13 +35,19 @@ def spread(comparison: Comparison) -> str:
     said = [prose.answer(comparison), prose.certainty(comparison)]
     if len(comparison.points) > 1:
         return "\n".join(filter(None, said))
-    ends = intervals(comparison)
+    point, ends = comparison.points[0], intervals(comparison)
     lines = [
         f"{METRIC[path].label:<16}{comparison.told(METRIC[path])[0]:>10}"
         + _range(METRIC[path], ends.filter(metric=path))
         for path in SPREAD
     ]
-    return "\n".join([prose.repetitions(comparison, comparison.points[0]) + ":", *lines])
+    sure = confidence_of(comparison)
+    seeds = len(comparison.plain(point))
+    of = f"mean of {seeds} seeds, {sure * 100:g} % interval" if seeds > 1 else "of one seed"
+    told = comparison.table["slo_attainment"].drop_nulls().to_list()
+    over = f"{share(min(told))} to {share(max(told))}" if told else "–"
+    every = f"in SLO over all of {prose.repetitions(comparison, point)}: {over}"
+    return "\n".join([f"{'':<16}{of}", *lines, every])
 
 
 def _range(metric: Metric, found: pl.DataFrame) -> str:

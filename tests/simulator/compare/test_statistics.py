@@ -148,7 +148,7 @@ def test_orders_count_repetitions(tmp_path: Path) -> None:
     said = prose.certainty(done)
     assert "before 1 of 2 others in every repetition (3 seeds × 2 latencies: 1, 1.5)" in said
     assert f"Not certain is its order with {names[near]} (ahead in 4 of 6)" in said
-    assert "Over 3 seeds its attainment" in said
+    assert "Over 3 seeds its attainment lies between" in said
     write(done, tmp_path / "out")
     table = pl.read_parquet(tmp_path / "out" / "orders.parquet")
     row = table.filter(point=near, than=cheap).row(0, named=True)
