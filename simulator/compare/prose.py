@@ -13,6 +13,9 @@ COSTS = {
 
 
 MOST_NAMED = 3
+HARDLY = 0.01
+"""A difference in costs that is named as none."""
+
 ENOUGH = 5
 """Repetitions below which even an order that never changed is not called stable."""
 
@@ -28,8 +31,9 @@ def subject(comparison: Comparison) -> str:
     """Return what was compared and in what the runs differ."""
     keys = list(dict.fromkeys(short(key) for key in comparison.shown))
     more = f" and {len(keys) - 8:,} more settings" if len(keys) > 8 else ""
-    if not keys and len(comparison.points) > 1:
-        return "They differ in the pools that are there."
+    told = any(key.startswith("pools.") for key in keys)
+    if any(key.startswith("pools.") for key in comparison.keys) and not told:
+        keys.insert(0, "the pools that are there")
     if not keys:
         return "The runs differ in nothing but chance."
     return f"They differ in {', '.join(keys[:8])}{more}."
@@ -56,11 +60,26 @@ def answer(comparison: Comparison) -> str:
     if held >= comparison.options.attainment:
         return (
             f"{point.name} is the cheapest with at least {wanted} of the requests within the "
-            f"SLO: {share(held)}, at {spent}."
+            f"SLO: {share(held)}, at {spent}.{_as_cheap(comparison, index)}"
         )
     return (
         f"None holds the SLO for {wanted} of the requests; {point.name} comes closest with "
         f"{share(held)}, at {spent}."
+    )
+
+
+def _as_cheap(comparison: Comparison, index: int) -> str:
+    """Return who holds enough at hardly more than the cheapest one's cost, as a sentence."""
+    cost, held = comparison.means(comparison.cost), comparison.means("slo_attainment")
+    near = (held >= comparison.options.attainment) & (cost <= cost[index] * (1 + HARDLY))
+    others = [int(at) for at in near.nonzero()[0] if at != index]
+    if not others:
+        return ""
+    others.sort(key=lambda at: -held[at])
+    named = [f"{comparison.points[at].name} ({share(float(held[at]))})" for at in others]
+    more = f" and {len(named) - MOST_NAMED:,} more" if len(named) > MOST_NAMED else ""
+    return f" As cheap to within {HARDLY:.0%}: {', '.join(named[:MOST_NAMED])}{more}.".replace(
+        "%:", " %:"
     )
 
 

@@ -155,6 +155,16 @@ def test_orders_count_repetitions(tmp_path: Path) -> None:
     assert (row["ahead"], row["repetitions"]) == (1, 6)
 
 
+def test_hardly_dearer_ones_are_named(tmp_path: Path) -> None:
+    """Who costs less than one percent more is told beside the cheapest, who costs more is not."""
+    costs = {"cheap": [1.0, 1.0], "near": [1.009, 1.009], "dear": [1.02, 1.02]}
+    done = repeated(tmp_path, costs)
+    said = prose.answer(done)
+    near = next(point.name for point in done.points if "near" in point.name)
+    assert f"As cheap to within 1 %: {near} (" in said
+    assert "dear" not in said
+
+
 def test_intervals_are_over_seeds_alone(tmp_path: Path) -> None:
     """Latencies made longer do not widen them; they are of the table's own numbers."""
     done = repeated(tmp_path, {"cheap": COSTS["cheap"]})
