@@ -185,6 +185,16 @@ def test_a_request_lost_too_often_has_failed() -> None:
     assert record.requests["retries"].tolist() == [2]
 
 
+def test_a_request_lost_for_good_while_it_is_computed_again_recomputed_nothing() -> None:
+    """What a retry has not computed when the last worker dies is not counted as computed."""
+    crash = (Change(at_s=at, pool="mixed", fail=1) for at in (3.0, 3.6))
+    whole = elastic(colocated(1), *crash, max_retries=1)
+    record = run(whole, traffic([0.0], 20_000, 2000), RunOptions())
+    assert record.requests["status"].tolist() == [FAILED]
+    computed = sum(worker.prefill_tokens for worker in record.workers)
+    assert record.requests["recomputed_tokens"].tolist() == [computed - 20_000]
+
+
 def test_a_rolling_upgrade_never_has_fewer_workers() -> None:
     """Each worker stops when its successor is ready, one after the other."""
     whole = elastic(colocated(3), Change(at_s=1.0, pool="mixed", restart=1))

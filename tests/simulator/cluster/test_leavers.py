@@ -169,6 +169,18 @@ def test_a_transfer_nobody_waits_for_leaves_the_link() -> None:
         assert record.timeline["kv_blocks"][-1].tolist() == [0.0, 0.0]
 
 
+def test_who_stood_behind_a_client_that_left_goes_on_at_the_next_iteration() -> None:
+    """A worker in the middle of a long leap has room for the next in line at once."""
+    batching = Batching(kv_blocks=100)
+    load = leaving(
+        traffic([0.0, 0.1, 0.5], [800, 1200, 300], [500, 10, 10]), first_token_timeout_s=1.0
+    )
+    deployment = disaggregated(1, 1, batching=batching)
+    record = compared(deployment, load, RunOptions(sample_interval_s=100.0))
+    assert record.requests["reason"].tolist() == [0, TIMEOUT, 0]
+    assert 1.1 <= record.requests["transfer_start_s"][2] <= 1.12
+
+
 def test_a_draining_worker_does_not_begin_anew_whose_client_has_gone() -> None:
     """The last prompt of a worker that is to stop, waiting for any decode worker, is not redone."""
     gone = Change(at_s=0.1, pool="decode", workers=0), Change(at_s=9.0, pool="decode", workers=1)
