@@ -384,9 +384,9 @@ class Simulation:
 
     def _so_far(self, name: str, column: Column) -> Column:
         """Return a column without the moments that are known but have yet to come."""
-        if name not in TIMES:
+        if name not in TIMES or not (late := column > self.clock.now).any():
             return column
-        return np.where(column <= self.clock.now, column, np.nan)
+        return np.where(late, np.nan, column)
 
     def _infos(self) -> tuple[WorkerInfo, ...]:
         bandwidths, held = self.ways.bandwidths(), self.telemetry.block_seconds()
