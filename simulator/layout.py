@@ -52,7 +52,10 @@ TENSOR_DTYPE: Mapping[str, str] = MappingProxyType(
 
 KV_DTYPES = ("bf16", "fp16", "fp8", "int8", "nvfp4")
 
-PARTS = ("attention", "linear_attention", "dense_ffn", "shared_experts", "lm_head")
+PARTS = (
+    *("attention", "attention_out", "linear_attention"),
+    *("dense_ffn", "shared_experts", "lm_head"),
+)
 """Parts of a model that may be stored in another dtype than its ``weights``."""
 
 
@@ -62,9 +65,10 @@ class Precision:
 
     ``weights`` are those of the routed experts, or of the FFNs of a dense model: the largest part.
     What a quantised checkpoint keeps in another dtype has its own: ``attention`` (the projections
-    of softmax attention and its indexer; ``None`` = ``weights``), ``linear_attention`` (``None`` =
-    ``attention``), ``dense_ffn`` and ``shared_experts`` of a mixture of experts (``None`` =
-    ``weights``) and ``lm_head`` (``None`` = 16 bits). Embedding and routers stay in 16 bits.
+    of softmax attention and its indexer; ``None`` = ``weights``), ``attention_out`` (its output
+    projection) and ``linear_attention`` (``None`` = ``attention``), ``dense_ffn`` and
+    ``shared_experts`` of a mixture of experts (``None`` = ``weights``) and ``lm_head`` (``None`` =
+    16 bits). Embedding and routers stay in 16 bits.
     ``activations`` are what enters a matrix product, of attention ``attention_activations``
     (``None`` = ``activations``). ``group_size`` integer weights share a scale (``None``: 128 of
     ``int4``, a whole channel of ``int8``).
@@ -78,6 +82,7 @@ class Precision:
     activations: str = "bf16"
     kv: str = "bf16"
     attention: str | None = None
+    attention_out: str | None = None
     linear_attention: str | None = None
     dense_ffn: str | None = None
     shared_experts: str | None = None
@@ -112,7 +117,8 @@ class Precision:
             return given
         if part in ("lm_head", "router"):
             return "bf16" if self.weight_bytes <= 2.0 else self.weights
-        return self.stored("attention") if part == "linear_attention" else self.weights
+        follows = part in ("attention_out", "linear_attention")
+        return self.stored("attention") if follows else self.weights
 
     def stored_bytes(self, part: str) -> float:
         """Return the bytes per parameter of ``part``, named as for :meth:`stored`."""
@@ -505,7 +511,11 @@ def _layer_weights(model: Model, layout: Layout, precision: Precision, layer: in
         + model.latent_params
         + (model.index_params_per_layer if model.is_index_layer(layer) else 0)
     )
-    return attention * precision.attention_bytes + ffn
+    heads = model.heads_of(windowed=windowed)
+    width = model.heads * model.v_dim if model.attention == "mla" else heads.output_width
+    out = width * model.hidden / layout.tp
+    more = precision.stored_bytes("attention_out") - precision.attention_bytes
+    return attention * precision.attention_bytes + out * more + ffn
 
 
 def _ffn_weights(model: Model, layout: Layout, precision: Precision, layer: int) -> float:

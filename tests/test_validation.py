@@ -279,7 +279,12 @@ def test_precisions_follow_the_checkpoints(catalogue: Catalogue) -> None:
     split = precision("nvfp4 MoE, bf16 attn", "deepseek_r1", gpu)
     assert (split.weights, split.attention, split.kv) == ("nvfp4", "bf16", "fp8")
     assert precision("fp4, fp16 KV", "llama_3_1_70b", gpu).kv == "bf16"
-    assert precision("fp4", "deepseek_r1", gpu).attention is None
+    deepseek = precision("fp4", "deepseek_r1", gpu)
+    assert (deepseek.attention, deepseek.attention_out) == ("bf16", "nvfp4")
+    assert deepseek.stored("shared_experts") == "nvfp4"
+    kimi = precision("nvfp4", "kimi_k2", gpu)
+    assert {kimi.stored(part) for part in ("attention_out", "shared_experts")} == {"bf16"}
+    assert precision("fp8", "kimi_k2", gpu).attention is None
     assert precision("fp8", "deepseek_r1", gpu).weights == "fp8_block"
     assert precision("fp8", "llama_3_1_70b", gpu).weights == "fp8"
     assert precision("fp8", "gpt_oss_120b", gpu).weights == "mxfp4"

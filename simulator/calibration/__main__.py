@@ -21,6 +21,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -73,18 +74,24 @@ def calibrate(options: argparse.Namespace) -> None:
     judged = read([options.data / "step_latencies.csv"])
     steps = pl.concat([judged, read(options.steps)]) if options.steps else judged
     kernels = read_kernels(options.kernels) if options.kernels else None
-    report = {}
+    report: dict[str, Any] = {}
     if options.left_out:
         for by in ("model", "system"):
             scored = left_out(options.data, steps, judged, by, kernels)
             sys.stdout.write(shown(f"left out by {by}", scored))
             report[f"left_out_{by}"] = figures(scored)
+            save(options.errors, report)  # minutes of fits: each half is kept
     else:
         scored = errors_of(steps, efficiencies(options, steps, kernels))
         sys.stdout.write(shown("in sample", scored))
         report["in_sample"] = figures(scored)
-    if options.errors:
-        options.errors.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        save(options.errors, report)
+
+
+def save(path: Path | None, report: dict[str, Any]) -> None:
+    """Write the figures, where asked for."""
+    if path:
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def efficiencies(

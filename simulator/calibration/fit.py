@@ -23,7 +23,7 @@ from simulator.calibration.curves import (
     rounded,
     started,
 )
-from simulator.calibration.kernel_rows import SCALE, Alone, fit_alone
+from simulator.calibration.kernel_rows import ANY, SCALE, Alone, fit_alone
 from simulator.calibration.sources import (
     ARCHITECTURES,
     DTYPES,
@@ -313,6 +313,7 @@ def fit(data: Path, architecture: str, steps: pl.DataFrame, alone: AloneOf) -> F
     pulls = {key: pulled(key, alone, gemms) for key in flat.keys}
     curves, ring, skew = fit_kernels(flat.fields(), pulls)
     kernels = by_engine({**{key: curve_of(each.x) for key, each in alone.items()}, **curves})
+    kernels = unprejudiced(kernels)
     efficiency = Efficiency(
         architecture=architecture,
         kernels=kernels.pop("", {}),
@@ -334,6 +335,15 @@ def by_engine(curves: Mapping[Key, Curve]) -> dict[str, Kernels]:
     return found
 
 
+def unprejudiced(kernels: dict[str, Kernels]) -> dict[str, Kernels]:
+    """Give the generic kernels the products of all engines' but the one whose start is odd."""
+    shared = kernels.pop(ANY, {}).get("gemm", {})
+    generic = kernels.get("", {}).get("gemm", {})
+    own = {dtype: generic[dtype] for dtype in shared if dtype in generic}
+    generic.update(shared)
+    return {**kernels, "trtllm": {"gemm": own}} if own else kernels
+
+
 def fit_all(
     data: Path, steps: pl.DataFrame, kernels: pl.DataFrame | None = None
 ) -> dict[str, Fitted]:
@@ -350,11 +360,14 @@ def fit_all(
     }
     unfitted: Kernels = {kind: {"bf16": curve_of(started(kind))} for kind in PRIORS}
     own = {name: each.efficiency.kernels for name, each in fits.items()}
+    if kernels is not None:
+        measured |= set(kernels["system"].unique())
     return {
         name: replace(
             each,
             efficiency=replace(
                 each.efficiency,
+                measured_on=tuple(gpu_of(s).name for s in ARCHITECTURES[name] if s in measured),
                 kernels={**unfitted, **own.get(NEAREST[name], {}), **each.efficiency.kernels},
             ),
         )

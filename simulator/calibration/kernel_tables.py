@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import polars as pl
 from polars import col, lit
 
 from simulator.calibration.kernel_rows import NUMBERS, WORDS
 from simulator.calibration.sources import DTYPES, GPUS
-from simulator.latency.passes import RESIDUAL_BYTES
+from simulator.latency.passes import RESIDUAL_BYTES, highest_normal, popularity
 from simulator.layout import DTYPE_BYTES
 
 SEED = 17
@@ -22,12 +23,16 @@ MOST = 300
 MLA = MappingProxyType({"nope": 128, "rope": 64, "value": 128, "latent": 512})
 """Widths of DeepSeek's latent attention, which all MLA tables are of."""
 ENGINES = MappingProxyType({"trtllm": "", "sglang": "sglang", "vllm": "vllm"})
+BESIDE = ("framework", "version", "device", "op_name", "latency", "power", "power_limit")
+"""Columns that are no part of what was called."""
 SHORTEST_S = 1e-6
 """No kernel launched from a graph takes less: such a row is a failed measurement."""
 ARTEFACTS = (
     ("vllm", "gemm", "fp8_block"),  # a floor of 60 to 550 us that no engine deploys
     ("trtllm", "decode_attention", "a100_sxm"),  # 1.3 x HBM
 )
+LARGEST_SHARE = 0.8
+"""Of a batch, what the most popular expert is drawn to have at most."""
 ABSENT: Mapping[str, object] = MappingProxyType({"window_size": 0, "kernel_source": ""})
 """Columns that old tables lack."""
 EXPERTS = {**DTYPES, "w4a16_mxfp4": "w4a16", "w4a8_mxfp4_mxfp8": "w4a8"}
@@ -79,9 +84,13 @@ def _whole(path: Path) -> bool:
 
 
 def _parquet(path: Path) -> pl.DataFrame:
+    """Return a table with the fastest of the kernels measured for each call, as engines choose."""
     table = pl.read_parquet(path).with_columns(seconds=col("latency") * 1e-3)
     absent = {name: lit(value) for name, value in ABSENT.items() if name not in table.columns}
-    return table.with_columns(**absent)
+    table = table.with_columns(**absent)
+    said = [name for name in table.columns if name not in (*BESIDE, "seconds", "kernel_source")]
+    fastest = col("kernel_source").sort_by("seconds").first()
+    return table.group_by(said, maintain_order=True).agg(fastest, col("seconds").min())
 
 
 def _sound(frame: pl.DataFrame, engine: str, system: str) -> pl.DataFrame:
@@ -236,32 +245,51 @@ def absorb(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def experts(table: pl.DataFrame) -> pl.DataFrame:
-    """Gated experts of a balanced batch: every rank and expert has its even share of tokens."""
-    hidden, ranks = col("hidden_size").cast(pl.Float64), col("moe_ep_size")
+    """Gated experts of the busiest rank, routed by the table's power law of exponent 1.01.
+
+    It draws each expert's tokens log-uniformly from 1 to 0.8 of the batch's.
+    """
+    hidden, ranks = col("hidden_size").cast(pl.Float64), col("moe_ep_size").cast(pl.Float64)
     width = col("inter_size") / col("moe_tp_size").cast(pl.Float64)
-    local = col("num_experts") / ranks.cast(pl.Float64)
-    copies = col("num_tokens") * col("topk") / ranks.cast(pl.Float64)
-    hit, weights = pl.min_horizontal(local, copies), 3.0 * hidden * width
-    size = _stored(EXPERTS, "moe_dtype")
-    read = {"w4a16_mxfp4": 2.0, "w4a8_mxfp4_mxfp8": 1.0}
-    wide = pl.coalesce(col("moe_dtype").replace_strict(read, default=None), size)
-    gated = ~col("kernel_source").str.contains("nongated")
     known = table.filter(
         col("moe_dtype").is_in(list(EXPERTS))
-        & (col("distribution") == "balanced")
-        & gated
-        & (col("num_tokens") * col("topk") >= ranks)
+        & (col("distribution") == "power_law_1.01")
+        & ~col("kernel_source").str.contains("nongated")
+        & (col("num_experts") % col("moe_ep_size") == 0)
     )
-    return known.with_columns(
+    local, share = col("num_experts") / ranks, col("topk") / col("num_experts")
+    size, copies = _stored(EXPERTS, "moe_dtype"), col("served") * share * local
+    read = {"w4a16_mxfp4": 2.0, "w4a8_mxfp4_mxfp8": 1.0}
+    wide = pl.coalesce(col("moe_dtype").replace_strict(read, default=None), size)
+    weights = 3.0 * hidden * width
+    return known.with_columns(*_routed(known)).with_columns(
         kind=lit("experts"),
         dtype=col("moe_dtype").replace_strict(EXPERTS),
         shape=pl.format("{} {} {}", "hidden_size", "inter_size", "num_experts"),
         calls=lit(2.0),
         flops=2.0 * weights * copies,
-        ramp=2.0 * weights * hit,
+        ramp=2.0 * weights * local * col("hit"),
         narrow=6.0 * hidden * copies,
-        bytes=weights * size * hit + (2.0 * hidden * wide + 2.0 * width * RESIDUAL_BYTES) * copies,
+        bytes=weights * size * local * col("hit")
+        + (2.0 * hidden * wide + 2.0 * width * RESIDUAL_BYTES) * copies,
     )
+
+
+def _routed(table: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
+    """Return the tokens that load the busiest rank, as if all its own, and what they hit of it."""
+    tokens = table["num_tokens"].to_numpy().astype(np.float64)
+    ranks, number = (table[name].to_numpy() for name in ("moe_ep_size", "num_experts"))
+    share, local = table["topk"].to_numpy() / number, number / ranks
+    served, hit = np.zeros(len(tokens)), np.zeros(len(tokens))
+    for size in np.unique(tokens):
+        own = tokens == size
+        weights = popularity(float(np.log(max(LARGEST_SHARE * size, 1.0))))
+        highest = np.array([highest_normal(int(each)) for each in ranks[own]])
+        above = 1.0 + highest * weights.std() / np.sqrt(local[own])
+        served[own] = size * np.minimum(above, ranks[own])
+        chances = np.minimum(share[own][:, None] * weights, 1.0)
+        hit[own] = 1.0 - ((1.0 - chances) ** served[own][:, None]).mean(axis=1)
+    return pl.Series("served", served), pl.Series("hit", hit)
 
 
 Convert = Callable[[pl.DataFrame], pl.DataFrame]

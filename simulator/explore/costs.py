@@ -83,7 +83,7 @@ class Costs:
                 first = next(iter(known.values()))
                 known[key] = replace(
                     first,
-                    spec=latency.pass_spec(worker, first.machine),
+                    spec=latency.pass_spec(worker),
                     speculative=latency.speculative or Speculative(),
                 )
         return known[key]

@@ -123,14 +123,18 @@ class Efficiency:
         return replace(self, kernels=kernels)
 
     def curve(self, kind: str, dtype: str) -> Curve:
-        """Return the curve of a kernel kind, of ``dtype`` or one computed at the same peak."""
+        """Return the curve of a kernel kind, of ``dtype`` or what stands in for it."""
+        return self.kernels[kind][self.stand_in(kind, dtype)]
+
+    def stand_in(self, kind: str, dtype: str) -> str:
+        """Return ``dtype`` or, where it has no curve, one computed at the same peak, or any."""
         curves = self.kernels.get(kind)
         if not curves:
             raise ConfigError(f"calibration {self.architecture}: no curve for kernel {kind!r}")
         if dtype in curves:
-            return curves[dtype]
+            return dtype
         same = [name for name in curves if PEAK_OF[name] == PEAK_OF[dtype]]
-        return curves[same[0] if same else next(iter(curves))]
+        return same[0] if same else next(iter(curves))
 
 
 def load(architecture: str, folder: str | None = None) -> Efficiency:

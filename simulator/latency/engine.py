@@ -21,6 +21,11 @@ from simulator.memory import MemoryRule
 SHIPPED = "conf"
 FOLDER = "engine"
 DEFAULT = "generic"
+SECONDS = (
+    *("step_s", "sequence_s", "prompt_s", "launch_s", "companion_s"),
+    *("gateway_s", "handover_s"),
+)
+"""What of an engine is seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +40,11 @@ class Engine:
     the step before, so a step takes the longer of the two, otherwise their sum. Up to the largest
     of ``graph_sizes`` the rows (tokens) of a step are padded to the next size captured as a CUDA
     graph; with ``graphs_prompts`` that holds for steps with prompt chunks too. Other steps are
-    launched kernel by kernel, ``launch_s`` seconds each, and take at least that. Without
+    launched kernel by kernel, ``launch_s`` seconds each, and take at least that. A product or an
+    attention comes with small kernels (quantising, rotary embedding, writing keys) that its own
+    measurement leaves out: ``companion_s`` seconds each. With ``shared_beside`` shared experts run
+    on a second stream beside the routed ones: only what they compute and read is left of them.
+    Without
     ``graph_sizes`` nothing is padded and every step is captured. Attention-DP ranks, whose batches
     differ, wait for each other a share ``rank_wait`` of the GPU's seconds. ``memory`` is how the
     engine divides a GPU's memory.
@@ -62,6 +71,8 @@ class Engine:
     graph_sizes: tuple[int, ...] = ()
     graphs_prompts: bool = True
     launch_s: float = 0.0
+    companion_s: float = 0.0
+    shared_beside: bool = False
     gateway_s: float = 0.0
     handover_s: float = 0.0
     recomputes: bool = False
@@ -71,7 +82,7 @@ class Engine:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("step_s", "sequence_s", "prompt_s", "launch_s", "gateway_s", "handover_s"):
+        for name in SECONDS:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ConfigError(f"engine: {name} must be at least 0 s but got {value!r}")

@@ -9,7 +9,7 @@ from hardware.gpu import GPU
 from simulator.latency.collectives import COLLECTIVES, Network, collective_seconds, ideal_seconds
 from simulator.latency.efficiency import Efficiency
 from simulator.latency.operators import forward_pass
-from simulator.latency.passes import PEAK_OF, Load, Number, Operator, PassSpec
+from simulator.latency.passes import PEAK_OF, Load, Number, Operator, PassSpec, launched
 
 PRODUCTS = ("gemm", "experts")
 """Kernels that need tensor cores of their dtype; the others fall back to 16 bits."""
@@ -28,11 +28,16 @@ class Rates(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A GPU, the network of its data sheet, and the efficiency of its architecture."""
+    """A GPU, the network of its data sheet, and the efficiency of its architecture.
+
+    Small kernels that come with others take ``companion_s`` seconds each; those of routed experts
+    are in their own measurement.
+    """
 
     gpu: GPU
     efficiency: Efficiency
     network: Network
+    companion_s: float = 0.0
 
     def seconds(self, op: Operator) -> Number:
         """Return the seconds of all calls of ``op``."""
@@ -43,7 +48,8 @@ class Machine:
         compute = flops * rates.s_per_flop
         memory = op.bytes * rates.s_per_byte
         unhidden = rates.overlap * np.minimum(compute, memory)
-        return op.calls * rates.floor_s + np.maximum(compute, memory) + unhidden
+        floor = 0.0 if op.beside else rates.floor_s
+        return op.calls * floor + np.maximum(compute, memory) + unhidden
 
     def ideal_seconds(self, op: Operator) -> Number:
         """Return the pure roofline's seconds: full peak, full bandwidth, nothing else."""
@@ -62,14 +68,19 @@ class Machine:
     def rates(self, kind: str, dtype: str) -> Rates:
         """Return a kernel family's rates on this GPU."""
         curve = self.efficiency.curve(kind, dtype)
+        if kind not in PRODUCTS:  # attention computes as the kernels that were measured do
+            dtype = self.efficiency.stand_in(kind, dtype)
         return Rates(
             s_per_flop=1.0 / (self.peak(kind, dtype) * curve.compute),
             s_per_byte=1.0 / (self.gpu.memory_bandwidth * curve.memory),
-            floor_s=curve.floor_s,
+            floor_s=curve.floor_s + self._companions(kind, dtype),
             ramp=curve.ramp,
             narrow=curve.narrow,
             overlap=curve.overlap,
         )
+
+    def _companions(self, kind: str, dtype: str) -> float:
+        return 0.0 if kind == "experts" else self.companion_s * (launched(kind, dtype) - 1)
 
     def pass_seconds(self, spec: PassSpec, load: Load) -> Number:
         """Return seconds of one forward pass over arrays of loads: the sum over its operators."""

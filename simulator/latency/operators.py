@@ -27,6 +27,8 @@ from simulator.latency.passes import (
     PassSpec,
     distinct,
     highest_normal,
+    popularity_of,
+    unevenness,
 )
 from simulator.layout import DTYPE_BYTES
 
@@ -145,7 +147,7 @@ def _softmax_gemms(spec: PassSpec, layers: int, *, windowed: bool) -> list[_Gemm
     projected = width + kv_heads * heads.projected + gate
     return [
         _gemm(spec, "qkv", (projected, model.hidden), layers, "attention"),
-        _gemm(spec, "attention_out", (model.hidden, out), layers, "attention"),
+        _gemm(spec, "attention_out", (model.hidden, out), layers, "attention_out"),
     ]
 
 
@@ -167,8 +169,9 @@ def _mla_gemms(spec: PassSpec, layers: int) -> list[_Gemm]:
         shapes["indexer_q"] = (keys, model.q_lora or model.hidden)
         shapes["indexer_k"] = (model.index_head_dim + model.index_heads, model.hidden)
     calls = {"indexer_q": model.indexing_layers, "indexer_k": model.indexing_layers}
+    parts = {"attention_out": "attention_out"}
     return [
-        _gemm(spec, name, shape, calls.get(name, layers), "attention")
+        _gemm(spec, name, shape, calls.get(name, layers), parts.get(name, "attention"))
         for name, shape in shapes.items()
     ]
 
@@ -220,7 +223,8 @@ def _experts(spec: PassSpec, rows: Number) -> Iterator[Operator]:
     if model.shared_experts:
         each = model.shared_intermediate or model.moe_intermediate
         width = model.shared_experts * each / spec.layout.tp
-        yield from _ffn("shared_expert", width, layers, spec, rows)
+        for op in _ffn("shared_expert", width, layers, spec, rows):
+            yield replace(op, beside=spec.shared_beside)
     yield _routed(spec, layers, rows)
     yield from _expert_exchange(spec, layers, rows)
 
@@ -228,24 +232,23 @@ def _experts(spec: PassSpec, rows: Number) -> Iterator[Operator]:
 def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
     """Return the grouped products of the busiest expert rank.
 
-    A batch of t tokens that picks ``top_k`` of E experts at random touches
-    ``E · (1 − (1 − top_k/E)^t)`` of them; where ranks hold copies of some to be full, E counts
-    those too. The rank it touches most has more than the mean: a
-    rank's count is about binomial, so it is as the expected highest of ``ep`` normal ones. The
-    load of the busiest of ever more ranks approaches ``moe_skew`` times the mean; a single rank
-    has all of it.
+    Experts differ in popularity, so that ranks' loads deviate from each other by it and by chance,
+    both together as independent deviations do; the busiest rank has as many tokens more than the
+    mean as the expected highest of ``ep`` normal ones (a single rank has all of them). The
+    distinct experts it reads are those that so many tokens hit: of an expert chosen with chance p,
+    ``1 − (1 − p)^t``. Where ranks hold copies of some experts to be full, those count too.
     """
     model, layout = spec.model, spec.layout
     width = model.moe_intermediate / layout.expert_tp
     local = float(layout.expert_slots(model))
     everyone = rows * layout.attention_dp
     share = model.top_k / (local * layout.ep)
-    missed = np.power(1.0 - share, everyone)
-    spread = highest_normal(layout.ep) if spec.busiest_rank else 0.0
-    hit = local * (1.0 - missed) + spread * np.sqrt(local * missed * (1.0 - missed))
-    hit = np.minimum(hit, local)
-    skew = 1.0 + (spec.moe_skew - 1.0) * (1.0 - 1.0 / layout.ep)
-    copies = everyone * min(skew * model.top_k / layout.ep, min(model.top_k, local))
+    chance = everyone / (share * local) if spec.busiest_rank else 0.0
+    popular = unevenness(spec.moe_skew) ** 2 / local
+    above = highest_normal(layout.ep) * np.sqrt(popular * everyone**2 + chance)
+    served = np.minimum(everyone + above, everyone * min(model.top_k, local) / (share * local))
+    hit = local * _hit(share, spec.moe_skew, served)
+    copies = share * local * served
     matrices = 3 if model.gated_ffn else 2
     weights = matrices * model.hidden * width
     io = 2 * model.hidden * spec.precision.activation_bytes + 2 * width * RESIDUAL_BYTES
@@ -259,6 +262,15 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
         narrow=layers * 2.0 * matrices * model.hidden * copies,
         bytes=layers * (weights * spec.precision.weight_bytes * hit + io * copies),
     )
+
+
+def _hit(share: float, moe_skew: float, tokens: Number) -> Number:
+    """Return the share of a rank's experts that ``tokens`` hit, each chosen with ``share``."""
+    missed: Number = 0.0
+    chances = np.minimum(share * popularity_of(moe_skew), 1.0)
+    for chance in chances:
+        missed = missed + np.power(1.0 - chance, tokens)
+    return 1.0 - missed / len(chances)
 
 
 def _expert_exchange(spec: PassSpec, layers: int, rows: Number) -> Iterator[Operator]:

@@ -1,6 +1,7 @@
 """What a forward pass is of, what it works on, and what an operator is."""
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -56,13 +57,14 @@ class PassSpec:
     """What is passed through: a model, spread and stored in a certain way.
 
     ``cache_upprojected_kv``: chunked MLA prefill keeps K and V of earlier chunks up-projected
-    instead of redoing them. ``moe_skew``: load of the busiest of many expert ranks over the mean.
-    ``busiest_rank``: charge the distinct experts of the rank that random routing hits most (a step
-    ends when the last rank does), not the mean rank's.
+    instead of redoing them. ``moe_skew``: load of the busiest of 32 expert ranks over the mean, by
+    how popular their experts are (:func:`unevenness`). ``busiest_rank``: the rank that chance hits
+    most is busier yet (a step ends when the last rank does).
     ``expert_exchange`` is how tokens of attention-DP ranks meet their experts: ``all_to_all``
     (dispatch and combine) or ``all_gather`` (every rank sees all tokens, then reduce-scatter;
     always so where GPUs share an expert, as dispatch kernels want whole ones).
     ``decode_width``: tokens each decoding sequence computes: 1, or the drafts it verifies too.
+    ``shared_beside``: shared experts run on a second stream, beside the routed ones.
     """
 
     model: Model
@@ -73,6 +75,7 @@ class PassSpec:
     busiest_rank: bool = True
     expert_exchange: str = "all_to_all"
     decode_width: int = 1
+    shared_beside: bool = False
 
     @property
     def dispatches(self) -> bool:
@@ -88,9 +91,12 @@ class PassSpec:
 
     @property
     def attention_dtype(self) -> str:
-        """The dtype prefill attention runs in: that of the KV cache, MLA always 16 bits."""
-        narrow = PEAK_OF[self.precision.kv] != "bf16"
-        return "fp8" if narrow and self.model.attention == "gqa" else "bf16"
+        """The dtype attention runs in: that of the KV cache.
+
+        So does MLA: over 8-bit KV its kernels pass the 16-bit peak (B200: decode 1.04 of it,
+        against 0.55 over 16-bit KV).
+        """
+        return "fp8" if PEAK_OF[self.precision.kv] != "bf16" else "bf16"
 
     def computed(self, part: str) -> str:
         """Return the dtype that products with the weights of ``part`` run in."""
@@ -121,7 +127,8 @@ class Operator:
     ``narrow`` are the FLOPs one more row (of products; key, of attention) and one more column
     would add, by which efficiency curves charge small shapes. Collectives have ``ranks`` and a
     ``message``: bytes one rank holds, per call (of an all-to-all, what one rank sends in all,
-    each token to the distinct ranks of its ``copies`` experts).
+    each token to the distinct ranks of its ``copies`` experts). What runs ``beside`` others has
+    its floor hidden behind them.
     """
 
     name: str
@@ -135,6 +142,7 @@ class Operator:
     message: Number = 0.0
     ranks: int = 1
     copies: int = 0
+    beside: bool = False
 
     @property
     def kernels(self) -> int:
@@ -144,15 +152,55 @@ class Operator:
         the sorting of tokens before and the activation or combination after; narrow dtypes
         quantise what they multiply first.
         """
-        products = self.kind in ("gemm", "experts")
-        quantised = products and PEAK_OF[self.dtype] != "bf16"
-        grouped = self.kind == "experts" or "attention" in self.kind or "mla" in self.kind
-        return (3 if grouped else 1) + quantised
+        return launched(self.kind, self.dtype)
+
+
+def launched(kind: str, dtype: str) -> int:
+    """Return how many kernels a call of this kind and dtype is (:attr:`Operator.kernels`)."""
+    products = kind in ("gemm", "experts")
+    quantised = products and PEAK_OF[dtype] != "bf16"
+    grouped = kind == "experts" or "attention" in kind or "mla" in kind
+    return (3 if grouped else 1) + quantised
 
 
 def distinct(draws: int, places: int) -> float:
     """Return the expected number of distinct places that ``draws`` at random of them hit."""
     return places * (1.0 - (1.0 - 1.0 / places) ** draws)
+
+
+REFERENCE_RANKS, REFERENCE_LOCAL = 32, 8
+"""The ranks a skew is stated for, and experts on each: DeepSeek's 256."""
+POPULARITIES = 16
+"""Popularities that stand for all experts'."""
+
+
+def unevenness(moe_skew: float) -> float:
+    """Return the deviation of experts' popularity over its mean, of a skew of 32 ranks.
+
+    Ranks of L experts each have loads that deviate by 1/√L of it, and the busiest of n exceeds the
+    mean by the expected highest of n normal ones.
+    """
+    return (moe_skew - 1.0) * math.sqrt(REFERENCE_LOCAL) / highest_normal(REFERENCE_RANKS)
+
+
+def popularity(spread: float) -> NDArray[np.float64]:
+    """Return popularities of experts around a mean of 1, log-uniform over a range of e^spread.
+
+    That is how public routing histograms lie (AIConfigurator's power law of exponent 1.01).
+    """
+    middle = (np.arange(POPULARITIES) + 0.5) / POPULARITIES
+    weights: NDArray[np.float64] = np.exp(spread * middle)
+    weights /= weights.mean()
+    return weights
+
+
+@functools.cache
+def popularity_of(moe_skew: float) -> NDArray[np.float64]:
+    """Return popularities that deviate as much as a skew says (at most as 16 of them can)."""
+    wanted = unevenness(moe_skew)
+    spreads = np.linspace(0.0, 40.0, 4001)
+    deviations = [float(popularity(spread).std()) for spread in spreads]
+    return popularity(float(np.interp(wanted, deviations, spreads)))
 
 
 @functools.cache

@@ -25,6 +25,12 @@ log = logging.getLogger(__name__)
 EXCHANGES = ("all_to_all", "all_gather")
 
 
+MEASURED_SKEW = 1.49
+"""Load of the busiest of 32 expert ranks over the mean: what balancing the experts gained in
+DeepSeek's prefill over 32 ranks (SGLang on H100s, lm-sys 2025-05-05). The kernel tables that
+calibration fits to are routed by a steeper law, which its files state as ``moe_skew``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roofline:
     """The calibrated roofline: any model × GPU × layout, from the operators of its forward pass.
@@ -32,9 +38,9 @@ class Roofline:
     ``calibration`` is a folder of efficiency files by GPU architecture (``None``: the shipped
     ones). ``engine`` is the serving engine: the name of a shipped one, or one's own.
     ``host_overhead_s`` seconds are added to every step in place of the engine's host work.
-    ``moe_skew`` is the load of the busiest expert rank over the mean (``None``: the calibrated
-    one); without ``busiest_rank`` the mean rank's distinct experts are
-    charged. ``cache_upprojected_kv`` spares chunked MLA prefill from redoing the up-projection of
+    ``moe_skew`` is the load of the busiest of 32 expert ranks over the mean (``None``:
+    :data:`MEASURED_SKEW`); without ``busiest_rank`` chance adds nothing to that.
+    ``cache_upprojected_kv`` spares chunked MLA prefill from redoing the up-projection of
     earlier chunks. ``expert_exchange`` is ``all_to_all`` (dispatch and combine kernels) or
     ``all_gather`` (plain collectives over the attention-DP ranks). ``two_batch_overlap`` runs the
     all-to-all of one half of a step beside the compute of the other. ``speculative`` decodes
@@ -82,7 +88,7 @@ class Roofline:
         """Return what decides the seconds of a worker's steps; ``ConfigError`` as for ``bind``."""
         machine = self.machine(worker.gpu, worker.fabric)
         return Step(
-            spec=self.pass_spec(worker, machine),
+            spec=self.pass_spec(worker),
             machine=machine,
             engine=self.profile,
             speculative=self.speculative or Speculative(),
@@ -109,11 +115,16 @@ class Roofline:
                 efficiency.inherits,
                 ", ".join(efficiency.measured_on),
             )
-        return Machine(gpu=gpu, efficiency=efficiency, network=Network.of(gpu, fabric))
+        return Machine(
+            gpu=gpu,
+            efficiency=efficiency,
+            network=Network.of(gpu, fabric),
+            companion_s=engine.companion_s,
+        )
 
-    def pass_spec(self, worker: WorkerSpec, machine: Machine) -> PassSpec:
+    def pass_spec(self, worker: WorkerSpec) -> PassSpec:
         """Return what the worker passes through, after checking that its GPU can compute it."""
-        skew = machine.efficiency.moe_skew if self.moe_skew is None else self.moe_skew
+        skew = MEASURED_SKEW if self.moe_skew is None else self.moe_skew
         spec = PassSpec(
             model=worker.model,
             layout=worker.layout,
@@ -123,6 +134,7 @@ class Roofline:
             busiest_rank=self.busiest_rank,
             expert_exchange=self.expert_exchange,
             decode_width=1 + (self.speculative.drafts if self.speculative else 0),
+            shared_beside=self.profile.shared_beside,
         )
         _check_dtypes(worker, spec)
         return spec

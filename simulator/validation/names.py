@@ -5,7 +5,7 @@ A name that means nothing here is no error: the row is skipped, and :class:`Unma
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
@@ -54,6 +54,18 @@ _DTYPES: Mapping[str, str] = MappingProxyType(
 _DTYPE = "|".join(sorted(_DTYPES, key=len, reverse=True))
 BLOCK_SCALED = ("deepseek", "minimax", "glm", "qwen3_5", "kimi")
 """Models whose FP8 checkpoints have 128 × 128 block scales; others scale whole tensors."""
+KEPT: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "deepseek": {"attention": "bf16", "attention_out": "nvfp4"},
+        "kimi": {"attention": "bf16", "dense_ffn": "bf16", "shared_experts": "bf16"},
+        "glm_5": {"attention": "bf16"},
+        "minimax": {"attention": "bf16"},
+        "qwen3_5": {"attention": "bf16", "shared_experts": "bf16"},
+    }
+)
+"""What NVIDIA's NVFP4 checkpoints keep in a dtype of their own (``exclude_modules`` of
+hf_quant_config.json): DeepSeek-V3.1 and V3.2, of whose attention only the output is quantised,
+Kimi-K2.6, GLM-5, MiniMax-M2.5 and Qwen3.5-397B-A17B; later GLM-5.x keep shared experts too."""
 _DEGREE = re.compile(r"(DEP|TEP|ADP|DP|TP|PP|EP)\s*(\d+)", re.IGNORECASE)
 
 
@@ -171,8 +183,8 @@ def precision(text: str, model: str, gpu: GPU) -> Precision:
 
     Said parts count (``nvfp4 MoE, bf16 attn``; ``fp4, fp16 KV``). What is not said follows the
     published checkpoints: KV in 8 bits where weights have 8 or fewer, in 16 with INT4; gpt-oss
-    always MXFP4 with 16-bit attention, and 16-bit KV on GPUs without FP4. DeepSeek's NVFP4 (v2)
-    quantises attention's output, two thirds of its projections; all of them count as such here.
+    always MXFP4 with 16-bit attention, and 16-bit KV on GPUs without FP4; NVFP4 checkpoints what
+    :data:`KEPT` says.
     """
     words = text.lower()
     first = re.search(rf"\b({_DTYPE})\b", words)
@@ -188,12 +200,22 @@ def precision(text: str, model: str, gpu: GPU) -> Precision:
         attention, kv = attention or "bf16", kv or "bf16"
     if weights == "fp8" and model.startswith(BLOCK_SCALED):
         weights = "fp8_block"
-    return Precision(
+    kept = dict(_kept(weights, model))
+    if attention is not None:
+        kept |= {"attention": _DTYPES[attention], "attention_out": _DTYPES[attention]}
+    plain = Precision(
         weights=weights,
         activations=_activations(weights, gpu),
         kv=_DTYPES[kv] if kv else ("bf16" if weights == "bf16" else "fp8"),
-        attention=None if attention is None else _DTYPES[attention],
     )
+    parts: dict[str, Any] = kept
+    return replace(plain, **parts)
+
+
+def _kept(weights: str, model: str) -> Mapping[str, str]:
+    """Return the parts whose dtype a published NVFP4 checkpoint has apart."""
+    parts = next((parts for name, parts in KEPT.items() if model.startswith(name)), {})
+    return parts if weights == "nvfp4" else {}
 
 
 def _said(words: str, part: str) -> str | None:

@@ -9,6 +9,8 @@ from simulator.validation.names import Catalogue
 from simulator.validation.replay import QUANTILES, Replayed, queue_error
 from simulator.validation.score import BY, SILICON, Scored, statistics
 
+BAND = 15.0
+"""Percent by which comparisons shorten and lengthen steps."""
 Summary = Mapping[str, Mapping[str, Any]]
 
 
@@ -113,6 +115,7 @@ def markdown(
         "## Targets and results",
         _targets_table(summary),
         *_missed(summary),
+        *filter(None, [_band(rows)]),
         "## What was fitted and what was not",
         _SAMPLES,
         *_left_out(left_out or {}),
@@ -223,6 +226,26 @@ def _beside(rows: Sequence[Scored]) -> Iterator[str]:
         yield "\n".join(lines)
 
 
+def _band(rows: Sequence[Scored]) -> str:
+    """Return what comparisons' default band of step times covers of the rows."""
+    words = []
+    for name in ("e2e_disagg_tpot", "e2e_agg_tpot"):
+        errors = [
+            abs(row.error_pct) for row in rows if row.set == name and row.error_pct is not None
+        ]
+        if errors:
+            inside = 100.0 * sum(error <= BAND for error in errors) / len(errors)
+            words.append(f"{inside:.0f} % of the rows of {TARGETS[name].title}")
+    if not words:
+        return ""
+    return (
+        f"Comparisons repeat with step times {BAND:.0f} % shorter and longer (`latency.scale`). "
+        f"That covers {' and '.join(words)}: more than the median error, less than the 90th "
+        "percentile, so a ranking that turns within it is open, and one that holds within it is "
+        "likely, not certain."
+    )
+
+
 def _runs(rows: Sequence[Scored], replays: Sequence[Replayed]) -> Iterator[str]:
     found = {(row.row, row.set): row for row in rows if row.set.startswith("vllm_")}
     for number, name in enumerate(dict.fromkeys(run for run, _ in found), 1):
@@ -275,11 +298,14 @@ Written by `scripts/validate`; do not edit. Errors are of predicted over measure
 median and the 90th percentile of their absolute values, and as bias the median with its sign.
 What was used in a fit, and what was not, is said below."""
 
-_SAMPLES = """The step latencies are composed from measured kernels, and kernels' efficiency curves
-(`conf/calibration`) are fitted to them and to some 40,000 more of the same make
-(`scripts/compose_steps`, `scripts/calibrate --steps`): their error here is **in sample**. What the
-model does for a model or a GPU it was not fitted to is measured by `scripts/calibrate --left-out`,
-which fits without one model (and its quantised copies), or without one GPU, at a time.
+_SAMPLES = """Each kind of kernel is fitted to its own measured calls (`scripts/kernel_rows`, public
+tables of GEMM, attention, MLA and experts by GPU, engine and dtype), then all of them together to
+the composed steps below, held by what their own calls weigh (`conf/calibration`,
+`simulator/calibration`): errors of steps here are **in sample**. Every file of the calibration
+lists the error of each kind of kernel on shapes held out (`fit_error.kernels`) and the parameters
+that only a bound holds (`on_bound`). What the model does for a model or a GPU it was not fitted to
+is measured by `scripts/calibrate --left-out`, which fits without one model (its quantised copies
+and the experts of its shape), or without one GPU, at a time.
 
 The gateway and the hand-over of the engine profiles are medians of what measured TTFT exceeds the
 simulated by in serving runs at low concurrency (`scripts/calibrate_engine --first-token`; each
@@ -292,9 +318,13 @@ for each other, are fitted by `scripts/calibrate_engine` to the token rates of b
 so these are partly in sample; arrivals, queueing and batching are not fitted to anything. All else
 is predicted from the shipped calibration and published engine settings.
 
-Four choices were made after seeing errors of serving runs: DeepSeek's attention beside NVFP4
-experts is taken as NVFP4; the busiest expert rank's distinct experts are charged, where the step
-table, whose kernels were measured on one rank, is fitted with the mean's; collectives follow the
+What serving adds to single kernels comes from outside these rows: small kernels beside products and
+attention (1.7 µs each) from whole attention modules that TensorRT-LLM measured and nothing was
+fitted to; shared experts on a second stream from the engines' code; the load of the busiest expert
+rank (1.49 times the mean over 32 ranks) from what SGLang gained by balancing them; the parts of
+NVFP4 checkpoints that stay in 16 bits from their `hf_quant_config.json`; SGLang's KV dtype from
+public recipes. All of them together were then looked at on the serving rows, so these rows are no
+proof of the set. Two choices were made after seeing errors of serving runs: collectives follow the
 fastest of the measured software versions, as one L40S box was 5 to 13 times slower than another;
 and ranks' waiting is a share of a step, not a constant, which fitted the vLLM runs a little worse
 and made short steps on B200 far too slow."""
@@ -312,10 +342,10 @@ _METHOD = """Every row becomes a deployment and runs through the whole simulator
 - Disaggregated rows have the prefill and decode workers and layouts of the row, KV pulled over the
   fabric; a client sees its first token when the decode worker takes over.
 - A step has 8,192 tokens and 1,024 sequences (offline 2,048) per attention rank. KV is in 8 bits
-  for weights of 8 bits and fewer. vLLM gathers tokens over data-parallel ranks, others exchange
-  them all-to-all. SGLang's prompts stall its decodes, the others' ride beside them: the engines'
-  defaults. TensorRT-LLM's overview ran mixtures of experts with attention-DP and EP where
-  its first version wrote TP.
+  for weights of 8 bits and fewer, on Hopper under SGLang in 16 (its default). vLLM gathers tokens
+  over data-parallel ranks, others exchange them all-to-all. SGLang's prompts stall its decodes,
+  the others' ride beside them: the engines' defaults. TensorRT-LLM's overview ran mixtures of
+  experts with attention-DP and EP where its first version wrote TP.
 - In one public dump, co-located layouts with EP were multiplied by their EP degree (an 8-GPU box
   appears as `TP64 EP8`): they are run as they were deployed. As written, some would not fit and
   the others' errors would double or worse; the KV capacity at which measured TTFT explodes is that

@@ -125,6 +125,8 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
     name, model = catalogue.model(row["model"])
     gpu = catalogue.gpu(row["gpu"])
     dtypes = precision(row["precision"], name, gpu)
+    if engine_of(row) == "sglang" and "kv" not in row["precision"].lower():
+        dtypes = _sglang_kv(dtypes, gpu)
     offered = _load(row)
     server = _Server(
         engine=engine_of(row),
@@ -149,6 +151,15 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
         gpus=number(row.get("n_gpus", "")) or ours,
         median="medians" in row.get("notes", ""),
     )
+
+
+def _sglang_kv(dtypes: Precision, gpu: GPU) -> Precision:
+    """Return the KV that SGLang has by default: the checkpoint's 16 bits, before Blackwell.
+
+    Recipes of public runs set 8 bits on B200 and leave the default on H200 (InferenceX
+    benchmarks/dsr1_fp8_b200.sh and dsr1_fp8_h200.sh).
+    """
+    return dtypes if "fp4" in gpu.peak_flops else replace(dtypes, kv="bf16")
 
 
 def _mode(row: Row) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 
 from simulator.errors import ConfigError
 from simulator.latency.base import WorkerSpec
+from simulator.latency.efficiency import load as load_efficiency
 from simulator.latency.engine import Engine, known, load
 from simulator.latency.passes import Load
 from simulator.latency.roofline import Roofline
@@ -142,6 +143,7 @@ def _predict(worker: WorkerSpec, row: Row, given: Sequence[Given]) -> np.ndarray
         host_overhead_s=0.0,
         expert_exchange="all_gather",
         busiest_rank=False,
+        moe_skew=load_efficiency(worker.gpu.architecture).moe_skew,
     )
     return np.asarray(model.pass_seconds(worker, load)) * np.ones(len(given))
 

