@@ -90,8 +90,8 @@ class Handoff:
         if flow is not None:
             self.links.cancel(flow)
             self.dropped_bytes += flow.payload
-        worker.unreserve(request)
         self._ledger.decode_worker[request] = -1
+        worker.unreserve(request)  # after which it may stop, and lose what is still its own
         return True
 
     def prefilling(self, request: int, end: float) -> None:

@@ -100,9 +100,9 @@ class Migration:
         self.links.cancel(move.flow)
         self.dropped_bytes += move.flow.payload
         self._ledger.lost_at[request] = self._ledger.moved_at[request]
-        move.target.unreserve(request)
-        move.source.departed(request)
         self._ledger.decode_worker[request] = -1
+        move.target.unreserve(request)  # after which it may stop, and lose what is still its own
+        move.source.departed(request)
 
     def leaving(self, worker: Worker) -> list[int]:
         """Return the requests that are on their way from a worker."""

@@ -176,6 +176,21 @@ def test_a_crash_begins_anew_what_was_lost() -> None:
     assert (heir.why, heir.ready_s) == ("replaces worker 1", 1.5)
 
 
+@pytest.mark.parametrize("mode", ["finish", "abort"])
+def test_a_transfer_lost_at_both_ends_is_begun_anew_once(mode: str) -> None:
+    """A draining decode worker that only waits for it stops with it, and takes nothing along."""
+    changes = (
+        Change(at_s=0.0, pool="prefill", bandwidth=1e-6),
+        Change(at_s=1.0, pool="decode", restart=1),
+        Change(at_s=2.0, pool="prefill", fail=1),
+    )
+    drain = Drain(mode=mode, grace_s=30.0 if mode == "abort" else None)
+    whole = elastic(disaggregated(1, 1), *changes, drain=drain)
+    record = audited(whole, traffic([0.0], 100, 20))
+    assert record.requests["status"].tolist() == [COMPLETED]
+    assert record.requests["retries"].tolist() == [1]
+
+
 def test_a_request_lost_too_often_has_failed() -> None:
     """Retries are bounded; what is given up says why."""
     crash = (Change(at_s=at, pool="mixed", fail=1) for at in (0.1, 1.0, 2.0))
