@@ -320,11 +320,14 @@ is predicted from the shipped calibration and published engine settings.
 
 What serving adds to single kernels comes from outside these rows: small kernels beside products and
 attention (1.7 µs each) from whole attention modules that TensorRT-LLM measured and nothing was
-fitted to; shared experts on a second stream from the engines' code; the load of the busiest expert
-rank (1.49 times the mean over 32 ranks) from what SGLang gained by balancing them; the parts of
-NVFP4 checkpoints that stay in 16 bits from their `hf_quant_config.json`; SGLang's KV dtype from
-public recipes. All of them together were then looked at on the serving rows, so these rows are no
-proof of the set. Two choices were made after seeing errors of serving runs: collectives follow the
+fitted to; shared experts on a second stream as engines are known to run them; the load of the
+busiest expert rank (1.49 times the mean over 32 ranks) from what SGLang gained by balancing them;
+the parts of NVFP4 checkpoints that stay in 16 bits from their `hf_quant_config.json`; SGLang's KV
+dtype from public recipes. Several combinations of them were scored on the serving rows below and
+the best was kept, without leaving any of these rows out: for that choice the rows are no evidence,
+and on others the errors may be larger. How much a kernel's own calls weigh beside whole steps was
+chosen by the error on models left out of the fit. Further choices were made after seeing errors of
+serving runs, two of which change figures much: collectives follow the
 fastest of the measured software versions, as one L40S box was 5 to 13 times slower than another;
 and ranks' waiting is a share of a step, not a constant, which fitted the vLLM runs a little worse
 and made short steps on B200 far too slow."""
