@@ -132,7 +132,7 @@ def steady(record: RunRecord) -> tuple[float, float]:
 
 @pytest.mark.parametrize("case", CASES, ids=named)
 def test_a_stalled_worker_keeps_its_promise(case: Case, request: pytest.FixtureRequest) -> None:
-    """Throughput and TPOT are those of the point within 3.5 %, over a few lives.
+    """Throughput and TPOT are those of the point within 4 %, over a few lives.
 
     Prompts are computed as seats fall free, alone or side by side on the attention ranks.
     """
@@ -140,8 +140,8 @@ def test_a_stalled_worker_keeps_its_promise(case: Case, request: pytest.FixtureR
     promised = point(case, platform)
     record = simulated(case, platform)
     rate, tpot = steady(record)
-    assert rate == pytest.approx(promised["rate"] * case.lengths.mean_osl, rel=0.035)
-    assert tpot == pytest.approx(promised["tpot_s"], rel=0.035)
+    assert rate == pytest.approx(promised["rate"] * case.lengths.mean_osl, rel=0.04)
+    assert tpot == pytest.approx(promised["tpot_s"], rel=0.04)
     some = 1.0 - np.exp(-case.seats / case.lengths.steps)  # of the iterations follow a stall
     stalled = gap_quantiles(record.gaps, 1.0 - some * np.linspace(0.0, 1.0, 500)).mean()
     assert stalled == pytest.approx(promised["gap_s"], rel=0.1)
