@@ -91,6 +91,20 @@ def test_a_move_takes_its_time_on_the_link() -> None:
     assert source.ended_s == pytest.approx(1.0 + 0.3, abs=0.05)
 
 
+def test_a_sequence_lost_on_its_way_waits_since_its_last_token() -> None:
+    """Where its new worker dies before its KV is there, the gap is from the token it had last."""
+    changes = (
+        Change(at_s=3.0, pool="decode", workers=1),
+        Change(at_s=4.0, pool="decode", fail=1),
+    )
+    base = disaggregated(1, 2, transfer=Transfer(setup_s=2.0))
+    whole = elastic(base, *changes, drain=Drain(mode="migrate"))
+    record = run(whole, traffic([0.0, 0.0], 1000, 400), RunOptions())
+    assert (record.requests["status"] == COMPLETED).all()
+    assert record.requests["retries"].all()
+    assert_each_token_was_seen_once(record, exact=True)
+
+
 def test_what_finds_no_room_is_finished_where_it_is() -> None:
     """With every other worker full, a draining worker keeps its sequences to their end."""
     load = traffic([0.0, 0.0], 1000, 300)
