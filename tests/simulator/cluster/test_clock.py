@@ -61,6 +61,17 @@ def test_an_alarm_that_is_set_again_rings_once_and_then_only() -> None:
     assert bells.clock.now == 10.0
 
 
+def test_an_alarm_that_is_cancelled_does_not_ring_and_can_be_set_again() -> None:
+    """Neither at its time nor with the next one, which rings as any other."""
+    bells = Bells(1)
+    bells.alarms[0].set(2.0, TICK)
+    bells.run(1.0)
+    bells.alarms[0].cancel()
+    assert bells.run(3.0) == []
+    bells.alarms[0].set(4.0, TICK)
+    assert bells.run(5.0) == [(4.0, 0)]
+
+
 def test_an_alarm_can_be_set_again_after_it_rang() -> None:
     """It rings once for each time it is set."""
     bells = Bells(2)
