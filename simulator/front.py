@@ -15,6 +15,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 WIDTH = 100
@@ -71,17 +72,27 @@ class Interrupts:
         sys.unraisablehook = self._swallowed
         signal.signal(signal.SIGINT, self)
 
-    def __call__(self, *_: object) -> None:
-        """Raise what Ctrl-C raises."""
+    def __call__(self, _: int, frame: FrameType | None) -> None:
+        """Raise what Ctrl-C raises, a moment later where it would be swallowed once more."""
         self.seen = True
+        while frame is not None:
+            if frame.f_code is Interrupts._swallowed.__code__:
+                _interrupt_later()
+                return
+            frame = frame.f_back
         raise KeyboardInterrupt
 
     def _swallowed(self, unraisable: Any) -> None:
-        """Send an interrupt again, a moment later, that met a place where none can be raised."""
+        """Send an interrupt again that met a place where none can be raised."""
         if unraisable.exc_type is KeyboardInterrupt:
-            threading.Timer(0.001, os.kill, (os.getpid(), signal.SIGINT)).start()
+            _interrupt_later()
         else:
             self.told(unraisable)
+
+
+def _interrupt_later() -> None:
+    """Send Ctrl-C to this process in a moment."""
+    threading.Timer(0.001, os.kill, (os.getpid(), signal.SIGINT)).start()
 
 
 def refuse_if_interrupted(error: BaseException | None = None) -> None:

@@ -87,6 +87,31 @@ def test_an_interrupt_of_a_sweep_in_processes(
         time.sleep(0.05)
 
 
+def test_an_interrupt_that_comes_while_one_is_taken_up() -> None:
+    """Sent again before the place that swallows it is left, it is raised all the same."""
+    code = (
+        "import signal, time\n"
+        "from simulator import front\n"
+        "class Late:\n"
+        "    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
+        "soon = front._interrupt_later\n"
+        "def slowly():\n"
+        "    front._interrupt_later = soon\n"
+        "    soon()\n"
+        "    time.sleep(0.1)\n"
+        "front._interrupt_later = slowly\n"
+        "front.Interrupts().listen()\n"
+        "try:\n"
+        "    late = Late()\n"
+        "    del late\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('raised')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("raised\n", "")
+
+
 def test_an_interrupt_that_a_library_swallows() -> None:
     """Where an exception cannot be raised, as in a finalizer, the interrupt is raised after it."""
     code = (

@@ -232,6 +232,15 @@ def test_a_start_waits_for_gpus_within_the_quota() -> None:
     assert late.ready_s == late.granted_s + 0.5
 
 
+def test_what_is_desired_is_told_when_it_changes_and_only_then() -> None:
+    """A plan for as many workers as there shall be is no event."""
+    plan = (Change(at_s=1.0, pool="mixed", workers=2), Change(at_s=2.0, pool="mixed", workers=3))
+    record = run(elastic(colocated(2), *plan), traffic([0.0, 3.0], 64, 50), RunOptions())
+    told = [(time, detail) for time, kind, _, detail in record.events if kind == "desired"]
+    assert [time for time, _ in told] == [2.0]
+    assert told[0][1].startswith("mixed: 2 to 3, ")
+
+
 def test_a_static_plan_changes_nothing() -> None:
     """A change to what is there already gives the very run without it."""
     same = elastic(disaggregated(2, 2), Change(at_s=1.0, pool="decode", workers=2))
