@@ -9,13 +9,13 @@ from simulator.compare import prose, side
 from simulator.compare.comparison import Comparison
 from simulator.compare.metrics import METRIC
 from simulator.compare.statistics import (
-    BATCHES,
     Difference,
     confidence_of,
     difference,
     interval,
     orders,
 )
+from simulator.intervals import BATCHES
 from simulator.report import theme
 from simulator.report.figures import LABELS, Panel
 

@@ -7,17 +7,13 @@ from itertools import combinations
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from simulator.compare.comparison import Comparison, Point
 from simulator.compare.metrics import METRIC, METRICS
 from simulator.compare.reading import Run, read_frame
+from simulator.intervals import BATCHES, CONFIDENCE, t_interval
 
 Floats = NDArray[np.float64]
-
-CONFIDENCE = 0.95
-BATCHES = 20
-"""Consecutive requests are averaged in so many batches, whose means count as independent."""
 
 LEAST = 5
 """Requests of a batch, at least: fewer make no mean."""
@@ -61,8 +57,7 @@ def interval(values: Floats, confidence: float = CONFIDENCE) -> Interval:
     mean = float(known.mean())
     if count < 2 or not np.isfinite(mean):
         return Interval(mean=mean, low=np.nan, high=np.nan, count=count)
-    error = float(known.std(ddof=1)) / np.sqrt(count)
-    half = float(stdtrit(count - 1, 0.5 + confidence / 2)) * error
+    half = t_interval(known, confidence).half
     return Interval(mean=mean, low=mean - half, high=mean + half, count=count)
 
 
