@@ -44,13 +44,13 @@ class Poisson:
     rate: float
 
     def __post_init__(self) -> None:
-        _check_rate("poisson arrivals", "rate", self.rate)
+        check_rate("poisson arrivals", "rate", self.rate)
 
     def times(
         self, rng: np.random.Generator, *, n: int | None = None, horizon_s: float | None = None
     ) -> Times:
         """Return the arrival times."""
-        return _renewal(lambda size: rng.exponential(1 / self.rate, size), self.rate, n, horizon_s)
+        return renewal(lambda size: rng.exponential(1 / self.rate, size), self.rate, n, horizon_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Gamma:
     cv: float
 
     def __post_init__(self) -> None:
-        _check_rate("gamma arrivals", "rate", self.rate)
+        check_rate("gamma arrivals", "rate", self.rate)
         checks.positive("gamma arrivals", "cv", self.cv)
 
     def times(
@@ -73,7 +73,7 @@ class Gamma:
     ) -> Times:
         """Return the arrival times."""
         shape, scale = self.cv**-2, self.cv**2 / self.rate
-        return _renewal(lambda size: rng.gamma(shape, scale, size), self.rate, n, horizon_s)
+        return renewal(lambda size: rng.gamma(shape, scale, size), self.rate, n, horizon_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class Weibull:
     cv: float
 
     def __post_init__(self) -> None:
-        _check_rate("weibull arrivals", "rate", self.rate)
+        check_rate("weibull arrivals", "rate", self.rate)
         checks.number("weibull arrivals", "cv", self.cv)
         if not 0.05 <= self.cv <= 20:
             raise TraceError(f"weibull arrivals: cv must lie in 0.05..20 but got {self.cv!r}")
@@ -105,7 +105,7 @@ class Weibull:
         """Return the arrival times."""
         shape = self.shape
         scale = 1 / (self.rate * float(gamma_function(1 + 1 / shape)))
-        return _renewal(lambda size: scale * rng.weibull(shape, size), self.rate, n, horizon_s)
+        return renewal(lambda size: scale * rng.weibull(shape, size), self.rate, n, horizon_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class Constant:
     rate: float
 
     def __post_init__(self) -> None:
-        _check_rate("constant arrivals", "rate", self.rate)
+        check_rate("constant arrivals", "rate", self.rate)
 
     def times(
         self,
@@ -248,7 +248,7 @@ class Bursts:
     calm_s: float
 
     def __post_init__(self) -> None:
-        _check_rate("bursts", "rate", self.rate)
+        check_rate("bursts", "rate", self.rate)
         checks.at_least("bursts", "factor", self.factor, 1)
         checks.positive("bursts", "burst_s", self.burst_s, "s")
         checks.positive("bursts", "calm_s", self.calm_s, "s")
@@ -316,15 +316,15 @@ class Diurnal:
         """Return the arrival times."""
         most = None if horizon_s is None else float(self.expected(np.array([horizon_s]))[0])
         shape, scale = self.cv**-2, self.cv**2
-        points = _renewal(lambda size: rng.gamma(shape, scale, size), 1.0, n, most)
-        return self._inverse(points)
+        points = renewal(lambda size: rng.gamma(shape, scale, size), 1.0, n, most)
+        return self.inverse(points)
 
     def _integral(self, t: Times) -> Times:
         angle = 2 * np.pi * (t - self.peak_s) / self.period_s
         waves = self.a * np.sin(angle) + self.b / 2 * np.sin(2 * angle)
         return np.asarray(self.rate * (t + self.period_s / (2 * np.pi) * waves))
 
-    def _inverse(self, points: Times) -> Times:
+    def inverse(self, points: Times) -> Times:
         """Return t with expected(t) = points, by bisection within a whole period."""
         per_period = self.rate * self.period_s
         low = np.floor(points / per_period) * self.period_s
@@ -341,7 +341,7 @@ def _weibull_cv(shape: float) -> float:
     return float(np.sqrt(max(square / mean**2 - 1, 0.0)))
 
 
-def _renewal(
+def renewal(
     gaps: Callable[[int], Times], rate: float, n: int | None, horizon_s: float | None
 ) -> Times:
     """Return running sums of independent gaps until there are ``n`` or the horizon is passed."""
@@ -352,20 +352,22 @@ def _renewal(
     while n is None and float(drawn.sum()) < horizon_s:
         drawn = np.concatenate((drawn, gaps(drawn.size // 4 + 64)))
         _count(drawn.size, None)
-    return _cut(np.cumsum(drawn), n, horizon_s)
+    return cut(np.cumsum(drawn), n, horizon_s)
 
 
 def _unit_poisson(rng: np.random.Generator, n: int | None, most: float | None) -> Times:
     """Return the points of a Poisson process of rate 1: ``n`` of them, or those below ``most``."""
-    return _renewal(rng.standard_exponential, 1.0, n, most)
+    return renewal(rng.standard_exponential, 1.0, n, most)
 
 
-def _cut(times: Times, n: int | None, horizon_s: float | None) -> Times:
+def cut(times: Times, n: int | None, horizon_s: float | None) -> Times:
+    """Return the first ``n`` of sorted ``times``, and those before the horizon."""
     before = times if horizon_s is None else times[: np.searchsorted(times, horizon_s)]
     return before[:n]
 
 
-def _check_rate(owner: str, name: str, rate: float) -> None:
+def check_rate(owner: str, name: str, rate: float) -> None:
+    """Raise ``TraceError`` unless ``rate`` is one of :data:`RATES`."""
     checks.positive(owner, name, rate, "requests/s")
     low, high = RATES
     if not low <= rate <= high:

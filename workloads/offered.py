@@ -7,7 +7,10 @@ import numpy as np
 from workloads.errors import TraceError
 from workloads.replay import Replay
 from workloads.trace import Trace
-from workloads.workload import SyntheticWorkload, TraceWorkload, Workload
+from workloads.workload import TraceWorkload, Workload
+
+RATE_FIELDS = ("rate", "mean_rate")
+"""What arrivals call their mean requests/s; a ``mean_rate`` of ``None`` is their own ``mean``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,9 +78,10 @@ def at_rate(workload: Workload, rate: float) -> Workload:
     if isinstance(workload, TraceWorkload | ReadWorkload):
         replay = replace(workload.replay, rate_scale=1.0, target_rate=rate)
         return replace(workload, replay=replay)
-    if isinstance(workload, SyntheticWorkload) and _has_rate(workload.arrivals):
-        arrivals = replace(workload.arrivals, rate=rate)  # type: ignore[type-var]
-        return replace(workload, arrivals=arrivals)
+    name = _rate_field(workload)
+    if name is not None:
+        arrivals = replace(workload.arrivals, **{name: rate})  # type: ignore[attr-defined]
+        return replace(workload, arrivals=arrivals)  # type: ignore[type-var]
     return Clocked(workload=workload, rate=rate)
 
 
@@ -85,9 +89,8 @@ def rate_setting(workload: Workload) -> str | None:
     """Return the setting that :func:`at_rate` changes; ``None`` where it turns the clock itself."""
     if isinstance(workload, TraceWorkload | ReadWorkload):
         return "workload.replay.target_rate"
-    if isinstance(workload, SyntheticWorkload) and _has_rate(workload.arrivals):
-        return "workload.arrivals.rate"
-    return None
+    name = _rate_field(workload)
+    return None if name is None else f"workload.arrivals.{name}"
 
 
 def own_rate(workload: Workload, trace: Trace) -> float:
@@ -101,10 +104,17 @@ def own_rate(workload: Workload, trace: Trace) -> float:
             f"trace {trace.meta.name!r}: has no rate, which needs arrivals at two instants at "
             f"least, but its {len(trace)} request(s) arrive at one"
         )
-    if isinstance(workload, SyntheticWorkload) and _has_rate(workload.arrivals):
-        return float(getattr(workload.arrivals, "rate"))  # noqa: B009 - any arrivals' own
-    return float(trace.mean_rate)
+    name = _rate_field(workload)
+    if name is None:
+        return float(trace.mean_rate)
+    set_to = getattr(workload.arrivals, name)  # type: ignore[attr-defined]
+    return float(workload.arrivals.mean if set_to is None else set_to)  # type: ignore[attr-defined]
 
 
-def _has_rate(arrivals: object) -> bool:
-    return is_dataclass(arrivals) and "rate" in {each.name for each in fields(arrivals)}
+def _rate_field(workload: Workload) -> str | None:
+    """Return the setting of a workload's arrivals that is their mean rate, if they have one."""
+    arrivals = getattr(workload, "arrivals", None)
+    if not is_dataclass(workload) or not is_dataclass(arrivals):
+        return None
+    names = {each.name for each in fields(arrivals)}
+    return next((name for name in RATE_FIELDS if name in names), None)

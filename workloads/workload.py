@@ -91,7 +91,8 @@ class TraceWorkload:
 class SyntheticWorkload:
     """Requests drawn from an arrival process and length distributions.
 
-    ``requests`` or ``duration_s`` (or both, whichever ends first) bound the workload. Lengths come
+    ``requests`` or ``duration_s`` (or both, whichever ends first) bound the workload, unless its
+    arrivals end of themselves (``end_s``). Lengths come
     from ``input_lengths`` and ``output_lengths``, tied by ``correlation``, or together from
     ``pairs``. With ``concurrency`` clients in a closed loop, ``arrivals`` may be left out.
     """
@@ -121,7 +122,8 @@ class SyntheticWorkload:
         self._length_pairs()
 
     def _check_extent(self) -> None:
-        if self.requests is None and self.duration_s is None:
+        endless = getattr(self.arrivals, "end_s", None) is None
+        if self.requests is None and self.duration_s is None and endless:
             raise TraceError("synthetic workload: give requests or duration_s")
         if self.requests is not None:
             checks.whole("synthetic workload", "requests", self.requests, 1)
@@ -146,7 +148,8 @@ class SyntheticWorkload:
         """Return the drawn requests; raise ``TraceError`` if the duration holds none."""
         times = checks.numbers(_owner(self.arrivals), "times", self._times(rng_arrivals))
         if not times.size:
-            raise TraceError(f"synthetic workload: no request arrives within {self.duration_s!r} s")
+            end_s = self.duration_s or getattr(self.arrivals, "end_s", None)
+            raise TraceError(f"synthetic workload: no request arrives within {end_s!r} s")
         columns = {"arrival_s": times, **self._lengths(times.size, rng_lengths)}
         frame = canonical_frame(pl.DataFrame(columns))
         drawn = Transform(name="drawn", counts={"requests": times.size})
