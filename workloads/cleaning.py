@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from workloads import checks
+from workloads import checks, lineage
+from workloads.lineage import Links
 from workloads.trace import STATUS, Trace, TraceMeta, Transform, canonical_frame, token_sum
 from workloads.where import Where
 
@@ -47,7 +48,9 @@ class Raw:
 
     ``frame`` has ``time_ns`` (Int64, any origin) or, where a run's clock is kept as it was,
     ``arrival_s`` (Float64, at least 0), ``input_tokens`` and ``output_tokens`` (Int32,
-    at least 0) and any other canonical column the format fills. ``first_row`` is the 1-based line
+    at least 0) and any other canonical column the format fills. A ``parent_id`` is a row of this
+    frame, from 0; only rows with one may have a null time, which makes the loop closed.
+    ``parent_field`` is what the file calls the parent. ``first_row`` is the 1-based line
     of the first data row. ``utc_offset`` is ``None`` where ``time_ns`` does not count from 1970,
     empty where it is wall-clock time of an unnamed zone, else an offset such as ``+00:00``.
     ``transforms`` are what the reader did, ``about`` holds further fields of :class:`TraceMeta`.
@@ -58,6 +61,7 @@ class Raw:
     frame: pl.DataFrame
     first_row: int
     utc_offset: str | None = None
+    parent_field: str = "parent"
     transforms: tuple[Transform, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -73,7 +77,10 @@ def clean(raw: Raw, policy: Policy) -> Trace:
         pl.lit("ok", dtype=STATUS).alias("status"),
     )
     time = "arrival_s" if "arrival_s" in rows.columns else "time_ns"
-    inversions = int((rows[time].diff() < 0).sum())
+    inversions = int((rows[time].drop_nulls().diff() < 0).sum())
+    if "parent_id" in rows.columns:
+        links = Links.of(rows, "parent_id", time)
+        lineage.require_no_circle(links.parent, Where(raw.path, raw.first_row), raw.parent_field)
     meta = TraceMeta(
         name=Path(raw.path).name,
         format=raw.format,
@@ -83,18 +90,120 @@ def clean(raw: Raw, policy: Policy) -> Trace:
         transforms=raw.transforms,
         **raw.about,
     )
+    whole = rows
     rows, meta = _without_empty(rows, meta, policy)
+    rows, meta = relinked(whole, rows, meta, time)
     if inversions:
         meta = meta.after(Transform(name="sort", counts={"inversions": inversions}))
-    rows = rows.sort(time, maintain_order=True) if inversions else rows
+    if "parent_id" in rows.columns:
+        rows, meta = in_order(rows, meta, time)
+    elif inversions:
+        rows = rows.sort(time, maintain_order=True)
+    whole = rows
     rows, meta = _within_context(rows, meta, policy, Where(raw.path, raw.first_row))
+    rows, meta = relinked(whole, rows, meta, time)
     return _finish(rows, meta, raw.utc_offset)
 
 
 def limit_context(trace: Trace, policy: Policy, where: Where) -> Trace:
     """Return ``trace`` with ``policy.over_context`` applied."""
     rows, meta = _within_context(trace.frame, trace.meta, policy, where)
-    return trace if meta is trace.meta else Trace(canonical_frame(rows), meta).rebased()
+    if meta is trace.meta:
+        return trace
+    rows, meta = relinked(trace.frame, rows, meta, "arrival_s")
+    return Trace(canonical_frame(rows), meta).rebased()
+
+
+def relinked(
+    before: pl.DataFrame, after: pl.DataFrame, meta: TraceMeta, time: str = "arrival_s"
+) -> tuple[pl.DataFrame, TraceMeta]:
+    """Return the rows ``after`` some of ``before`` left, whose parents are rows of ``after``.
+
+    Rows are known by ``source_row``, which is each one's own here; what changes is counted.
+    """
+    if before.height == after.height or "parent_id" not in before.columns:
+        return after, meta
+    if before["parent_id"].null_count() == before.height:
+        return after, meta
+    place = _places(before["source_row"], after["source_row"])
+    done = lineage.relink(Links.of(before, "parent_id", time), place)
+    joins = _joined(before, after, place)
+    rows = _linked(after, done.links, time).with_columns(joins)
+    if done.moved or done.freed:
+        counts = {"to_earlier_turns": done.moved, "to_no_turn": done.freed}
+        meta = meta.after(Transform(name="relinked", counts=counts))
+    return rows, meta
+
+
+def in_order(rows: pl.DataFrame, meta: TraceMeta, time: str) -> tuple[pl.DataFrame, TraceMeta]:
+    """Return linked rows by time and then row of the file, parents always before their children.
+
+    A row without a time stands where its nearest ancestor with one does. A link to a parent that
+    was sent later is dropped and counted.
+    """
+    links = Links.of(rows, "parent_id", time)
+    began = lineage.started(links)
+    waits = np.isnan(links.time_s)
+    depth = np.where(waits, lineage.depths(links.parent), 0)
+    order = np.lexsort((rows["source_row"].to_numpy(), depth, began))
+    sorted_rows = rows[order]
+    links, late = lineage.untangled(lineage.relink(links, order).links)
+    joins = _joined(rows, sorted_rows, order, earlier=True)
+    if late:
+        counts = {"links": late}
+        meta = meta.after(Transform(name="parents_after_children_dropped", counts=counts))
+    return _linked(sorted_rows, links, time).with_columns(joins), meta
+
+
+def _places(before: pl.Series, after: pl.Series) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the positions in ``before`` of the row numbers ``after``."""
+    numbers = before.to_numpy()
+    by_number = np.argsort(numbers, kind="stable")
+    return np.asarray(by_number[np.searchsorted(numbers[by_number], after.to_numpy())])
+
+
+def _linked(rows: pl.DataFrame, links: Links, time: str) -> pl.DataFrame:
+    """Return the rows with these links; a time that only a lost parent had told is filled in."""
+    times = rows[time]
+    if times.null_count():
+        found = pl.Series(links.time_s).fill_nan(None)
+        times = pl.select(pl.coalesce(times, found.cast(times.dtype))).to_series().alias(time)
+    return rows.with_columns(
+        times,
+        lineage.column(links.parent, "parent_id", pl.UInt32()),
+        lineage.column(links.delay_s, "delay_s", pl.Float64()),
+    )
+
+
+def _joined(
+    before: pl.DataFrame,
+    after: pl.DataFrame,
+    place: np.ndarray[Any, np.dtype[np.int64]],
+    *,
+    earlier: bool = False,
+) -> list[pl.Series]:
+    """Return the column ``joins`` of ``after``, if there is one, numbered anew.
+
+    Joins with rows that left are no more, nor, where only ``earlier`` ones count, with later ones.
+    """
+    if "joins" not in before.columns or before["joins"].null_count() == before.height:
+        return []
+    new = np.full(before.height, -1)
+    new[place] = np.arange(place.size)
+    rows = after.select("joins").with_row_index("row").drop_nulls().explode("joins")
+    parents = new[rows["joins"].struct.field("parent_id").to_numpy()]
+    kept = pl.DataFrame(
+        {
+            "row": rows["row"],
+            "parent_id": parents,
+            "delay_s": rows["joins"].struct.field("delay_s"),
+        }
+    ).filter((pl.col("parent_id") >= 0) & ((pl.col("parent_id") < pl.col("row")) | (not earlier)))
+    lists = kept.group_by("row", maintain_order=True).agg(
+        pl.struct(pl.col("parent_id").cast(pl.UInt32), "delay_s").alias("joins")
+    )
+    index = pl.DataFrame({"row": pl.int_range(after.height, dtype=pl.UInt32, eager=True)})
+    return [index.join(lists, on="row", how="left", maintain_order="left")["joins"]]
 
 
 def _without_empty(
@@ -179,16 +288,19 @@ def _truncated(rows: pl.DataFrame, limit: int) -> pl.DataFrame:
 def _finish(rows: pl.DataFrame, meta: TraceMeta, utc_offset: str | None) -> Trace:
     """Count ties, set the clock to 0 at the first kept arrival and take the canonical form."""
     times = rows["arrival_s" if "arrival_s" in rows.columns else "time_ns"]
-    ties = int((times.diff() == 0).sum())
+    known = times.drop_nulls()
+    if known.len() < times.len():
+        meta = replace(meta, loop="closed")
+    ties = int((known.diff() == 0).sum())
     if ties:
         meta = meta.after(Transform(name="ties_kept", counts={"rows": ties}))
-    meta = _warned_of_a_gap(rows, times, meta)
-    if times.name == "time_ns" and times.len():
-        time_ns = times.to_numpy()
-        arrivals = (time_ns - time_ns[0]) / 1e9
+    meta = _warned_of_a_gap(rows.filter(times.is_not_null()), known, meta)
+    if times.name == "time_ns" and known.len():
+        first = int(known[0])
         if utc_offset is not None:
-            meta = replace(meta, t0=f"{np.datetime64(int(time_ns[0]), 'ns')}{utc_offset}")
-        rows = rows.with_columns(pl.Series("arrival_s", arrivals, dtype=pl.Float64))
+            meta = replace(meta, t0=f"{np.datetime64(first, 'ns')}{utc_offset}")
+        seconds = (times - first).to_numpy() / 1e9
+        rows = rows.with_columns(pl.Series("arrival_s", seconds).fill_nan(None))
     return Trace(canonical_frame(rows), meta)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from workloads import checks
+from workloads.cleaning import in_order, relinked
 from workloads.errors import TraceError
 from workloads.trace import RUN, Trace, Transform, canonical_frame, token_sum
 
@@ -135,6 +136,7 @@ def _kept(trace: Trace, keep: pl.Expr, reason: str, counts: Mapping[str, float])
     transform = Transform(name=reason, counts={**counts, "dropped": dropped})
     lost = token_sum(trace.frame) - token_sum(frame)
     meta = trace.meta.after(transform, drops={reason: dropped}, tokens={reason: lost})
+    frame, meta = relinked(trace.frame, frame, meta)
     return Trace(canonical_frame(frame), meta)
 
 
@@ -143,7 +145,10 @@ def _debatched(trace: Trace, step_s: float, rng: np.random.Generator) -> Trace:
     jitter = pl.Series(rng.random(len(trace)) * step_s)
     frame = trace.frame.with_columns(pl.col("arrival_s") + jitter)
     transform = Transform(name="debatch", counts={"step_s": step_s, "rows": len(trace)})
-    return Trace(_sorted(frame), trace.meta.after(transform))
+    meta = trace.meta.after(transform)
+    if frame["parent_id"].null_count() < frame.height:
+        frame, meta = in_order(frame, meta, "arrival_s")
+    return Trace(_sorted(frame), meta)
 
 
 def _thinned(trace: Trace, probability: float, rng: np.random.Generator) -> Trace:
@@ -164,7 +169,7 @@ def _replicated(trace: Trace, scale: float, rng: np.random.Generator) -> Trace:
         raise TraceError(
             f"replay: scaling by {scale:g} copies is too much, expected at most {MAX_COPIES}"
         )
-    if trace.frame["session_id"].null_count() < len(trace):
+    if any(trace.frame[name].null_count() < len(trace) for name in ("session_id", "parent_id")):
         raise TraceError(
             f"trace {trace.meta.name!r}: sessions cannot be copied; use scale_by=clock"
         )

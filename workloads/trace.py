@@ -29,6 +29,12 @@ METADATA_KEY = "disaggsim.trace"
 RUN = pl.Struct({"first": pl.UInt32(), "n": pl.UInt32()})
 """``n`` consecutive KV-block ids from ``first``."""
 
+JOIN = pl.Struct({"parent_id": pl.UInt32(), "delay_s": pl.Float64()})
+"""One further request that has to be complete, and for so long, before this one starts."""
+
+TRIGGER = pl.Enum(["completion", "dispatch"])
+"""Whether a request waits for its parent's last token, or for its being sent."""
+
 STATUS = pl.Enum(["ok", "failed"])
 """Whether the source's request succeeded; an answer of zero tokens counts as failed."""
 
@@ -44,6 +50,8 @@ SCHEMA = pl.Schema(
         ("turn", pl.UInt16()),
         ("parent_id", pl.UInt32()),
         ("delay_s", pl.Float64()),
+        ("trigger", TRIGGER),
+        ("joins", pl.List(JOIN)),
         ("block_runs", pl.List(RUN)),
         ("cached_tokens_hint", pl.Int32()),
         ("model", pl.Categorical()),
@@ -58,8 +66,11 @@ SCHEMA = pl.Schema(
 ``request_id`` is dense, 0..n-1. ``source_row`` is the 0-based data row of the source file,
 ``source_id`` the request's name there. ``session_id`` numbers sessions in order of appearance.
 ``arrival_s`` is seconds since the first kept arrival of a file, or since the start of a synthetic
-workload. ``parent_id`` and ``delay_s`` belong to closed-loop sessions: start = completion of the
-parent + delay. ``block_runs`` are the prompt's leading KV blocks as runs of consecutive cumulative
+workload. ``parent_id``, always a lower number, and ``delay_s`` belong to sessions: start =
+completion of the parent (or, by ``trigger``, its dispatch) + delay, and not before the completion +
+delay of any of the ``joins``. Where a row has ``arrival_s`` as well, both are known, and a replay
+chooses; ``delay_s`` is null where the source does not tell. ``block_runs`` are the prompt's leading
+KV blocks as runs of consecutive cumulative
 ids. ``cached_tokens_hint`` and ``src_*`` are what the source reported, never simulator input.
 """
 
@@ -221,6 +232,7 @@ class Trace:
         _check_rows(self.frame, self.meta)
         _check_nulls(self.frame, self.meta)
         _check_ids(self.frame, self.meta)
+        _check_parents(self.frame, self.meta)
         _check_tokens(self.frame, self.meta)
         _check_token_account(self.frame, self.meta)
         if self.meta.loop == "open":
@@ -341,6 +353,34 @@ def _check_ids(frame: pl.DataFrame, meta: TraceMeta) -> None:
     ids = frame["request_id"].to_numpy()
     if not np.array_equal(ids, np.arange(ids.size, dtype=np.uint32)):
         raise TraceError(f"trace {meta.name!r}: request_id must count 0, 1, 2, … without gaps")
+
+
+def _check_parents(frame: pl.DataFrame, meta: TraceMeta) -> None:
+    parents = frame["parent_id"]
+    if parents.null_count() < frame.height:
+        wrong = (parents >= frame["request_id"]).fill_null(value=False).arg_true()
+        if wrong.len():
+            raise TraceError(
+                f"trace {meta.name!r}: row {wrong[0]}, parent_id {parents[wrong[0]]} must be a row "
+                "above it"
+            )
+        _check_delays(frame, meta)
+    if meta.loop == "closed":
+        lost = (frame["arrival_s"].is_null() & parents.is_null()).arg_true()
+        if lost.len():
+            raise TraceError(
+                f"trace {meta.name!r}: row {lost[0]} has neither arrival_s nor a parent_id"
+            )
+
+
+def _check_delays(frame: pl.DataFrame, meta: TraceMeta) -> None:
+    delays = frame["delay_s"]
+    wrong = (~((delays >= 0) & delays.is_finite())).fill_null(value=False).arg_true()
+    if wrong.len():
+        raise TraceError(
+            f"trace {meta.name!r}: row {wrong[0]}, delay_s {delays[wrong[0]]} must be a finite "
+            "number of seconds, at least 0"
+        )
 
 
 def _check_tokens(frame: pl.DataFrame, meta: TraceMeta) -> None:
