@@ -94,7 +94,7 @@ def depths(parent: Rows) -> Rows:
         if not depth[above].any():
             break
         depth, above = depth + depth[above], above[above]
-    return depth
+    return np.asarray(depth)
 
 
 def started(links: Links) -> Seconds:
