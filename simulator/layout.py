@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from types import MappingProxyType
 
 from hardware.gpu import GPU
@@ -461,16 +462,30 @@ def weights_bytes(model: Model, precision: Precision) -> float:
 def _stages(
     model: Model, layout: Layout, precision: Precision, budget: MemoryBudget
 ) -> tuple[Stage, ...]:
-    spans = layout.stage_layers(model.layers)
     return tuple(
         Stage(
-            weights=_stage_weights(model, layout, precision, span, budget.rule),
+            weights=weights,
             processes=budget.rule.processes(layout.gpus),
             step=_stage_step(model, layout, budget, span),
             states=_stage_states(model, layout, budget, span),
-            kv_per_token=_stage_kv_per_token(model, layout, precision, span),
+            kv_per_token=kv_per_token,
         )
-        for span in spans
+        for span, weights, kv_per_token in _loaded(model, layout, precision, budget.rule)
+    )
+
+
+@lru_cache(maxsize=16)
+def _loaded(
+    model: Model, layout: Layout, precision: Precision, rule: MemoryRule
+) -> tuple[tuple[range, float, float], ...]:
+    """Return each stage's layers, weights and KV of a token: the same whatever steps it makes."""
+    return tuple(
+        (
+            span,
+            _stage_weights(model, layout, precision, span, rule),
+            _stage_kv_per_token(model, layout, precision, span),
+        )
+        for span in layout.stage_layers(model.layers)
     )
 
 

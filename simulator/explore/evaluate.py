@@ -1,4 +1,4 @@
-"""Every design point of a space in steady state: prefill, decode and co-located workers.
+"""The design points of a space in steady state: what prefill and decode workers do.
 
 Each yields one frame per layout, so memory stays bounded however large the space; what does not
 fit its GPUs is not there. A worker's columns:
@@ -18,17 +18,14 @@ fit its GPUs is not there. A worker's columns:
   steps compute prompts then; ``kv_gpus``: its GPUs that hold distinct shards of KV.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from simulator.explore.costs import Costs, Room, Step
-from simulator.explore.ranks import Sizes, at_once, groups_of, side_by_side
 from simulator.explore.space import Floats, Lengths, Space
 from simulator.latency.passes import Load
 from simulator.layout import Layout, Memory
@@ -51,8 +48,10 @@ class Points:
     columns: dict[str, Floats]
     alike: dict[str, int] = field(default_factory=dict)
 
-    def frame(self, where: NDArray[np.bool_]) -> pl.DataFrame:
-        """Return the points ``where`` they fit, with their layout."""
+    def frame(self, where: NDArray[np.bool_] | None = None) -> pl.DataFrame:
+        """Return the points ``where`` they fit (``None``: all do), with their layout."""
+        if where is None:
+            where = np.ones(max(map(len, self.columns.values())), np.bool_)
         layout, size = self.layout, int(where.sum())
         named = {
             "tp": layout.tp,
@@ -86,7 +85,7 @@ def prefill_points(
     """
     varied = space.lengths.varied
     kinds = (_packed_prompts,) if varied else (_whole_prompts, _chunked_prompts)
-    return _each_layout(space, costs, progress, kinds)
+    return each_layout(space, costs, progress, kinds)
 
 
 def decode_points(
@@ -96,19 +95,7 @@ def decode_points(
 
     A batch fits with its sequences' whole KV; drafts are taken to hold none beside it.
     """
-    return _each_layout(space, costs, progress, (_decode,))
-
-
-def colocated_points(
-    space: Space, costs: Costs | None = None, progress: OnProgress | None = None
-) -> Frames:
-    """Yield the points of workers that do both, with and without piggybacking.
-
-    Without (``chunk`` 0), whole prompts stall the batch: per generation of a full batch every
-    sequence's prompt is computed once. With it, a share of the steps carries a chunk beside the
-    decodes, just often enough to replace what finishes.
-    """
-    return _each_layout(space, costs, progress, (_stalled, _piggybacked))
+    return each_layout(space, costs, progress, (_decode,))
 
 
 def collect(frames: Iterable[pl.DataFrame]) -> pl.DataFrame:
@@ -148,12 +135,13 @@ def chunk_sizes(tokens: int, chunk: int) -> NDArray[np.int64]:
     return np.array([chunk] * full + [rest] * bool(rest), np.int64)
 
 
-def _each_layout(
+def each_layout(
     space: Space,
     costs: Costs | None,
     progress: OnProgress | None,
     kinds: tuple[Callable[[Space, Costs, Layout], Frames], ...],
 ) -> Frames:
+    """Yield the frames of these kinds of points, layout by layout."""
     costs = costs or Costs(space.platform)
     points = 0
     for done, layout in enumerate(space.layouts, start=1):
@@ -290,13 +278,13 @@ def _holds(memory: Memory, layout: Layout, need: float) -> bool:
 
 def _decode(space: Space, costs: Costs, layout: Layout) -> Frames:
     """Batches of ``b`` sequences per rank and microbatch, ``pp`` microbatches in flight."""
-    seats = _Seats.of(space, layout)
+    seats = Seats.of(space, layout)
     room = Room.find(costs, layout, Step(role="decode"), seats.least, space.max_batch)
     if room is None:
         return
     batch = space.batches(room.last)
     in_flight, fits = batch * layout.attention_dp * layout.pp, seats.fit(room, batch)
-    mean, tail = _decode_loads(space, layout, batch)
+    mean, tail = decode_loads(space, layout, batch)
     for drafts in space.draft_tokens:
         seconds = costs.seconds(layout, room.memory, mean, drafts)
         slow = seconds if tail is None else costs.seconds(layout, room.memory, tail, drafts)
@@ -312,7 +300,7 @@ def _decode(space: Space, costs: Costs, layout: Layout) -> Frames:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Seats:
+class Seats:
     """KV blocks that the sequences of one attention rank set aside: all they will ever hold.
 
     ``mean`` and ``spread`` are of one sequence, ``longest`` of the longest, ``stages`` the
@@ -326,7 +314,8 @@ class _Seats:
     stages: int
 
     @classmethod
-    def of(cls, space: Space, layout: Layout) -> "_Seats":
+    def of(cls, space: Space, layout: Layout) -> "Seats":
+        """Return what a space's sequences need of workers of this layout."""
         size, lengths = space.platform.block_size, space.lengths
         longest = -(-lengths.longest // size)
         return cls(
@@ -353,7 +342,7 @@ class _Seats:
         return room.fits(batch, self.need(batch + more))
 
 
-def _decode_loads(space: Space, layout: Layout, batch: Floats) -> tuple[Load, Load | None]:
+def decode_loads(space: Space, layout: Layout, batch: Floats) -> tuple[Load, Load | None]:
     """Return the mean load of decode steps, and that of an unlucky request's, if it is another.
 
     A request decodes beside others with more or less context; over the worker's batch that
@@ -367,266 +356,3 @@ def _decode_loads(space: Space, layout: Layout, batch: Floats) -> tuple[Load, Lo
     over = space.deviations * lengths.context_spread
     groups = layout.attention_dp * layout.pp
     return mean, mean._replace(context=mean.context + over * np.sqrt(batch / groups))
-
-
-# --- co-located -------------------------------------------------------------------------------
-
-
-def _stalled(space: Space, costs: Costs, layout: Layout) -> Frames:
-    """Prompts computed whole between decode steps, up to ``p`` at a time and rank, ``b`` decoding.
-
-    None waits for others to gather: a stall computes the prompts for whose seats a decode step has
-    ended sequences.
-    """
-    lengths, seats, fewer = space.lengths, _Seats.of(space, layout), 0
-    for prompts in space.prompt_batches:
-        largest = max(max(lengths.isl), round(prompts * lengths.mean_isl))
-        step = Step(role="mixed", fixed=largest, each=1)
-        room = Room.find(costs, layout, step, seats.least, space.max_batch)
-        if room is None:
-            break
-        worker = layout, room.memory
-        batch = space.batches(room.last)
-        stalls = _stalls(space, costs, worker, (batch, prompts, fewer))
-        fits = seats.fit(room, batch) & stalls.distinct
-        fewer = prompts
-        mean, unlucky = _decode_loads(space, layout, batch)
-        for drafts in space.draft_tokens:
-            decode = costs.seconds(*worker, mean, drafts)
-            over = 0.0 if unlucky is None else costs.seconds(*worker, unlucky, drafts) - decode
-            # A sequence's own stall is before its first token.
-            seen = np.maximum(stalls.rate - 1.0 / lengths.steps, 0.0)
-            tpot = decode + stalls.seconds * seen
-            varies = space.deviations**2 * seen * stalls.square * lengths.brevity
-            cycle = stalls.seconds + tpot * lengths.steps
-            gap = decode + stalls.seconds * stalls.run
-            held_up = stalls.rate * stalls.seconds
-            slow, busy = tpot + np.sqrt(over**2 + varies), held_up / (decode + held_up)
-            times = _Times(stalls.own, tpot, slow, gap, busy)
-            columns = _colocated_columns(space, layout, batch, (0, times, cycle))
-            alike = {"draft_tokens": drafts, "prompts": prompts}
-            yield Points(*worker, columns, alike).frame(fits)
-
-
-class _Stalls(NamedTuple):
-    """Decodes held up by prompts: ``rate`` stalls an iteration, of ``seconds`` (mean) each.
-
-    ``square`` is the mean of its square, ``own`` the stall of the prompt whose TTFT counts, and
-    ``run`` how many follow each other where there are any. Points that a smaller number of prompts
-    at a time has too are not ``distinct``.
-    """
-
-    rate: Floats
-    run: Floats
-    seconds: Floats
-    square: Floats
-    own: Floats
-    distinct: NDArray[np.bool_]
-
-
-def _stalls(
-    space: Space, costs: Costs, worker: tuple[Layout, Memory], sizes: tuple[Floats, int, int]
-) -> _Stalls:
-    """Return the stalls of batches by up to so many prompts a rank (and microbatch), and not fewer.
-
-    Sequences end at random: a Poisson number in an iteration. As many prompts are dealt out evenly
-    over the ranks and computed in one stall, or in several where one got more than ``prompts``.
-    """
-    (batch, prompts, fewer), (layout, _) = sizes, worker
-    lengths, ranks, stages = space.lengths, layout.attention_dp, layout.pp
-    ended = ranks * stages * batch / lengths.steps
-    rate = groups_of(ranks * stages * prompts, ended)
-    most = groups_of(ranks, ended) / rate  # prompts on the fullest rank
-    each = ended / ranks / rate
-    tokens, _, share = lengths.strata
-    longest = Sizes(tokens, share).fullest(np.clip(ended / rate, 1.0, ranks))
-    fullest = most * lengths.mean_isl + longest - lengths.mean_isl
-    load = Load(
-        tokens=fullest / stages,
-        pairs=fullest * lengths.pairs / lengths.mean_isl / stages,
-        prompts=most / stages,
-        occupied=each * lengths.mean_isl / fullest,
-    )
-    seconds = costs.seconds(*worker, load)
-    spread = (tokens**2 @ share) / lengths.mean_isl**2 - 1.0
-    square = seconds**2 * (1.0 + spread / np.maximum(ended / rate, 1.0))
-    own = np.maximum(seconds, _unlucky_stall(space, costs, worker))
-    before = groups_of(ranks * stages * fewer, ended) if fewer else np.full_like(rate, np.inf)
-    run = rate / -np.expm1(-ended)
-    return _Stalls(rate, run, seconds, square, own, before > 1.001 * rate)
-
-
-def _unlucky_stall(space: Space, costs: Costs, worker: tuple[Layout, Memory]) -> float:
-    """Return the seconds that the prompt whose TTFT counts takes alone."""
-    isl = float(space.lengths.prompt(space.attainment))
-    load = Load(tokens=isl, pairs=isl * (isl + 1.0) / 2.0, prompts=1.0)
-    return float(costs.seconds(*worker, load)[0])
-
-
-class _Mix(NamedTuple):
-    """How prompts ride on decode steps, by their chunks of up to ``chunk`` tokens a rank.
-
-    ``pieces`` are the steps of a request that carry its prompt, below 1 where several share one,
-    and ``run`` the successive ones an arbitrary such step is among. ``load`` is a chunk's and
-    ``sizes`` are theirs; ``own_pieces`` and ``own`` are those of the prompt whose TTFT counts.
-    """
-
-    chunk: int
-    pieces: float
-    run: float
-    load: Load
-    own_pieces: float
-    own: Load
-    sizes: Sizes
-
-    @property
-    def prompts(self) -> float:
-        """Prompts in one step."""
-        return float(self.load.prompts)
-
-
-def _piggybacked(space: Space, costs: Costs, layout: Layout) -> Frames:
-    """Let a share of the steps of ``b`` decodes carry a chunk of ``c`` prompt tokens a rank.
-
-    A batch that finishes ``b / steps`` requests an iteration needs their prompts' chunks; a chunk
-    too small for that cannot keep the batch full and is left out. A chunk of several prompts
-    gathers them as :func:`_stalled` does. Attention ranks take theirs as seats fall free, each in
-    its time (:mod:`simulator.explore.ranks`).
-    """
-    lengths, seats = space.lengths, _Seats.of(space, layout)
-    for mix in _mixes(space):
-        step = Step(role="mixed", fixed=mix.chunk, each=1)
-        most = min(space.max_batch, int(lengths.steps / mix.pieces * (1.0 + 1e-12)))
-        if most < 1:
-            continue
-        room = Room.find(costs, layout, step, seats.least, most)
-        if room is None:
-            break
-        worker = layout, room.memory
-        batch = space.batches(room.last)
-        share = batch * mix.pieces / lengths.steps
-        fits = seats.fit(room, batch, mix.prompts) & (share <= 1.0) & (batch >= mix.prompts)
-        together, load = _on_ranks(mix, layout, share)
-        mean, unlucky = _decode_loads(space, layout, batch)
-        for drafts in space.draft_tokens:
-            mixed = costs.seconds(*worker, _beside(load, mean), drafts)
-            alone = costs.seconds(*worker, mean, drafts)
-            over = 0.0 if unlucky is None else costs.seconds(*worker, unlucky, drafts) - alone
-            own = mixed
-            if lengths.varied:
-                own = costs.seconds(*worker, _beside(mix.own, mean), drafts)
-                own = own if layout.attention_dp == 1 else np.maximum(own, mixed)
-            tpot = together * mixed + (1.0 - together) * alone
-            varies = together * (1.0 - together) * mix.run * lengths.brevity * (mixed - alone) ** 2
-            slow = tpot + np.sqrt(over**2 + space.deviations**2 * np.maximum(varies, 0.0))
-            cycle = tpot * lengths.steps
-            ttft = mix.own_pieces * own + (mix.prompts - 1.0) / 2.0 * cycle / batch
-            busy = np.minimum(share * mixed / tpot, 1.0)
-            times = _Times(ttft, tpot, np.minimum(slow, mixed + over), mixed, busy)
-            columns = _colocated_columns(space, layout, batch, (mix.chunk, times, cycle))
-            alike = {"draft_tokens": drafts, "prompts": 0}
-            yield Points(*worker, columns, alike).frame(fits)
-
-
-def _on_ranks(mix: _Mix, layout: Layout, share: Floats) -> tuple[Floats, Load]:
-    """Return the share of steps with any chunk, and what the fullest rank then works on.
-
-    ``share`` of its steps carry one on each rank.
-    """
-    ranks = layout.attention_dp
-    if ranks == 1:
-        return share, mix.load
-    busy, together = at_once(ranks, share)
-    return busy, side_by_side(mix.load, mix.sizes, ranks, together)
-
-
-def _mixes(space: Space) -> list[_Mix]:
-    """Return the prompt tokens per mixed step to try: chunks, and whole prompts."""
-    lengths, smaller = space.lengths, (64, 128, 256, *space.chunks)
-    if lengths.varied:
-        longest = max(lengths.isl)
-        cut = sorted({*(chunk for chunk in smaller if chunk < longest), longest})
-        return [_varied_mix(space, chunk) for chunk in cut]
-    isl = lengths.isl[0]
-    whole = [isl * prompts for prompts in space.prompt_batches if isl * prompts <= max(smaller)]
-    chunks = sorted({*(chunk for chunk in smaller if chunk < isl), *whole, isl})
-    return [_constant_mix(isl, chunk) for chunk in chunks]
-
-
-def _constant_mix(isl: int, chunk: int) -> _Mix:
-    """Return equal prompts in chunks: the means over a prompt's, or several prompts in each."""
-    load = Load(
-        tokens=float(chunk),
-        pairs=chunk * (isl + 1.0) / 2.0,
-        past=max(isl - chunk, 0.0) / 2.0,
-        prompts=max(1.0, chunk / isl),
-    )
-    most = max(1.0, isl / chunk)
-    alike = Sizes(np.array([float(chunk)]), np.ones(1))
-    return _Mix(chunk, isl / chunk, most, load, most, load, alike)
-
-
-def _varied_mix(space: Space, chunk: int) -> _Mix:
-    """Return prompts of many lengths, each cut by itself: the means over all their chunks."""
-    lengths, isl = space.lengths, float(space.lengths.prompt(space.attainment))
-    pieces, own = lengths.pieces(chunk), math.ceil(isl / chunk)
-    return _Mix(
-        chunk=chunk,
-        pieces=pieces.mean,
-        run=pieces.square / pieces.mean,
-        load=Load(
-            tokens=lengths.mean_isl / pieces.mean,
-            pairs=lengths.pairs / pieces.mean,
-            past=pieces.earlier / pieces.mean,
-            prompts=1.0,
-        ),
-        own_pieces=float(own),
-        own=Load(
-            tokens=isl / own,
-            pairs=isl * (isl + 1.0) / 2.0 / own,
-            past=chunk * (own - 1.0) / 2.0,
-            prompts=1.0,
-        ),
-        sizes=Sizes(*lengths.cuts(chunk)),
-    )
-
-
-def _beside(chunk: Load, decodes: Load) -> Load:
-    """Return a step of a chunk beside decodes."""
-    return chunk._replace(batch=decodes.batch, context=decodes.context)
-
-
-class _Times(NamedTuple):
-    """Of co-located points: seconds to the first token, per token, its tail, and the longest gap.
-
-    ``busy`` is the share of the time in which steps compute prompts.
-    """
-
-    ttft: Floats
-    tpot: Floats
-    tail: Floats
-    gap: Floats
-    busy: Floats
-
-
-def _colocated_columns(
-    space: Space, layout: Layout, batch: Floats, costed: tuple[int, _Times, Floats]
-) -> dict[str, Floats]:
-    """Return the columns of points with chunks of so many tokens, their times, and their cycle.
-
-    That is how long a sequence keeps its seat in the batch.
-    """
-    chunk, times, cycle = costed
-    in_flight = batch * layout.attention_dp * layout.pp
-    steady = 0.0 if space.longest_gap is None else times.gap / space.longest_gap
-    return {
-        "batch": in_flight,
-        "chunk": np.full(1, chunk),
-        "ttft_s": times.ttft,
-        "tpot_s": times.tpot,
-        "tpot_tail_s": times.tail,
-        "gap_s": times.gap,
-        "pace_s": np.maximum(times.tpot, steady),
-        "busy": times.busy,
-        "rate": in_flight / cycle,
-    }

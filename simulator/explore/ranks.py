@@ -5,13 +5,17 @@ seldom finds prompts on all ranks, and yet takes as long as the rank that has mo
 """
 
 import math
+from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import pdtrc
 
+from simulator.explore.remembered import Remembered
 from simulator.explore.space import Floats
 from simulator.latency.passes import Load
+from simulator.layout import Layout
 
 MANY = 16
 """Groups from which on their number is not summed up one by one."""
@@ -68,6 +72,54 @@ def groups_of(size: int, mean: Floats) -> Floats:
     reached = largest + FAR * (1.0 + math.sqrt(largest))  # beyond, the chances are none
     chances = [pdtrc(size * group, few) for group in range(min(int(reached / size) + 1, 4 * MANY))]
     return np.where(few > 0.0, np.sum(chances, axis=0), many)
+
+
+class Dealt(NamedTuple):
+    """What comes of the sequences that end in a decode iteration, by batch.
+
+    A Poisson number of mean ``ended``; their seats' prompts are dealt out evenly over ranks and
+    microbatches, and computed in ``rate`` goes on average, with ``most`` on the fullest rank.
+    """
+
+    ended: Floats
+    rate: Floats
+    most: Floats
+
+    def where(self, kept: NDArray[np.bool_]) -> "Dealt":
+        """Return the same of fewer batches."""
+        return Dealt(self.ended[kept], self.rate[kept], self.most[kept])
+
+
+class Ended:
+    """The sequences that end in an iteration, of a batch that decodes for ``steps`` on average.
+
+    Layouts of as many ranks and stages have the same: their groups are counted once.
+    """
+
+    def __init__(self, steps: float) -> None:
+        self._steps = steps
+        self._groups: defaultdict[tuple[int, int], Remembered] = defaultdict(Remembered)
+
+    def dealt(self, layout: Layout, prompts: int, batch: Floats) -> Dealt:
+        """Return what comes of batches on each rank and stage, up to ``prompts`` at a time."""
+        places = layout.attention_dp * layout.pp
+        rate = self._filled(places, places * prompts, batch)
+        most = self._filled(places, layout.attention_dp, batch) / rate
+        return Dealt(self._mean(places, batch), rate, most)
+
+    def differ(self, layout: Layout, prompts: tuple[int, int], batch: Floats) -> NDArray[np.bool_]:
+        """Return where it makes a difference how many ``prompts`` are computed at a time."""
+        places = layout.attention_dp * layout.pp
+        fewer, more = (self._filled(places, places * each, batch) for each in prompts)
+        differ: NDArray[np.bool_] = fewer > 1.001 * more
+        return differ
+
+    def _filled(self, places: int, size: int, batch: Floats) -> Floats:
+        known = self._groups[places, size]
+        return known.at(batch, lambda batch: groups_of(size, self._mean(places, batch)))
+
+    def _mean(self, places: int, batch: Floats) -> Floats:
+        return places * batch / self._steps
 
 
 def side_by_side(chunk: Load, sizes: Sizes, ranks: int, together: Floats) -> Load:

@@ -13,7 +13,8 @@ from pathlib import Path
 import polars as pl
 
 from simulator.errors import ConfigError, LayoutError
-from simulator.explore.evaluate import collect, colocated_points, decode_points, prefill_points
+from simulator.explore.colocated import colocated_points
+from simulator.explore.evaluate import collect, decode_points, prefill_points
 from simulator.explore.match import colocated, disaggregated
 from simulator.explore.space import Lengths, Platform, Space
 from simulator.layout import Layout

@@ -7,15 +7,9 @@ from typing import NamedTuple
 import polars as pl
 
 from simulator.explore.bandwidth import with_bandwidth
+from simulator.explore.colocated import colocated_points
 from simulator.explore.costs import Costs
-from simulator.explore.evaluate import (
-    OnProgress,
-    collect,
-    colocated_points,
-    decode_points,
-    gathered,
-    prefill_points,
-)
+from simulator.explore.evaluate import OnProgress, collect, decode_points, gathered, prefill_points
 from simulator.explore.headroom import Headroom
 from simulator.explore.match import (
     CLUSTER,

@@ -32,6 +32,9 @@ from simulator.latency.passes import (
 )
 from simulator.layout import DTYPE_BYTES
 
+SURE = 1.0 - 2.0**-53
+"""A chance as near to 1 as can be, whose logarithm of the rest is finite."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Gemm:
@@ -89,6 +92,12 @@ def token_operators(spec: PassSpec, rows: Number) -> list[Operator]:
         *_norms(spec, rows),
         *_pipeline(spec, rows),
     ]
+
+
+def expert_operators(spec: PassSpec, rows: Number) -> list[Operator]:
+    """Return those of :func:`token_operators` that are routed experts."""
+    layers = spec.model.moe_layers
+    return [_routed(spec, layers, rows)] if layers else []
 
 
 def head_operators(spec: PassSpec, sampled: Number) -> list[Operator]:
@@ -267,9 +276,9 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
 def _hit(share: float, moe_skew: float, tokens: Number) -> Number:
     """Return the share of a rank's experts that ``tokens`` hit, each chosen with ``share``."""
     missed: Number = 0.0
-    chances = np.minimum(share * popularity_of(moe_skew), 1.0)
-    for chance in chances:
-        missed = missed + np.power(1.0 - chance, tokens)
+    chances = np.minimum(share * popularity_of(moe_skew), SURE)
+    for log in np.log1p(-chances):  # exp is several times as fast as a power
+        missed = missed + np.exp(log * tokens)
     return 1.0 - missed / len(chances)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from simulator.latency.attention import at_load, attention_terms
 from simulator.latency.engine import Engine
 from simulator.latency.machine import Machine
-from simulator.latency.operators import head_operators, token_operators
+from simulator.latency.operators import expert_operators, head_operators, token_operators
 from simulator.latency.passes import Load, Number, Operator, PassSpec
 from simulator.latency.speculative import Speculative
 
@@ -95,7 +95,7 @@ class Step:
 
     def expert_operators(self, rows: Number) -> list[Operator]:
         """Return the routed experts of a pass of ``rows`` tokens per attention rank."""
-        return [op for op in token_operators(self.spec, rows) if op.kind == "experts"]
+        return expert_operators(self.spec, rows)
 
     def exchange_operators(self, rows: Number) -> list[Operator]:
         """Return the all-to-all of a half that runs beside the other half's compute."""
@@ -132,9 +132,10 @@ class Step:
         half, batch = self._half(load), load.batch
         rows = half.tokens + half.batch * self.spec.decode_width
         padded = self._computed(rows, half)
+        operators = self.compute_operators(padded)
         gpu = self.machine.sum_seconds(
             [
-                *self.compute_operators(padded),
+                *operators,
                 *(at_load(t, half, self.spec.decode_width) for t in attention_terms(self.spec)),
                 *head_operators(
                     self.spec, np.ceil(half.prompts) + half.batch * self.spec.decode_width
@@ -142,7 +143,7 @@ class Step:
             ]
         )
         unhidden: Number = 0.0
-        gpu = gpu + self._spared(rows, half) + self._drafts(half)
+        gpu = gpu + self._spared(operators, half) + self._drafts(half)
         if self.halves > 1:
             exchange = self.machine.sum_seconds(self.exchange_operators(padded))
             gpu = self.halves * np.maximum(gpu, exchange)
@@ -151,14 +152,17 @@ class Step:
             gpu = np.maximum(gpu, self._launched(rows, load))
         return self.with_host((gpu + unhidden) * self.waiting, batch, np.ceil(load.prompts))
 
-    def _spared(self, rows: Number, load: Load) -> Number:
-        """Return the seconds (negative) that experts are spared where other ranks have less."""
+    def _spared(self, operators: Sequence[Operator], load: Load) -> Number:
+        """Return the seconds (negative) that experts are spared where other ranks have less.
+
+        ``operators`` are those of all ranks having as much as the busiest.
+        """
         if np.ndim(load.occupied) == 0 and load.occupied == 1.0:
             return 0.0
         mean = np.ceil(load.occupied * load.tokens) + load.batch * self.spec.decode_width
         seconds = self.machine.sum_seconds
         fewer = seconds(self.expert_operators(self._computed(mean, load)))
-        return fewer - seconds(self.expert_operators(self._computed(rows, load)))
+        return fewer - seconds([op for op in operators if op.kind == "experts"])
 
     def _computed(self, rows: Number, load: Load) -> Number:
         """Return the rows that products compute: :meth:`Engine.computed` of arrays."""

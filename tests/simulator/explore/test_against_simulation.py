@@ -11,7 +11,8 @@ import pytest
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Batching, Deployment, Pool, Transfer
 from simulator.explore.bandwidth import Handover
-from simulator.explore.evaluate import collect, colocated_points, decode_points, prefill_points
+from simulator.explore.colocated import colocated_points
+from simulator.explore.evaluate import collect, decode_points, prefill_points
 from simulator.explore.headroom import Headroom
 from simulator.explore.match import colocated, disaggregated, paced
 from simulator.explore.space import Lengths, Platform, Space

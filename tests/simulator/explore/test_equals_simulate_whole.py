@@ -8,7 +8,8 @@ import pytest
 
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Batching, Deployment, Pool
-from simulator.explore.evaluate import collect, colocated_points
+from simulator.explore.colocated import colocated_points
+from simulator.explore.evaluate import collect
 from simulator.explore.space import Lengths, Platform, Space
 from simulator.layout import Layout
 from simulator.record import RunRecord

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.errors import ConfigError
+from simulator.explore.colocated import colocated_points
 from simulator.explore.costs import Costs
 from simulator.explore.degrees import Degrees
 from simulator.explore.evaluate import (
     chunk_sizes,
     chunked_seconds,
     collect,
-    colocated_points,
     decode_points,
     prefill_points,
 )

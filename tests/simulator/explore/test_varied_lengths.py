@@ -7,13 +7,8 @@ from hypothesis import strategies as st
 
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Batching, Deployment, Pool, Transfer
-from simulator.explore.evaluate import (
-    chunk_sizes,
-    collect,
-    colocated_points,
-    decode_points,
-    prefill_points,
-)
+from simulator.explore.colocated import colocated_points
+from simulator.explore.evaluate import chunk_sizes, collect, decode_points, prefill_points
 from simulator.explore.space import Lengths, Platform, Space
 from simulator.layout import Layout
 from simulator.record import RunRecord
