@@ -10,6 +10,7 @@ from simulator.latency.base import LatencyModel
 from simulator.latency.engine import serving_of
 from simulator.layout import Layout, Precision
 from simulator.model import Model
+from simulator.policies.admission import Admission, AdmitAll
 from simulator.policies.autoscaling import Control
 from simulator.policies.routing import LeastKV, LeastTokens, RoutingPolicy
 
@@ -159,7 +160,8 @@ class Deployment:
 
     Either prefill and decode pools (both), or mixed ones, or all three: then arrivals are routed
     over prefill and mixed workers alike. ``router`` places arrivals, ``decode_router`` places
-    prefilled requests. ``first_token`` says where a client sees it: when the ``decode`` worker has
+    prefilled requests, and ``admission`` may turn an arrival away.
+    ``first_token`` says where a client sees it: when the ``decode`` worker has
     taken the request over, through which every answer then goes, even one of a single token; or
     at the end of ``prefill``, where such an answer ends. ``gateway_s`` passes from a request's
     arrival until it stands in a worker's queue (``None``: the engine's). ``elastic`` says how the
@@ -173,6 +175,7 @@ class Deployment:
     pools: tuple[Pool, ...]
     router: RoutingPolicy = field(default_factory=LeastTokens)
     decode_router: RoutingPolicy = field(default_factory=LeastKV)
+    admission: Admission = field(default_factory=AdmitAll)
     transfer: Transfer = field(default_factory=Transfer)
     first_token: str = "decode"  # noqa: S105 - a place, not a secret
     gateway_s: float | None = None

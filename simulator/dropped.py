@@ -3,12 +3,15 @@
 Reading a trace drops requests that are empty or too long, and a simulation rejects those that
 exceed the model's context or a worker's KV cache. Both leave the rest easier to serve than the
 whole, so both count here, in requests and in tokens. What replay settings leave out is a part of
-the time or a sample of the requests, does not change their kind, and does not count.
+the time or a sample of the requests, does not change their kind, and does not count; nor do those
+whom an admission policy turned away, as that is what the run is about.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from simulator.record import TURNED_AWAY
 
 NEVER_REPLAYED = ("zero_input", "zero_output", "over_context", "truncated", "over_max_input_tokens")
 """Reasons of a trace's account that count; the others are parts and samples."""
@@ -46,18 +49,19 @@ def dropped(accounting: Mapping[str, Any], arrived: Arrived) -> dict[str, Any]:
     it is replayed; of what came to the workers it is exact. Together: 1 − (1 − file) · (1 − run).
     """
     requests, tokens = _of_the_file(accounting)
-    for reason, refused in arrived.refused.items():
+    unfit = {why: each for why, each in arrived.refused.items() if why not in TURNED_AWAY}
+    for reason, refused in unfit.items():
         requests[reason] = refused.requests
         tokens[reason] = refused.tokens
     return {
         "request_share": _share(
             _file_share(accounting, "drops", "rows_read"),
-            sum(each.requests for each in arrived.refused.values()),
+            sum(each.requests for each in unfit.values()),
             arrived.requests,
         ),
         "token_share": _share(
             _file_share(accounting, "dropped_tokens", "tokens_read"),
-            sum(each.tokens for each in arrived.refused.values()),
+            sum(each.tokens for each in unfit.values()),
             arrived.tokens,
         ),
         "requests": requests,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import yaml
 
 from simulator.clients import Clients
@@ -25,6 +26,7 @@ from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError
 from simulator.plugins import plug_ins, source_digest
+from simulator.policies.classes import Classes, ServiceClass, classed
 from simulator.record import RunRecord
 from simulator.results import SLO, Results
 from workloads.errors import TraceError
@@ -45,7 +47,8 @@ class Experiment:
     ``seed`` is the root of every random stream. Gauges are sampled every ``sample_interval_s``
     simulated seconds (``None``: by the arrivals' span and the requests). The clock stops at
     ``until_s`` simulated seconds, or with ``None`` when the last request is done. ``clients`` say
-    how long those who sent the requests wait for them.
+    how long those who sent the requests wait for them, ``classes`` what service tenants, by name,
+    are due.
 
     Raises:
         ConfigError: a negative seed, or an interval or stop that is not positive.
@@ -58,6 +61,7 @@ class Experiment:
     sample_interval_s: float | None = None
     until_s: float | None = None
     clients: Clients = field(default_factory=Clients)
+    classes: Mapping[str, ServiceClass] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -105,7 +109,11 @@ def simulate(
     text = config_text(_plain(experiment)) if config is None else config
     trace = experiment.trace() if trace is None else trace
     meta, identity = trace.meta, trace.identity()
-    traffic = replace(traffic_of(experiment.workload, trace), clients=experiment.clients)
+    traffic = replace(
+        traffic_of(experiment.workload, trace),
+        clients=experiment.clients,
+        classes=_classes(experiment, trace),
+    )
     del trace  # of many requests its other columns take more memory than the run
     record = _run(experiment, traffic, progress)
     context = {
@@ -120,6 +128,19 @@ def simulate(
         "wall_s": time.perf_counter() - started,
     }
     return Results.from_record(record, slo=experiment.slo, context=context, identity=identity)
+
+
+def _classes(experiment: Experiment, trace: Trace) -> Classes:
+    """Return what service each request of the trace is due."""
+    named, slo = experiment.classes, experiment.slo
+    rest = ServiceClass(ttft_s=slo.ttft_s, tpot_s=slo.tpot_s)
+    column = trace.frame["tenant"]
+    tenants = None
+    if named and column.null_count() < len(trace):
+        tenants = column.cast(pl.String).to_list()
+    sequence = np.random.SeedSequence(experiment.seed, spawn_key=(6,))
+    draws = np.random.default_rng(sequence).random(len(trace) if named else 0)
+    return classed(named, tenants, draws, rest)
 
 
 def _prices(deployment: Deployment) -> dict[str, float | None]:

@@ -51,7 +51,12 @@ REASONS = (
     "worker_lost",
     "timeout",
     "cancelled",
+    "queue_full",
+    "early_rejection",
+    "shed",
 )
+TURNED_AWAY = REASONS[-3:]
+"""Reasons of an admission policy, which could have let the request in."""
 
 GAUGES = ("waiting", "running", "kv_blocks", "busy_s", "sent_bytes", "received_bytes")
 """Gauges sampled per worker: queue length, requests in the batch (or being prefilled), KV blocks in

@@ -63,12 +63,13 @@ _DEPLOYMENT = (
     "latency",
     "router",
     "decode_router",
+    "admission",
     "transfer",
     "first_token",
     "gateway_s",
 )
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler")
-_RUN = ("seed", "sample_interval_s", "until_s", "clients")
+_RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes")
 _TASK = ("task", "explore", "counterpart", "goodput")
 LOOKING = ("runs", "compare", "seeds", "band")
 """Settings of how often to run and how to look at runs: no part of any run's own."""

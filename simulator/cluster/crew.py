@@ -7,6 +7,7 @@ from simulator.cluster.clock import Clock
 from simulator.cluster.gaps import GapLog
 from simulator.cluster.gateway import Limits
 from simulator.cluster.ledger import Ledger
+from simulator.cluster.pace import Pace
 from simulator.cluster.prefill import PrefillWorker
 from simulator.cluster.timing import DecodeTimes
 from simulator.cluster.wiring import worker_spec
@@ -63,6 +64,11 @@ class Crew:
         if isinstance(worker, BatchWorker) and not means.clients_stay:
             worker.expect_leavers()
         return worker
+
+    def pace(self) -> Pace:
+        """Return what its workers would take for some work."""
+        ranks = self.spec.layout.attention_dp
+        return Pace(self.pool.batching, ranks, self._steps, self._times)
 
     def limits(self, last: "Crew") -> Limits:
         """Return what a request may need at most that comes in here and ends at ``last``."""

@@ -1,12 +1,14 @@
-"""Where requests come in: refused if nobody could ever serve them, else routed to a worker."""
+"""Where requests come in: refused if nobody could or should serve them, else put in a queue."""
 
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 
 from simulator.cluster.endings import Endings
+from simulator.cluster.entrance import Entrance
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.router import Router
 from simulator.cluster.team import AnyWorker, Team
@@ -40,7 +42,10 @@ class Limits:
 
 
 class Gateway:
-    """Places arrivals on prefill and mixed workers; ``limits`` are each role's."""
+    """Places arrivals on prefill and mixed workers; ``limits`` are each role's.
+
+    An ``entrance`` (``None``: everybody is let in) is asked about each once.
+    """
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class Gateway:
         router: Router,
         team: Team[AnyWorker],
         limits: Mapping[str, Limits],
+        entrance: Entrance | None = None,
     ) -> None:
         self._ledger = endings.ledger
         self._router = router
@@ -55,6 +61,7 @@ class Gateway:
         self._endings = endings
         self._refusals = {role: each.refusals(self._ledger) for role, each in limits.items()}
         self._waiting: deque[int] = deque()  # for any worker at all
+        self._entrance = entrance
 
     def opened(self) -> None:
         """Hear that a worker is there: whoever waited for one is placed, first come first."""
@@ -79,7 +86,7 @@ class Gateway:
         tokens, output = ledger.prompt_tokens[request], ledger.output_tokens[request]
         index = self._router.place(request, tokens, output)
         worker = team.workers[index]
-        if reason := self._refusals[worker.role][request]:
+        if reason := self._refusals[worker.role][request] or self._unwanted(request, worker):
             self._endings.rejected(request, reason)
             return
         queued = ledger.prefill_queue_enter
@@ -93,3 +100,10 @@ class Gateway:
         if worker.role == "mixed":
             ledger.decode_worker[request] = worker.number
         worker.enqueue(request)
+
+    def _unwanted(self, request: int, worker: AnyWorker) -> int:
+        """Return why a request that was not let in before is not let in now, or 0."""
+        entrance, ledger = self._entrance, self._ledger
+        if entrance is None or ledger.retries[request] or not isnan(ledger.admitted[request]):
+            return 0
+        return entrance.ask(request, worker)

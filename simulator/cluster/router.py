@@ -9,7 +9,7 @@ import numpy as np
 from simulator.cluster.team import Team
 from simulator.errors import ConfigError
 from simulator.plugins import is_own
-from simulator.policies.ranking import Column, Ranking
+from simulator.policies.ranking import Column, Ranking, Total
 from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
 
 INTEGERS = (int, np.integer)  # what a policy of anybody's may name a worker by
@@ -55,9 +55,7 @@ class Router:
         draw = self._draws.pop()
         routed = RoutedRequest(request, input_tokens, output_tokens, self._order, draw)
         self._order += 1
-        if self._changes != self.team.changes:
-            self._changes, self._view = self.team.changes, self._look()
-        index = self._choose(routed, self._view)
+        index = self._choose(routed, self.view)
         size = len(self.team.workers)
         if not (isinstance(index, INTEGERS) and 0 <= index < size) or type(index) is bool:
             raise ConfigError(
@@ -65,6 +63,13 @@ class Router:
                 f"{request}, but the pool has workers 0 to {size - 1}"
             )
         return index
+
+    @property
+    def view(self) -> PoolView:
+        """The team as it is now made up; its columns are live."""
+        if self._changes != self.team.changes:
+            self._changes, self._view = self.team.changes, self._look()
+        return self._view
 
     def _look(self) -> PoolView:
         """Return the view of the team as it is now made up; others' policies cannot write to it."""
@@ -120,6 +125,7 @@ class _RankedView(PoolView):
 
     columns: Mapping[str, Any] = field(default_factory=dict)
     rankings: dict[tuple[str, ...], Ranking] = field(default_factory=dict)
+    totals: dict[str, Total] = field(default_factory=dict)
 
     def least(self, *columns: str, draw: float) -> int:
         """Return the worker with the least of ``columns``; ``draw`` falls on one of its ties."""
@@ -127,3 +133,10 @@ class _RankedView(PoolView):
         if ranking is None:
             ranking = self.rankings[columns] = Ranking([self.columns[name] for name in columns])
         return ranking.choose(draw)
+
+    def total(self, column: str) -> int:
+        """Return the sum of a column, which is kept from when it is first asked for."""
+        total = self.totals.get(column)
+        if total is None:
+            total = self.totals[column] = Total(self.columns[column])
+        return total.value()

@@ -17,6 +17,7 @@ from simulator.cluster.crew import Crew, Means
 from simulator.cluster.delays import Delays
 from simulator.cluster.departures import Departures
 from simulator.cluster.endings import Endings
+from simulator.cluster.entrance import Entrance
 from simulator.cluster.fleet import ENDED, Door, Fleet, Life
 from simulator.cluster.gaps import pooled
 from simulator.cluster.gateway import Gateway
@@ -35,7 +36,9 @@ from simulator.cluster.wiring import Ways
 from simulator.cluster.worker import Listener, Load
 from simulator.deployment import Deployment
 from simulator.errors import ConfigError, InvariantError
+from simulator.policies.admission import AdmitAll, lacking
 from simulator.policies.autoscaling import Static
+from simulator.policies.classes import Classes
 from simulator.record import TIMES, GapHistogram, RunRecord, WorkerInfo
 
 Column = NDArray[np.float64] | NDArray[np.int32]
@@ -46,7 +49,7 @@ class Traffic:
     """The requests: arrival seconds (rising), and lengths in tokens (at least 1), each (n,).
 
     With ``concurrency`` that many clients send them in order instead, each after its last answer.
-    ``clients`` says how long they wait for one.
+    ``clients`` says how long they wait for one, ``classes`` what service each request is due.
 
     Raises:
         ConfigError: unequal lengths, falling or negative arrivals, a length or count below 1.
@@ -57,6 +60,7 @@ class Traffic:
     output_tokens: NDArray[np.int32]
     concurrency: int | None = None
     clients: Clients = field(default_factory=Clients)
+    classes: Classes = field(default_factory=Classes)
 
     def __post_init__(self) -> None:
         arrival = self.arrival_s
@@ -70,6 +74,10 @@ class Traffic:
             raise ConfigError("traffic: every request needs at least 1 input and 1 output token")
         if self.concurrency is not None and self.concurrency < 1:
             raise ConfigError(f"traffic: concurrency must be at least 1, not {self.concurrency!r}")
+        if len(self.classes.of) not in (0, len(arrival)):
+            raise ConfigError(
+                f"traffic: classes must be of {len(arrival)} requests, not {len(self.classes.of)}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +127,8 @@ class Simulation:
         links = self._links()
         self.handoff.links = self.migration.links = self.ways.links = links
         self.fleet = self._fleet()
-        self.gateway = self._gateway(router)
+        entrance = self._entrance(traffic.classes, router, decode_router)
+        self.gateway = self._gateway(router, entrance)
         self.departures = Departures(
             self.endings,
             self.gateway,
@@ -190,11 +199,29 @@ class Simulation:
         fleet.door = Door(opened=self._opened, closing=self._closing, lost=self._lost)
         return fleet
 
-    def _gateway(self, router: Router) -> Gateway:
+    def _entrance(self, classes: Classes, router: Router, decode_router: Router) -> Entrance | None:
+        """Return what decides who is let in, unless everybody is."""
+        policy = self.deployment.admission
+        if isinstance(policy, AdmitAll):
+            return None
+        if lacks := lacking(policy, classes.kinds):
+            raise ConfigError(
+                f"admission {type(policy).__name__}: needs {lacks} of every request, so set "
+                f"{' or '.join(f'slo.{each}' for each in lacks.split(' or '))}, or that of classes"
+            )
+        sequence = np.random.SeedSequence(self.options.seed, spawn_key=(5,))
+        draws = np.random.default_rng(sequence).random(self.ledger.size)
+        routers = (router, decode_router)
+        entrance = Entrance(policy, classes, self.endings, routers, draws)
+        entrance.paces = {role: pool.crew.pace() for role, pool in self.fleet.pools.items()}
+        entrance.handover_s = self.deployment.handover_s
+        return entrance
+
+    def _gateway(self, router: Router, entrance: Entrance | None) -> Gateway:
         crews = {role: pool.crew for role, pool in self.fleet.pools.items()}
         entries = {role: crew for role, crew in crews.items() if role != "decode"}
         limits = {role: crew.limits(crews.get("decode", crew)) for role, crew in entries.items()}
-        return Gateway(self.endings, router, self.entries, limits)
+        return Gateway(self.endings, router, self.entries, limits, entrance)
 
     def _controller(self) -> Controller | None:
         """Return what changes the pools as it goes, unless they are to stay as they are."""

@@ -1,4 +1,4 @@
-"""The least of many loads, and one of its ties by a draw, without looking at all of them."""
+"""The least of many loads, one of its ties by a draw, and their sum, looking at few of them."""
 
 from collections.abc import Sequence
 
@@ -20,6 +20,28 @@ class Column(list[int]):
         super().__setitem__(at, load)
         for stale in self.watchers:
             stale.append(at)
+
+
+class Total:
+    """The sum of a column, kept up with what changes in it."""
+
+    __slots__ = ("_column", "_known", "_stale", "_sum")
+
+    def __init__(self, column: Column) -> None:
+        self._column = column
+        self._known = list(column)
+        self._sum = sum(column)
+        self._stale: list[int] = []
+        column.watchers.append(self._stale)
+
+    def value(self) -> int:
+        """Return the sum as it is now."""
+        for at in self._stale:
+            load = self._column[at]
+            self._sum += load - self._known[at]
+            self._known[at] = load
+        self._stale.clear()
+        return self._sum
 
 
 class Ranking:

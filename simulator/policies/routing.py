@@ -53,6 +53,11 @@ class PoolView:
             ]
         return (tied or (0,))[int(draw * len(tied or (0,)))]
 
+    def total(self, column: str) -> int:
+        """Return the sum of a column; in a large pool that costs what changed of it."""
+        loads: Sequence[int] = getattr(self, column)
+        return sum(loads)
+
 
 class RoutingPolicy(Protocol):
     """A pure choice of worker."""

@@ -97,6 +97,10 @@ class WatchedView(PoolView):
         """Return the worker with the least of ``columns``; ``draw`` falls on one of its ties."""
         return PoolView(*self.pool.columns).least(*columns, draw=draw)
 
+    def total(self, column: str) -> int:
+        """Return the sum of a column."""
+        return PoolView(*self.pool.columns).total(column)
+
 
 class Entries(Sequence[int]):
     """One column of a pool: its reads are counted, and nothing can be written to it."""

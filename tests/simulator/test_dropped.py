@@ -162,3 +162,14 @@ def test_an_account_without_tokens_is_no_error() -> None:
         Arrived(requests=2, tokens=9, refused={}),
     )
     assert (told["request_share"], told["token_share"]) == (0.5, 0.0)
+
+
+def test_who_was_turned_away_is_not_unfit() -> None:
+    """An admission policy's refusals are what the run is about: they are no easier rest."""
+    refused = {
+        "shed": Refused(requests=5, tokens=500, longest=100),
+        "exceeds_context": Refused(requests=1, tokens=50, longest=50),
+    }
+    told = dropped({}, Arrived(requests=10, tokens=1000, refused=refused))
+    assert told["requests"] == {"exceeds_context": 1}
+    assert (told["request_share"], told["token_share"]) == (0.1, 0.05)

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from builders import A_FABRIC, A_GPU, A_MODEL, INSTANT, traffic
+from doorkeeper import drawn_classes
 
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
@@ -17,11 +18,22 @@ from simulator.elastic import Change, Elastic, StartUp
 from simulator.latency.base import Busiest, Piece, WorkerSpec
 from simulator.layout import Layout
 from simulator.model import Model
+from simulator.policies.admission import EarlyRejection, QueueCap, Shed, Tier, TokenTiers
 from simulator.policies.routing import LeastKV, LeastRequests, LeastTokens, RoundRobin
 from simulator.policies.routing import Random as RandomRouter
 
 GRID_S = 0.25
 ROUTERS = (RoundRobin, RandomRouter, LeastRequests, LeastTokens, LeastKV)
+DOORS = (
+    QueueCap(waiting=1),
+    QueueCap(waiting=3),
+    TokenTiers(tiers=(Tier(0, 60), Tier(20, 15))),
+    Shed(queue=1.0, kv=0.2),
+    Shed(queue=2.0, kv=0.4, refresh_s=0.0),
+    Shed(queue=2.0, kv=0.4, refresh_s=0.3),
+    EarlyRejection(),
+    EarlyRejection(predicts=True, decode_s=0.5),
+)
 DENSE = replace(A_MODEL, name="small dense model", kv_heads=4, max_context=300)
 SPARSE = Model(
     name="small mixture",
@@ -156,6 +168,10 @@ def draw(seed: int, *, changing: bool = False) -> Drawn:
         leap=rng.choice([None, None, 1, 2, 7, 40]),
     )
     load = replace(load, clients=_clients(rng, grid=grid))
+    own = Random(f"doors of {seed}")  # noqa: S311 - no secret
+    if own.random() < 0.4:
+        load = replace(load, classes=drawn_classes(len(load.arrival_s), own))
+        deployment = replace(deployment, admission=own.choice(DOORS))
     if changing:
         deployment = _changing(rng, deployment, grid=grid)
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)

@@ -22,11 +22,13 @@ from typing import Any
 
 import numpy as np
 from copying import Copying, Wire
+from doorkeeper import Doorkeeper
 
 from simulator.clients import Clients
 from simulator.deployment import Deployment, Pool
 from simulator.latency.base import Busiest, WorkerSpec
 from simulator.layout import MemoryBudget, plan_memory
+from simulator.policies.classes import Classes
 from simulator.record import COUNTS, GAUGES, REASONS, TIMES
 
 STEP, WIRE, READY, ARRIVE, START, LOOK = range(6)
@@ -51,6 +53,7 @@ class Job:
     preemptions: int = 0
     recomputed: int = 0
     uncomputed: int = 0  # prompt tokens that a router still counts at its worker
+    asked: bool = False  # whether to let it in
     lingers: bool = False  # its client has gone, but not what a step under way is about
     tokens: list[float] = field(default_factory=list)
 
@@ -177,6 +180,26 @@ class Site:
         self.slow -= 1
         factor = self.world.deployment.elastic.startup.slow_factor
         return seconds * factor if self.slow >= 0 else seconds
+
+    def chunk_s(self, size: int, before: int) -> float:
+        """Return the seconds of a step with one chunk alone."""
+        pairs = sum(before + at for at in range(1, size + 1))
+        return self.steps.step_seconds(size, pairs, before, 1, 0, 0, Busiest(size, 1))
+
+    def alone_s(self, tokens: int) -> float:
+        """Return the seconds of a prompt alone."""
+        batching = self.pool.batching
+        most = ceil(batching.max_num_batched_tokens / self.ranks)
+        most = most if batching.chunked_prefill else tokens
+        starts = range(0, tokens, most)
+        return sum((self.chunk_s(min(most, tokens - at), at) for at in starts), 0.0)
+
+    def backlog_s(self, tokens: int) -> float:
+        """Return the seconds until so many tokens have left the first stage."""
+        most = ceil(self.pool.batching.max_num_batched_tokens / self.ranks)
+        whole, rest = tokens // most, tokens % most
+        seconds = whole * self.chunk_s(most, 0) + (self.chunk_s(rest, 0) if rest else 0.0)
+        return seconds / self.steps.stages
 
     @property
     def there(self) -> bool:
@@ -583,6 +606,7 @@ class World:
         interval: float,
         until: float,
         patience: Clients,
+        classes: Classes,
     ) -> None:
         self.deployment, self.jobs, self.until = deployment, jobs, until
         self.patience = patience
@@ -617,6 +641,7 @@ class World:
         self.unhanded: list[Job] = []
         self.closest = inf  # between moments whose order rounding could change
         self.through_at = -inf  # when a flow last ended
+        self.doorkeeper = Doorkeeper(self, classes, seed)
         self.build()
 
     def build(self) -> None:
@@ -901,6 +926,9 @@ class World:
             return
         site = self.entries[self.choose(0, self.entries)]
         job.reason = self.refusal(job, site)
+        if not job.reason and not job.asked:
+            job.reason = self.doorkeeper.refusal(job, site)
+            job.asked = not job.reason
         if job.reason:
             job.status = "rejected"
             self.end(job)

@@ -46,6 +46,7 @@ def reference(drawn: Drawn) -> World:
         interval=options.sample_interval_s or 1.0,
         until=float("inf") if options.until_s is None else options.until_s,
         patience=load.clients,
+        classes=load.classes,
     )
     world.run()
     return world
@@ -140,6 +141,10 @@ FEATURES = (
         "idle",
         "timeout",
         "cancelled",
+        "queue_full",
+        "early_rejection",
+        "shed",
+        "predicts",
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
 )
@@ -167,6 +172,9 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "grid": drawn.grid,
         "timeout": (columns["reason"] == REASONS.index("timeout")).any(),
         "cancelled": (columns["reason"] == REASONS.index("cancelled")).any(),
+        "predicts": getattr(deployment.admission, "predicts", False),
         "idle": deployment.transfer.release == "idle" and len(deployment.pools) > 1,
     }
+    refused = columns["reason"][columns["status"] == STATUSES.index("rejected")]
+    yield from {REASONS[reason] for reason in refused.tolist()}
     yield from (name for name, holds in told.items() if holds)
