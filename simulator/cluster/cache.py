@@ -1,0 +1,257 @@
+"""A worker's prefix cache: what KV it still has of prompts, as a tree of runs of blocks.
+
+A prompt's blocks have cumulative ids: one names a block's tokens and all before them, so the blocks
+that a cache has of a prompt are its first ones. Everything here goes by runs of ids that follow
+each other, never by single blocks.
+"""
+
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+from simulator.cluster.prompts import Path, PromptBlocks
+
+
+class Node:
+    """A run of blocks, ``begin`` to ``end`` of their prompts, of one ``name``.
+
+    ``users`` are the requests held that end with it, and those of its ``children`` that have any;
+    without any it was last let go of at ``stamp``.
+    """
+
+    __slots__ = ("begin", "children", "end", "name", "parent", "stamp", "users")
+
+    def __init__(self, parent: "Node | None", name: int, begin: int, end: int) -> None:
+        self.parent = parent
+        self.name = name
+        self.begin, self.end = begin, end
+        self.children: dict[int, Node] = {}
+        self.users = 0
+        self.stamp = 0
+
+
+class Found(NamedTuple):
+    """The first ``blocks`` of a prompt's ``path``, which end in ``node``; ``idle`` are nobody's."""
+
+    path: Path
+    node: Node
+    blocks: int
+    idle: int
+
+
+class Held:
+    """A request that is held: its prompt's ``path``, and ``node``, where what it has of it ends."""
+
+    __slots__ = ("node", "path")
+
+    def __init__(self, path: Path, node: Node) -> None:
+        self.path, self.node = path, node
+
+
+class PrefixCache:
+    """Blocks of requests that are held, each counted once, and ``idle`` ones of nobody any more.
+
+    Idle blocks go in the order in which they were let go of, those at the end of a prompt before
+    those they follow. A request costs the runs of its prompt and the places where others' prompts
+    part from it, and O(log n) for what is let go of and goes.
+    """
+
+    __slots__ = ("_blocks", "_heap", "_held", "_nodes", "_root", "_serial", "_size", "_stamp",
+                 "evicted", "idle")  # fmt: skip
+
+    def __init__(self, blocks: PromptBlocks, block_size: int) -> None:
+        self._blocks = blocks
+        self._size = block_size
+        self.evicted = 0
+        self._stamp = self._serial = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Lose everything."""
+        self._root = Node(None, -1, 0, 0)
+        self._heap: list[tuple[int, int, Node]] = []  # leaves; may hold stale entries
+        self._held: dict[int, Held] = {}
+        self._nodes = 0
+        self.idle = 0
+
+    # --- looking -------------------------------------------------------------------------------
+
+    def find(self, request: int, tokens: int) -> Found:
+        """Return what is there of a prompt of which the last of ``tokens`` is to be computed."""
+        path = self._blocks.path(request, self._size)
+        most = (tokens - 1) // self._size
+        node, at, idle = self._root, 0, 0
+        for end, name in path:
+            while at < (upto := min(end, most)):
+                if at == node.end:
+                    child = node.children.get(name)
+                    if child is None:
+                        return Found(path, node, at, idle)
+                    node = child
+                elif node.name != name:
+                    return Found(path, node, at, idle)
+                reach = min(upto, node.end)
+                if not node.users:
+                    idle += reach - at
+                at = reach
+        return Found(path, node, at, idle)
+
+    def shared(self, request: int) -> int:
+        """Return how many blocks of what a request has are known by name."""
+        held = self._held.get(request)
+        return held.node.end if held else 0
+
+    # --- holding -------------------------------------------------------------------------------
+
+    def hold(self, request: int, found: Found) -> None:
+        """Let a request have what was found of its prompt."""
+        if not found.path:
+            return
+        node = found.node
+        if found.blocks < node.end:
+            node = self._split(node, found.blocks)
+        self._held[request] = Held(found.path, node)
+        self._pin(node)
+
+    def computed(self, request: int, tokens: int) -> int:
+        """Hear that a held request's first ``tokens`` tokens are (being) computed.
+
+        Returns:
+            How many of its blocks others that are held have too: it gives its own back.
+        """
+        held = self._held.get(request)
+        if held is None:
+            return 0
+        most, before, both = tokens // self._size, held.node, 0
+        node = before
+        for end, name in held.path:
+            while node.end < (upto := min(end, most)):
+                child = node.children.get(name)
+                if child is None and node is before and self._alone(node, name):
+                    node.end = upto
+                    continue
+                if child is None:
+                    node = self._grow(node, name, upto)
+                    continue
+                if child.end > upto:
+                    child = self._split(child, upto)
+                if child.users:
+                    both += child.end - child.begin
+                node = child
+        if node is not before:
+            held.node = node
+            self._pin(node)
+            before.users -= 1  # it keeps one: its child is held
+        return both
+
+    @staticmethod
+    def _alone(node: Node, name: int) -> bool:
+        """Tell whether a node of this name has a single user, whose blocks end with it."""
+        same = node.name == name and node.parent is not None
+        return same and node.users == 1 and not node.children
+
+    def _grow(self, node: Node, name: int, end: int) -> Node:
+        """Add blocks up to ``end`` after a node."""
+        child = Node(node, name, node.end, end)
+        node.children[name] = child
+        self._nodes += 1
+        self.idle += end - node.end
+        return child
+
+    def _pin(self, node: Node) -> None:
+        """Count one user more, and with the first the blocks as held."""
+        while node.parent is not None:
+            node.users += 1
+            if node.users > 1:
+                return
+            self.idle -= node.end - node.begin
+            node = node.parent
+        node.users += 1
+
+    def _split(self, lower: Node, at: int) -> Node:
+        """Divide a node; return the part that ends with block ``at``."""
+        parent = lower.parent
+        assert parent is not None  # noqa: S101 - the root has no blocks to divide
+        upper = Node(parent, lower.name, lower.begin, at)
+        upper.stamp, upper.users = lower.stamp, 1 if lower.users else 0
+        upper.children[lower.name] = lower
+        parent.children[lower.name] = upper
+        lower.parent, lower.begin = upper, at
+        self._nodes += 1
+        return upper
+
+    # --- letting go ----------------------------------------------------------------------------
+
+    def release(self, request: int) -> int:
+        """Let go of what a request has; return the blocks of it that others still have."""
+        held = self._held.pop(request, None)
+        if held is None:
+            return 0
+        self._stamp += 1
+        node = held.node
+        while node.parent is not None:
+            node.users -= 1
+            if node.users:
+                return node.end
+            node.stamp = self._stamp
+            self.idle += node.end - node.begin
+            if not node.children:
+                self._rank(node)
+            self._take_in_parents(node)
+            node = node.parent
+        node.users -= 1
+        return 0
+
+    def _take_in_parents(self, node: Node) -> None:
+        """Make one of a node and those above it that were held for its sake and nobody else's."""
+        while (parent := node.parent) is not None and (above := parent.parent) is not None:
+            if parent.name != node.name or parent.users > 1 or len(parent.children) > 1:
+                return
+            self.idle += parent.end - parent.begin
+            node.begin, node.parent = parent.begin, above
+            above.children[node.name] = node
+            parent.parent = None
+            self._nodes -= 1
+
+    def _rank(self, leaf: Node) -> None:
+        """Let a leaf of nobody go when it is its turn."""
+        self._serial += 1
+        heappush(self._heap, (leaf.stamp, self._serial, leaf))
+        if len(self._heap) > 4 * self._nodes + 64:
+            self._heap = [entry for entry in self._heap if self._due(entry)]
+            heapify(self._heap)
+
+    @staticmethod
+    def _due(entry: tuple[int, int, Node]) -> bool:
+        stamp, _, node = entry
+        gone = node.parent is None
+        return not (gone or node.users or node.children) and node.stamp == stamp
+
+    def fit(self, room: int) -> None:
+        """Drop idle blocks until at most ``room`` are left."""
+        while self.idle > room:
+            entry = self._heap[0]
+            if not self._due(entry):
+                heappop(self._heap)
+                continue
+            leaf, surplus = entry[2], self.idle - room
+            size = leaf.end - leaf.begin
+            if surplus < size:
+                leaf.end -= surplus
+                self._count(surplus)
+                return
+            heappop(self._heap)
+            self._count(size)
+            self._drop(leaf)
+
+    def _count(self, blocks: int) -> None:
+        self.idle -= blocks
+        self.evicted += blocks
+
+    def _drop(self, leaf: Node) -> None:
+        parent = leaf.parent
+        assert parent is not None  # noqa: S101 - the root is no leaf
+        del parent.children[leaf.name]
+        leaf.parent = None
+        self._nodes -= 1
+        if parent.parent is not None and not (parent.children or parent.users):
+            self._rank(parent)

@@ -1,0 +1,111 @@
+"""What prompts have in common: the ids of their KV blocks, as a trace has them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from simulator.errors import ConfigError
+from workloads.trace import Trace
+
+Path = tuple[tuple[int, int], ...]
+"""A prompt's whole KV blocks: each run's end (in blocks from the prompt's start) and its name.
+
+Blocks at one place of two prompts are the same if and only if their runs have the same name.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PromptBlocks:
+    """What the requests' prompts have in common: runs of ``count`` ids from ``first``, in order.
+
+    Request r has those in ``starts[r]`` to ``starts[r + 1]``. An id stands for ``block_size``
+    tokens of its prompt and all before them. ``tokens`` are the prompts' lengths; ids that lie
+    beyond, of a prompt that was cut off, name nothing.
+
+    Raises:
+        ConfigError: the arrays do not belong together.
+    """
+
+    block_size: int
+    starts: NDArray[np.int64]
+    first: NDArray[np.int64]
+    count: NDArray[np.int64]
+    tokens: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        if not self.block_size >= 1:
+            raise ConfigError(
+                f"prompt blocks: block_size must be at least 1 token but got {self.block_size!r}"
+            )
+        starts, runs = self.starts, len(self.first)
+        rises = len(starts) > 0 and starts[0] == 0 and starts[-1] == runs == len(self.count)
+        if not rises or len(starts) != len(self.tokens) + 1 or (np.diff(starts) < 0).any():
+            raise ConfigError(
+                "prompt blocks: starts must rise from 0 to the number of runs, one per request and "
+                "one more"
+            )
+        if runs and (self.count.min() < 1 or self.first.min() < 0):
+            raise ConfigError("prompt blocks: a run needs a first id of at least 0, and an id")
+
+    def path(self, request: int, block_size: int) -> Path:
+        """Return a prompt's whole blocks of ``block_size`` tokens.
+
+        A block goes by the id of its last token, so sizes need not divide each other: one that
+        lies across two ids is known only with the second of them.
+        """
+        size, at, ends = self.block_size, 0, 0
+        tokens = int(self.tokens[request])
+        runs = slice(self.starts[request], self.starts[request + 1])
+        path: list[tuple[int, int]] = []
+        for first, count in zip(self.first[runs].tolist(), self.count[runs].tolist(), strict=True):
+            name = first - at
+            at += count
+            end = min(at * size, tokens) // block_size
+            if end == ends:
+                continue
+            if path and path[-1][1] == name:
+                path.pop()
+            path.append((end, name))
+            ends = end
+        return tuple(path)
+
+
+def blocks_of(trace: Trace) -> PromptBlocks | None:
+    """Return the block ids of a trace's prompts; ``None`` where it has none.
+
+    Ids local to a session are told apart from other sessions'; a request without one is alone.
+
+    Raises:
+        ConfigError: the trace has ids, but nobody says of how many tokens each.
+    """
+    runs, meta = trace.frame["block_runs"], trace.meta
+    if runs.null_count() == len(runs):
+        return None
+    if meta.block_size is None:
+        raise ConfigError(
+            f"trace {meta.name!r}: column block_runs has ids, but block_size, the tokens of each, "
+            "is not said"
+        )
+    counts = runs.list.len().fill_null(0).to_numpy().astype(np.int64)
+    fields = runs.drop_nulls().explode(empty_as_null=False).struct
+    first = fields.field("first").to_numpy().astype(np.int64)
+    if meta.block_scope == "session":
+        first = first + np.repeat(_sessions(trace), counts)
+    return PromptBlocks(
+        block_size=meta.block_size,
+        starts=np.concatenate(([0], np.cumsum(counts))),
+        first=first,
+        count=fields.field("n").to_numpy().astype(np.int64),
+        tokens=trace.column("input_tokens"),
+    )
+
+
+def _sessions(trace: Trace) -> NDArray[np.int64]:
+    """Return what sets the ids of each request's session apart from all others."""
+    sessions = trace.frame["session_id"].cast(pl.Int64)
+    alone = pl.int_range(len(sessions), eager=True) + (1 << 30)
+    numbers = pl.select(pl.when(sessions.is_null()).then(alone).otherwise(sessions)).to_series()
+    shifted: NDArray[np.int64] = numbers.to_numpy() << 32
+    return shifted

@@ -1,0 +1,110 @@
+"""The slow, obvious prefix cache: block by block, each known by the ids that lead to it.
+
+It shares nothing with the engine's but the question: every look counts everything anew.
+"""
+
+from dataclasses import dataclass, field
+
+from simulator.cluster.prompts import PromptBlocks
+
+Block = tuple[int, int]
+"""A block's place in its prompt and the id of its last token."""
+
+
+def named(blocks: PromptBlocks, request: int, size: int) -> list[Block]:
+    """Return a prompt's whole blocks of ``size`` tokens, one by one."""
+    ids: list[int] = []
+    for run in range(int(blocks.starts[request]), int(blocks.starts[request + 1])):
+        first = int(blocks.first[run])
+        ids += range(first, first + int(blocks.count[run]))
+    of_token = [each for each in ids for _ in range(blocks.block_size)]
+    known = of_token[: int(blocks.tokens[request])]
+    return [(at, known[(at + 1) * size - 1]) for at in range(len(known) // size)]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A prompt's first blocks that are there, of which ``idle`` nobody has."""
+
+    leading: list[Block]
+    idle: int
+
+    @property
+    def blocks(self) -> int:
+        """How many they are."""
+        return len(self.leading)
+
+
+@dataclass
+class PlainCache:
+    """Stands for :class:`simulator.cluster.cache.PrefixCache`."""
+
+    prompts: PromptBlocks
+    size: int
+    evicted: int = 0
+    has: dict[int, list[Block]] = field(default_factory=dict)
+    """What each request has that is held."""
+    left: dict[Block, tuple[int, int]] = field(default_factory=dict)
+    """Blocks of nobody: when they were let go of, and how far from their prompt's start."""
+    clock: int = 0
+
+    @property
+    def idle(self) -> int:
+        """Blocks of nobody."""
+        return len(self.left)
+
+    @property
+    def owned(self) -> set[Block]:
+        """Blocks of somebody."""
+        return {block for blocks in self.has.values() for block in blocks}
+
+    def clear(self) -> None:
+        """Lose everything."""
+        self.has, self.left = {}, {}
+
+    def find(self, request: int, tokens: int) -> Seen:
+        """Look for a prompt's first blocks, but never for the last token."""
+        leading: list[Block] = []
+        owned = self.owned
+        for block in named(self.prompts, request, self.size):
+            if len(leading) == (tokens - 1) // self.size or block not in owned | set(self.left):
+                break
+            leading.append(block)
+        return Seen(leading, sum(block not in owned for block in leading))
+
+    def hold(self, request: int, found: Seen) -> None:
+        """Take what was found."""
+        self.has[request] = list(found.leading)
+        for block in found.leading:
+            self.left.pop(block, None)
+
+    def shared(self, request: int) -> int:
+        """Count what a request has."""
+        return len(self.has.get(request, []))
+
+    def computed(self, request: int, tokens: int) -> int:
+        """Take what is computed by now; count what others had."""
+        if request not in self.has:
+            return 0
+        mine, owned = self.has[request], self.owned
+        new = named(self.prompts, request, self.size)[len(mine) : tokens // self.size]
+        for block in new:
+            self.left.pop(block, None)
+        mine += new
+        return sum(block in owned for block in new)
+
+    def release(self, request: int) -> int:
+        """Leave everything to nobody; count what others still have."""
+        blocks = self.has.pop(request, [])
+        self.clock += 1
+        owned = self.owned
+        for block in blocks:
+            if block not in owned:
+                self.left[block] = (self.clock, -block[0])
+        return sum(block in owned for block in blocks)
+
+    def fit(self, room: int) -> None:
+        """Drop the oldest, of these those furthest from the start."""
+        while len(self.left) > room:
+            del self.left[min(self.left, key=lambda block: self.left[block])]
+            self.evicted += 1

@@ -1,0 +1,246 @@
+"""The prefix cache equals one that goes block by block, and finds what whole traces share."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_cache import PlainCache, named
+
+from simulator.cluster.cache import Node, PrefixCache
+from simulator.cluster.prompts import PromptBlocks, blocks_of
+from simulator.errors import ConfigError
+from workloads.readers import read_trace
+from workloads.trace import Trace
+
+TRACES = Path(__file__).parents[4] / "shared" / "traces"
+
+
+def prompt_blocks(prompts: Sequence[tuple[int, Sequence[int]]], block_size: int) -> PromptBlocks:
+    """Return prompts of so many tokens with these ids, each id a run or part of one."""
+    starts, first, count = [0], [], []
+    for _, ids in prompts:
+        for at, each in enumerate(ids):
+            if at and each == ids[at - 1] + 1:
+                count[-1] += 1
+            else:
+                first.append(each)
+                count.append(1)
+        starts.append(len(first))
+    return PromptBlocks(
+        block_size=block_size,
+        starts=np.array(starts, np.int64),
+        first=np.array(first, np.int64),
+        count=np.array(count, np.int64),
+        tokens=np.array([tokens for tokens, _ in prompts], np.int32),
+    )
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[list[tuple[int, list[int]]], int]:
+    """Return prompts out of a tree of cumulative ids, and the tokens of an id."""
+    size = draw(st.integers(1, 6))
+    numbers = {(): -1}
+    prompts = []
+    for _ in range(draw(st.integers(1, 8))):
+        words = tuple(draw(st.lists(st.integers(0, 1), max_size=8)))
+        starts = [words[:upto] for upto in range(1, len(words) + 1)]
+        ids = [numbers.setdefault(start, len(numbers) - 1) for start in starts]
+        tokens = max(1, len(ids) * size - draw(st.integers(0, size - 1)))
+        prompts.append((tokens, ids))
+    return prompts, size
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["take", "take", "compute", "compute", "let go", "fit"]),
+        st.integers(0, 7),
+        st.integers(0, 50),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=600)
+@given(drawn=trees(), size=st.integers(1, 7), steps=steps)
+def test_equals_the_plain_cache(
+    drawn: tuple[list[tuple[int, list[int]]], int], size: int, steps: list[tuple[str, int, int]]
+) -> None:
+    """Whatever is held, computed, let go of and dropped, in whatever order, both caches agree."""
+    prompts, of_id = drawn
+    blocks = prompt_blocks(prompts, of_id)
+    ours, plain = PrefixCache(blocks, size), PlainCache(blocks, size)
+    running: set[int] = set()
+    for what, which, amount in steps:
+        request = which % len(prompts)
+        tokens = prompts[request][0]
+        if what == "take" and request not in running:
+            running.add(request)
+            found, seen = ours.find(request, tokens), plain.find(request, tokens)
+            assert (found.blocks, found.idle) == (seen.blocks, seen.idle)
+            ours.hold(request, found)
+            plain.hold(request, seen)
+        elif what == "compute" and request in running:
+            assert ours.computed(request, amount) == plain.computed(request, amount)
+        elif what == "let go" and request in running:
+            running.remove(request)
+            assert ours.release(request) == plain.release(request)
+        elif what == "fit":
+            ours.fit(amount % 13)
+            plain.fit(amount % 13)
+        assert (ours.idle, ours.evicted) == (plain.idle, plain.evicted)
+        assert all(ours.shared(each) == plain.shared(each) for each in range(len(prompts)))
+        check_tree(ours)
+    for request in range(len(prompts)):
+        one, other = ours.find(request, 1000), plain.find(request, 1000)
+        assert (one.blocks, one.idle) == (other.blocks, other.idle)
+
+
+def check_tree(cache: PrefixCache) -> None:
+    """Look through all nodes: their blocks, their users and their number are what is counted."""
+    ends = [held.node for held in cache._held.values()]
+    nodes, idle, stack = 0, 0, [cache._root]
+    while stack:
+        node: Node = stack.pop()
+        stack += node.children.values()
+        users = sum(child.users > 0 for child in node.children.values())
+        assert node.users == users + sum(each is node for each in ends)
+        if node is cache._root:
+            continue
+        nodes += 1
+        assert node.begin < node.end
+        idle += 0 if node.users else node.end - node.begin
+        for name, child in node.children.items():
+            assert (child.name, child.begin, child.parent) == (name, node.end, node)
+            assert child.users or node.users or child.stamp <= node.stamp
+    assert (nodes, idle) == (cache._nodes, cache.idle)
+
+
+@given(drawn=trees(), size=st.integers(1, 9))
+def test_paths_name_blocks_as_single_ids_do(
+    drawn: tuple[list[tuple[int, list[int]]], int], size: int
+) -> None:
+    """Two blocks at one place have the same name if and only if the ids of their ends are one."""
+    prompts, of_id = drawn
+    blocks = prompt_blocks(prompts, of_id)
+    known: dict[tuple[int, int], set[int]] = {}
+    for request in range(len(prompts)):
+        path, single = blocks.path(request, size), named(blocks, request, size)
+        assert (path[-1][0] if path else 0) == len(single)
+        for at, block in single:
+            name = next(name for end, name in path if at < end)
+            known.setdefault((at, name), set()).add(block)
+    assert all(len(ids) == 1 for ids in known.values())
+    assert len({(at, *ids) for (at, _), ids in known.items()}) == len(known)
+
+
+def test_sizes_that_do_not_divide() -> None:
+    """A block across two ids is known by the second; a prompt's last, partial one has no name."""
+    blocks = prompt_blocks([(10, [4, 5, 9]), (12, [4, 5, 6])], 4)
+    assert blocks.path(0, 3) == ((2, 4), (3, 7))
+    assert blocks.path(0, 8) == ((1, 4),)
+    assert blocks.path(0, 11) == ()
+    assert blocks.path(1, 3) == ((4, 4),)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "size", "told"),
+    [
+        ([(8, [1, 2])], 0, "block_size must be at least 1 token but got 0"),
+        ([(8, [-1])], 4, "a run needs a first id of at least 0"),
+    ],
+)
+def test_what_cannot_be_is_told(prompts: list[tuple[int, list[int]]], size: int, told: str) -> None:
+    """No block size or negative ids end in one sentence."""
+    with pytest.raises(ConfigError, match=told):
+        prompt_blocks(prompts, size)
+
+
+def test_ids_beyond_a_prompt_name_nothing() -> None:
+    """A prompt that was cut off has the blocks of what is left of it."""
+    assert prompt_blocks([(7, [1, 2, 3])], 4).path(0, 2) == ((3, 1),)
+
+
+def test_starts_must_fit() -> None:
+    """Every request has its runs."""
+    with pytest.raises(ConfigError, match="starts must rise"):
+        PromptBlocks(
+            block_size=1,
+            starts=np.array([0, 2]),
+            first=np.array([1]),
+            count=np.array([1]),
+            tokens=np.array([5], np.int32),
+        )
+
+
+def unlimited(trace: Trace, size: int) -> tuple[int, int]:
+    """Return what a cache without bounds has of all prompts, one after the other, in tokens.
+
+    First as if whole prompts could be found, then with the last token of each computed.
+    """
+    blocks = blocks_of(trace)
+    assert blocks is not None
+    cache, whole, found = PrefixCache(blocks, size), 0, 0
+    for request, tokens in enumerate(trace.column("input_tokens").tolist()):
+        whole += size * cache.find(request, tokens + 1).blocks
+        seen = cache.find(request, tokens)
+        found += size * seen.blocks
+        cache.hold(request, seen)
+        cache.computed(request, tokens)
+        cache.release(request)
+    assert cache.evicted == 0
+    return whole, found
+
+
+def test_whole_trace_hit_rate() -> None:
+    """Of Mooncake's synthetic trace 65.12 % of the prompt tokens were there before."""
+    trace = read_trace(TRACES / "mooncake_synthetic.jsonl")
+    tokens = trace.column("input_tokens").sum(dtype=np.int64)
+    whole, found = unlimited(trace, 1)
+    assert whole / tokens == pytest.approx(0.6512, abs=5e-5)
+    assert 0 <= whole - found <= len(trace)  # a token each, at most
+
+
+@pytest.mark.parametrize("name", ["mooncake_synthetic", "mooncake_conversation_first5min"])
+@pytest.mark.parametrize("size", [64, 512])
+def test_trace_hits_equal_those_of_single_ids(name: str, size: int) -> None:
+    """Runs find what a set of single ids finds, in blocks that divide an id and in whole ids."""
+    trace = read_trace(TRACES / f"{name}.jsonl")
+    seen: set[tuple[int, int]] = set()
+    hits = 0
+    for row in trace.frame.select("input_tokens", "block_runs").iter_rows():
+        tokens, runs = row
+        ids = [run["first"] + at for run in runs for at in range(run["n"])]
+        blocks = [(each, at) for each in ids for at in range(512 // size)][: tokens // size]
+        missing = (at for at, block in enumerate(blocks) if block not in seen)
+        hits += size * next(missing, len(blocks))
+        seen.update(blocks)
+    assert unlimited(trace, size)[0] == hits
+
+
+def test_ids_of_a_session_are_its_own() -> None:
+    """Where ids are local to sessions, equal ones of two sessions are other blocks."""
+    trace = read_trace(TRACES / "mooncake_conversation_first5min.jsonl")
+    rows = [{"first": 0, "n": 2}]
+    frame = trace.frame.head(4).with_columns(
+        block_runs=pl.Series([rows] * 4, dtype=trace.frame.schema["block_runs"]),
+        session_id=pl.Series([0, 1, 0, None], dtype=pl.UInt32),
+        input_tokens=pl.lit(1024, pl.Int32),
+    )
+    meta = replace(trace.meta, rows_read=4, rows_kept=4, tokens_read=None, dropped_tokens={})
+    paths = []
+    for scope in ("global", "session"):
+        blocks = blocks_of(Trace(frame, replace(meta, block_scope=scope)))
+        assert blocks is not None
+        paths.append([blocks.path(request, 16) for request in range(4)])
+    assert len(set(paths[0])) == 1
+    assert paths[1][0] == paths[1][2]
+    assert len(set(paths[1])) == 3
+    with pytest.raises(ConfigError, match="block_runs has ids, but block_size"):
+        blocks_of(Trace(frame, replace(meta, block_size=None)))
+    bare = frame.with_columns(block_runs=pl.lit(None, trace.frame.schema["block_runs"]))
+    assert blocks_of(Trace(bare, meta)) is None
