@@ -346,10 +346,13 @@ def _elastic(settings: Mapping[str, Any]) -> Elastic:
 
 def _control(settings: Mapping[str, Any]) -> Control:
     """Return the controller, its policy from a group of its own."""
-    own = _fields(settings, "control", ("interval_s", "observing", "bounds"), Control)
+    policy: object = None
     if "autoscaler" in settings:
-        policy = get_type_hints(Control)["policy"]
-        own["policy"] = build(settings["autoscaler"], policy, "autoscaler")
+        hint = get_type_hints(Control)["policy"]
+        policy = build(settings["autoscaler"], hint, "autoscaler")
+    own = _fields(_seeing(settings, policy), "control", _CONTROL, Control)
+    if "autoscaler" in settings:
+        own["policy"] = policy
         if isinstance(own["policy"], Schedule) and not own["policy"].steps:
             raise ConfigError(
                 "autoscaler.steps: a schedule without steps changes nothing; give some, as "
@@ -359,6 +362,23 @@ def _control(settings: Mapping[str, Any]) -> Control:
         return Control(**own)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+_CONTROL = ("interval_s", "observing", "bounds")
+
+
+def _seeing(settings: Mapping[str, Any], policy: object) -> Mapping[str, Any]:
+    """Return the settings with what ``control.observing`` leaves open as the policy would have it.
+
+    A policy says so by ``sees``, a mapping of these settings; else their defaults hold.
+    """
+    control = settings.get("control", {})
+    observing = control.get("observing") if isinstance(control, Mapping) else None
+    if not isinstance(observing, Mapping):
+        return settings
+    given = {name: value for name, value in observing.items() if value is not None}
+    sees = getattr(policy, "sees", {})
+    return {**settings, "control": {**control, "observing": {**sees, **given}}}
 
 
 def _fields(

@@ -10,8 +10,8 @@ from simulator.experiment import config_text
 
 CONF = Path(__file__).parent.parent / "conf"
 
-NOT_CHOSEN = ("hydra", "calibration", "engine", "batching")
-"""Folders that are no group of the experiment's own: Hydra's, data, and a part of a pool."""
+NOT_CHOSEN = ("hydra", "calibration", "engine", "batching", "forecaster")
+"""Folders that are no group of the experiment's own: Hydra's, data, parts of others."""
 
 TABLES = {
     "workload.path": "arrived_at,num_prefill_tokens,num_decode_tokens\n0.0,10,5\n",
@@ -74,6 +74,14 @@ def test_batching_is_chosen_per_pool(pool: str, choice: str) -> None:
     other = "decode" if pool == "prefill" else "prefill"
     assert pools[other] == default[other]
     assert (pools[pool] == default[pool]) == (choice == "vllm")
+
+
+@pytest.mark.parametrize("choice", choices(CONF / "forecaster"))
+def test_a_forecaster_is_chosen_for_its_autoscaler(choice: str) -> None:
+    """Each is a part of the autoscaler that plans ahead."""
+    experiment = compose(["autoscaler=dynamo_sla", f"forecaster@autoscaler.forecaster={choice}"])
+    forecaster = getattr(experiment.deployment.control.policy, "forecaster")  # noqa: B009
+    assert type(forecaster).__name__.lower() == choice.replace("_", "")
 
 
 def test_a_pool_may_have_a_gpu_of_its_own() -> None:

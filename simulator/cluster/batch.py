@@ -6,7 +6,7 @@ iteration under way.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from heapq import heappop, heappush
 from math import isnan
 
@@ -29,6 +29,7 @@ class BatchWorker(Worker):
     __slots__ = (
         "_arrived",
         "_awaiting",
+        "_coming",
         "_ends",
         "_fresh",
         "_gaps",
@@ -69,6 +70,7 @@ class BatchWorker(Worker):
         self._prompt_step: Step | None = None
         self._arrived: deque[int] = deque()  # KV here, not yet in the batch
         self._pending: deque[int] = deque()  # want blocks for a transfer
+        self._coming = 0  # KV tokens of those that want blocks, are on their way, or just arrived
         self._paused: dict[int, float] = {}  # preempted -> when its last token was emitted
         self._fresh = 0  # how many joined from a transfer in this iteration
         self._awaiting: list[int] = []  # get their second token in the next iteration
@@ -97,6 +99,7 @@ class BatchWorker(Worker):
     def reserve(self, request: int) -> None:
         """Set blocks aside for a transfer, at once or as soon as there are any, in order."""
         blocks = self._incoming(request)
+        self._coming += self._ledger.prompt_tokens[request]
         if self._pending or self._paused or not self._has_room(blocks):
             self._pending.append(request)
             if self.busy_since is None:
@@ -116,6 +119,7 @@ class BatchWorker(Worker):
         blocks = self._incoming(request)
         if self._pending or self._paused or not self._has_room(blocks):
             return False
+        self._coming += self._ledger.prompt_tokens[request]
         self.used += blocks
         return True
 
@@ -145,6 +149,7 @@ class BatchWorker(Worker):
     def unreserve(self, request: int) -> None:
         """Give up the place of a request whose KV is not here yet."""
         tokens = self._ledger.prompt_tokens[request]
+        self._coming -= tokens
         self.load.requests[self.index] -= 1
         self.load.kv_blocks[self.index] -= self.blocks(tokens)
         if request in self._pending:
@@ -260,6 +265,19 @@ class BatchWorker(Worker):
         computing = closing + len(self.partial)
         waiting = len(self.prompts) + len(self._arrived) + len(self._pending)
         return waiting, len(self._running) + computing
+
+    @property
+    def steps_under_way(self) -> Collection[Step]:
+        """The step under way, if it has prompts."""
+        return () if self._prompt_step is None else (self._prompt_step,)
+
+    def sequence_tokens(self) -> tuple[int, int]:
+        """Return the KV tokens of sequences that decode here, and of those that wait to, now."""
+        leap, batch = self.leap, len(self._running)
+        done = 0
+        if leap.left > 1:
+            done, _ = leap.until(self._clock.now, past=self._clock.turn > self.alarm.turn)
+        return leap.context + batch * done, self._coming + sum(map(self._target, self._paused))
 
     def take_stock(self) -> None:
         """Commit the iterations that are over."""
@@ -550,6 +568,7 @@ class BatchWorker(Worker):
         arrived, ledger = self._arrived, self._ledger
         while arrived and len(self._running) < self._max_seqs:
             request = arrived.popleft()
+            self._coming -= ledger.prompt_tokens[request]
             if request in ledger.moved_at:
                 self._go_on_here(request)
                 continue

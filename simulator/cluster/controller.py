@@ -47,7 +47,7 @@ class Controller:
 
     def wake(self, now: float) -> None:
         """Scrape, decide, or both, as is due."""
-        scrape_s, interval_s = self._control.observing.scrape_s, self._control.interval_s
+        scrape_s, interval_s = self._control.observing.scrape_s, self._control.tick_s
         if now >= (self._scrapes + 1) * scrape_s:
             self._scrapes += 1
             self._observer.scrape(now)
@@ -60,23 +60,28 @@ class Controller:
 
     def _arm(self) -> None:
         scrape = (self._scrapes + 1) * self._control.observing.scrape_s
-        self.alarm.set(min(scrape, (self._ticks + 1) * self._control.interval_s), TICK)
+        self.alarm.set(min(scrape, (self._ticks + 1) * self._control.tick_s), TICK)
 
     def _decide(self, seen: Observation) -> None:
         plan, self._state = self._control.policy.decide(seen, self._state)
         self._check(plan.workers)
         for role, asked in plan.workers.items():
             self._carry_out(role, asked, plan, seen)
+        if plan.reason and not plan.workers:
+            self._hold(plan, seen)
 
-    def _carry_out(self, role: str, asked: int, plan: Plan, seen: Observation) -> None:
-        """Give a pool what its bounds allow of what is asked; the fleet's own count is current."""
-        now, counts = seen.now_s, self._fleet.counts(role)
-        before, coming = counts["desired"], counts[PENDING] + counts[STARTING]
-        bounds = self._control.bounds_of(role)
-        granted = bounds.hold(asked, before, coming, now - self._changed[role])
+    def _hold(self, plan: Plan, seen: Observation) -> None:
+        """Write down that a policy changes nothing, and why, where it says so."""
+        for role in self._fleet.pools:
+            desired = self._fleet.counts(role)["desired"]
+            self._note(role, (desired, desired, desired), plan, seen)
+
+    def _note(self, role: str, counts: tuple[int, int, int], plan: Plan, seen: Observation) -> None:
+        """Write down workers before, asked for and granted."""
+        before, asked, granted = counts
         self.decisions.append(
             Decision(
-                at_s=now,
+                at_s=seen.now_s,
                 seen_s=seen.seen_s,
                 pool=role,
                 before=before,
@@ -85,6 +90,14 @@ class Controller:
                 reason=plan.reason,
             )
         )
+
+    def _carry_out(self, role: str, asked: int, plan: Plan, seen: Observation) -> None:
+        """Give a pool what its bounds allow of what is asked; the fleet's own count is current."""
+        now, counts = seen.now_s, self._fleet.counts(role)
+        before, coming = counts["desired"], counts[PENDING] + counts[STARTING]
+        bounds = self._control.bounds_of(role)
+        granted = bounds.hold(asked, before, coming, now - self._changed[role])
+        self._note(role, (before, asked, granted), plan, seen)
         if granted != before:
             self._changed[role] = now
             self._fleet.want(role, granted, plan.reason)

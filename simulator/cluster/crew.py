@@ -14,6 +14,7 @@ from simulator.cluster.wiring import worker_spec
 from simulator.cluster.worker import Listener, WorkerSettings
 from simulator.deployment import Deployment, Pool
 from simulator.latency.checked import bind
+from simulator.policies.engines import Engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,14 @@ class Crew:
         self.spec = worker_spec(deployment, pool)
         self._steps = bind(deployment.latency, self.spec)
         self._times = DecodeTimes(self._steps)
+        self.engine = Engine(
+            steps=self._steps,
+            gpus=self.spec.layout.gpus,
+            max_num_batched_tokens=pool.batching.max_num_batched_tokens,
+            max_num_seqs=pool.batching.max_num_seqs,
+            kv_tokens=self.spec.memory.kv_blocks * pool.batching.block_size,
+            max_context=deployment.model.max_context,
+        )
         self.gaps = GapLog(self._times.seconds)
         self._max_context = deployment.model.max_context
         self._recomputes = deployment.recomputes and pool.role == "decode"

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ class Scrape:
     output_tokens: Numbers
     ttft_s: Numbers
     tpot_s: Numbers
+    prompt_tokens: int
+    cached_tokens: int
     free_gpus: int | None
 
 
@@ -60,6 +63,8 @@ class Observer:
                 output_tokens=columns["output_tokens"][counted],
                 ttft_s=(first - columns["arrival_s"])[fresh],
                 tpot_s=((finish - first)[told] / (columns["output_tokens"][told] - 1)),
+                prompt_tokens=int(columns["input_tokens"][fresh].sum()),
+                cached_tokens=int(columns["cached_tokens"][fresh].sum()),
                 free_gpus=self._fleet.free_gpus,
             )
         )
@@ -96,21 +101,28 @@ class Observer:
             output_tokens=float(outputs.mean()) if len(outputs) else float("nan"),
             ttft_s=tuple(np.concatenate([each.ttft_s for each in window]).tolist()),
             tpot_s=tuple(np.concatenate([each.tpot_s for each in window]).tolist()),
+            hit_rate=sum(s.cached_tokens for s in window)
+            / max(1, sum(s.prompt_tokens for s in window)),
         )
 
     def _pool(self, role: str, pool: Pool) -> PoolSeen:
         workers = [life.worker for life in pool.lives if life.state == SERVING and life.worker]
         gauges = [worker.observe() for worker in workers]
-        seen = {
+        steps = [worker.scheduled() for worker in workers]
+        sequences = [worker.sequence_tokens() for worker in workers]
+        seen: dict[str, Any] = {
             "waiting": tuple(waiting for waiting, _ in gauges),
             "running": tuple(running for _, running in gauges),
             "kv_utilization": tuple(w.blocks_in_use() / w.capacity for w in workers),
+            "queued_tokens": tuple(worker.queued_tokens for worker in workers),
+            "kv_tokens": tuple(decoding for decoding, _ in sequences),
+            "queued_kv_tokens": tuple(queued for _, queued in sequences),
+            "scheduled_tokens": tuple(tokens for tokens, _ in steps),
+            "scheduled_prompts": tuple(prompts for _, prompts in steps),
         }
-        exported = {n: v for n, v in seen.items() if f"{role}.{n}" not in self._observing.missing}
+        seen |= {name: None for name in seen if f"{role}.{name}" in self._observing.missing}
         return PoolSeen(
-            **self._fleet.counts(role),
             gpus_per_worker=pool.crew.spec.layout.gpus,
-            waiting=exported.get("waiting"),  # type: ignore[arg-type]
-            running=exported.get("running"),  # type: ignore[arg-type]
-            kv_utilization=exported.get("kv_utilization"),
+            engine=pool.crew.engine,
+            **(seen | dict(self._fleet.counts(role))),
         )

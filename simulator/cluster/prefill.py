@@ -1,6 +1,7 @@
 """The prefill worker: token-budget batches of prompt chunks, as many in flight as stages."""
 
 from collections import deque
+from collections.abc import Collection
 from heapq import heappop, heappush
 from math import isnan
 
@@ -200,6 +201,11 @@ class PrefillWorker(Worker):
     def under_way(self) -> set[int]:
         """The prompts being computed."""
         return {*self.partial, *(each for step in self._flight for each in step.finishing)}
+
+    @property
+    def steps_under_way(self) -> Collection[Step]:
+        """The steps of all its stages."""
+        return self._flight
 
     def observe(self) -> tuple[int, int]:
         """Return how many requests wait and how many are being computed, now."""

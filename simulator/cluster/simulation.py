@@ -371,7 +371,7 @@ class Simulation:
     def _patience(self) -> float:
         """Return until when a controller may still do something about requests that wait."""
         last = max((time for time, *_ in self.fleet.events), default=0.0)
-        return max(last, self.ledger.arrival[-1]) + 1000 * self.deployment.control.interval_s
+        return max(last, self.ledger.arrival[-1]) + 1000 * self.deployment.control.tick_s
 
     def step(self) -> None:
         """Process one event."""

@@ -1,7 +1,7 @@
 """What prefill and batch workers share: their settings, KV blocks, gauges and prompt chunks."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from simulator.cluster.clock import ADMISSION, Alarm, Clock
@@ -194,6 +194,31 @@ class Worker:
     def observe(self) -> tuple[int, int]:
         """Return how many requests wait and how many are being served, now."""
         raise NotImplementedError
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens placed here of prompts that are not begun."""
+        begun = sum(
+            self._target(request) - partial.done
+            for request, partial in self.partial.items()
+            if self._placed(request)
+        )
+        under_way = sum(step.placed for step in self.steps_under_way)
+        return self.load.tokens[self.index] - begun - under_way
+
+    @property
+    def steps_under_way(self) -> Collection["Step"]:
+        """The steps with prompts that are being computed."""
+        raise NotImplementedError
+
+    def scheduled(self) -> tuple[int, int]:
+        """Return the prompt tokens and the prompts of the steps under way."""
+        steps = self.steps_under_way
+        return sum(step.tokens for step in steps), sum(step.prompts for step in steps)
+
+    def sequence_tokens(self) -> tuple[int, int]:
+        """Return the KV tokens of sequences that decode here, and of those that wait to, now."""
+        return 0, 0
 
     def take_stock(self) -> None:
         """Count what was done until now, when somebody who counts it is about to look."""

@@ -5,7 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
+from simulator.policies.engines import Engine
+
 State = TypeVar("State")
+
+INTERVAL_S = 15.0
+"""Seconds between two decisions of a policy that says nothing else: Kubernetes' own."""
 
 LEAST_INTERVAL_S = 1e-3
 """Simulated seconds; looking more often is taken for a mistake: such a run takes for ever."""
@@ -17,8 +22,11 @@ class PoolSeen:
 
     ``desired`` workers were asked for, of which so many are ``pending`` (no GPUs yet),
     ``starting`` and ``ready``; ``draining`` ones come on top. Of its ready workers: requests
-    ``waiting`` and ``running`` and KV blocks in use over those there are, one entry each. A metric
-    the pool's engine does not export is ``None``.
+    ``waiting`` and ``running`` and KV blocks in use over those there are, one entry each; prompt
+    tokens not begun (``queued_tokens``); KV tokens of the sequences that decode (``kv_tokens``) and
+    of those that wait to or were preempted (``queued_kv_tokens``); prompt tokens and prompts of the
+    step under way (``scheduled_tokens``, ``scheduled_prompts``). A metric the pool's engine does
+    not export is ``None``. ``engine`` is what is known of its workers beforehand.
     """
 
     desired: int
@@ -30,6 +38,12 @@ class PoolSeen:
     waiting: tuple[int, ...] | None
     running: tuple[int, ...] | None
     kv_utilization: tuple[float, ...] | None
+    queued_tokens: tuple[int, ...] | None = None
+    kv_tokens: tuple[int, ...] | None = None
+    queued_kv_tokens: tuple[int, ...] | None = None
+    scheduled_tokens: tuple[int, ...] | None = None
+    scheduled_prompts: tuple[int, ...] | None = None
+    engine: Engine | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +52,8 @@ class TrafficSeen:
 
     Counted on arrival or on completion, as the control's ``demand`` says; lengths are ``nan``
     where there were none. ``ttft_s`` and ``tpot_s`` are those of the requests that got their first
-    token, and their last one, in the window.
+    token, and their last one, in the window; ``hit_rate`` is the share of the former's prompt
+    tokens that a cache held.
     """
 
     requests: int
@@ -47,13 +62,15 @@ class TrafficSeen:
     output_tokens: float
     ttft_s: tuple[float, ...]
     tpot_s: tuple[float, ...]
+    hit_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What is known at a controller's tick: ``seen_s`` is when it was so, ``now_s`` the tick.
 
-    ``free_gpus`` are those of the quota nobody holds (``None``: there is no quota).
+    ``free_gpus`` are those of the quota nobody holds (``None``: there is no quota). ``planned`` are
+    the workers that policies before this one in a chain ask for at this tick.
     """
 
     now_s: float
@@ -61,6 +78,7 @@ class Observation:
     pools: Mapping[str, PoolSeen]
     traffic: TrafficSeen
     free_gpus: int | None
+    planned: Mapping[str, int] = field(default_factory=dict)
 
 
 class Plan(NamedTuple):
@@ -218,30 +236,44 @@ class Observing:
 
 
 POOLS = ("prefill", "decode", "mixed")
-METRICS = ("waiting", "running", "kv_utilization")
+METRICS = (
+    *("waiting", "running", "kv_utilization"),
+    *("queued_tokens", "kv_tokens", "queued_kv_tokens", "scheduled_tokens", "scheduled_prompts"),
+)
 """Metrics of a pool that an engine may not export."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """A controller: every ``interval_s`` its policy decides over what is seen, within bounds."""
+    """A controller: every ``interval_s`` its policy decides over what is seen, within bounds.
+
+    An interval of ``None`` is the policy's own ``interval_s``, or 15 s where it has none.
+    """
 
     policy: Autoscaler[object] = field(default_factory=Static)  # type: ignore[arg-type]
-    interval_s: float = 15.0
+    interval_s: float | None = None
     observing: Observing = field(default_factory=Observing)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not LEAST_INTERVAL_S <= self.interval_s < math.inf:
+        if not LEAST_INTERVAL_S <= self.tick_s < math.inf:
             raise ValueError(
                 f"control: interval_s must be at least {LEAST_INTERVAL_S:g} s but got "
-                f"{self.interval_s!r}"
+                f"{self.tick_s!r}"
             )
         for role in self.bounds:
             if role not in POOLS:
                 raise ValueError(
                     f"control: bounds must be of {', '.join(POOLS)} but got those of {role!r}"
                 )
+
+    @property
+    def tick_s(self) -> float:
+        """Seconds between two decisions."""
+        if self.interval_s is not None:
+            return self.interval_s
+        own: float = getattr(self.policy, "interval_s", INTERVAL_S)
+        return own
 
     def bounds_of(self, role: str) -> Bounds:
         """Return a pool's bounds, or those that hold where none are given."""

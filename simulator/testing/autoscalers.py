@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simulator.elastic import MAX_WORKERS
+from simulator.latency.base import Busiest, Piece
 from simulator.policies.autoscaling import (
     METRICS,
     Autoscaler,
@@ -16,6 +17,7 @@ from simulator.policies.autoscaling import (
     PoolSeen,
     TrafficSeen,
 )
+from simulator.policies.engines import Engine
 from simulator.testing.contract import Subject, same, streams_at
 
 TICKS = 60
@@ -76,6 +78,42 @@ def check_autoscaler(
 # --- what it is shown --------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Step times of a worker that computes 50,000 prompt tokens/s and decodes in 20 ms or more."""
+
+    stages: int = 1
+
+    def decode_pieces(self, batch: int) -> tuple[Piece, ...]:
+        """Return one line."""
+        return (Piece(math.inf, 0.02 + 1e-4 * batch, 1e-8, 0.0),)
+
+    def step_seconds(
+        self,
+        tokens: int,
+        pairs: int,  # noqa: ARG002
+        past: int,  # noqa: ARG002
+        prompts: int,  # noqa: ARG002
+        batch: int,
+        context: int,
+        busiest: Busiest | None = None,  # noqa: ARG002
+    ) -> float:
+        """Return a sum of its parts."""
+        decoding = 0.02 + 1e-4 * batch + context * 1e-8 if batch else 0.0
+        return tokens / 50_000 + decoding
+
+
+ENGINE = Engine(
+    steps=_Steps(),
+    gpus=1,
+    max_num_batched_tokens=8192,
+    max_num_seqs=256,
+    kv_tokens=400_000,
+    max_context=131_072,
+)
+"""What is known of the workers a policy is shown."""
+
+
 def _pool(workers: int, load: float = 0.5, **changes: Any) -> PoolSeen:
     """Return a pool of ready workers that are all as busy as ``load`` says, 1 being full."""
     whole = PoolSeen(
@@ -88,6 +126,12 @@ def _pool(workers: int, load: float = 0.5, **changes: Any) -> PoolSeen:
         waiting=(int(10 * max(0.0, load - 0.8)),) * workers,
         running=(int(100 * min(load, 1.0)),) * workers,
         kv_utilization=(min(load, 1.0),) * workers,
+        queued_tokens=(int(20_000 * max(0.0, load - 0.8)),) * workers,
+        kv_tokens=(int(ENGINE.kv_tokens * min(load, 1.0)),) * workers,
+        queued_kv_tokens=(int(ENGINE.kv_tokens * max(0.0, load - 1.0)),) * workers,
+        scheduled_tokens=(int(8192 * min(load, 1.0)),) * workers,
+        scheduled_prompts=(int(4 * min(load, 1.0)),) * workers,
+        engine=ENGINE,
     )
     return replace(whole, **changes)
 
@@ -146,6 +190,8 @@ def _looks(limits: Limits) -> Iterator[tuple[str, Observation]]:
     unknown: dict[str, Any] = dict.fromkeys(METRICS)
     nothing = _pool(size, **unknown)
     yield "where nothing is exported", _look(limits, nothing, 0.0)
+    unknown_engine = _pool(size, 0.9, engine=None)
+    yield "where nothing is known of engines", _look(limits, unknown_engine, 0.9)
     unread = replace(_look(limits, _pool(size, 0.9), 0.9), traffic=QUIET)
     yield "where busy workers had no request in the window", unread
     old = replace(_look(limits, _pool(size, 0.9), 0.9), seen_s=0.0)

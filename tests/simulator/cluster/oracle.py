@@ -283,6 +283,28 @@ class SteppingWorker(BatchWorker):
         waiting = len(self.prompts)
         return waiting + len(self.landed) + len(self.wanting), len(self.batch) + computing
 
+    @property
+    def queued_tokens(self) -> int:
+        """Count the tokens of prompts that wait and were never begun here."""
+        tokens = self._ledger.prompt_tokens
+        return sum(tokens[each] for each in self.prompts if self._placed(each))
+
+    @property
+    def steps_under_way(self) -> tuple[Step, ...]:
+        """Return the step, if it has prompts."""
+        return () if self.computing is None else (self.computing,)
+
+    def sequence_tokens(self) -> tuple[int, int]:
+        """Count the KV tokens of who decodes, and of who is to or was interrupted."""
+        ledger, waits = self._ledger, 0
+        for request in range(ledger.size) if self.role == "decode" else ():
+            here = ledger.decode_worker[request] == self.number and ledger.status[request] == 0
+            if here and (np.isnan(ledger.decode_join[request]) or request in ledger.moved_at):
+                waits += ledger.prompt_tokens[request]
+        for request in self.interrupted:
+            waits += ledger.input_tokens[request] + ledger.generated[request]
+        return sum(sequence.length for sequence in self.batch), waits
+
     def wake(self, now: float) -> None:
         """End the step under way and begin the next."""
         if self.stepping:

@@ -1,0 +1,1 @@
+"""Dynamo's planners: the stock thresholds, the SLA loops, and the classic form."""

@@ -1,0 +1,231 @@
+"""Dynamo's planner where ``optimization_target`` is ``sla``: two loops over an engine model.
+
+Sources, all of ai-dynamo 1.6.1: ``dynamo/planner/core/throughput_scaling.py``,
+``core/load_scaling.py``, ``core/perf_model/ais_adapter.py``, ``plugins/builtins/local_planner.py``.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple
+
+from simulator.policies.autoscaling import Observation, Plan, PoolSeen, TrafficSeen
+from simulator.policies.dynamo.budget import Counts
+from simulator.policies.dynamo.estimates import Estimates, Looks, Terms
+from simulator.policies.dynamo.inventory import (
+    Budget,
+    Inventory,
+    Waiting,
+    Wanted,
+    inventory,
+    reductions,
+    sustained,
+)
+from simulator.policies.dynamo.thresholds import Settling, settled
+from simulator.policies.engines import Capacity, Engine, Shape, Targets
+from simulator.policies.forecasting import Arima, Forecaster, Series, last
+
+LEAST_LOOKS = 5
+"""Looks before the load loop trusts its model."""
+
+
+class Known(NamedTuple):
+    """What the planner remembers: series of requests, prompt and answer lengths, and its loops."""
+
+    requests: Series = Series()
+    inputs: Series = Series()
+    outputs: Series = Series()
+    floors: tuple[int, ...] = ()
+    looks: tuple[Looks, ...] = ()
+    waiting: Waiting | None = None
+    ticked_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamoSla:
+    """Workers for the forecast demand, within latency targets; a load loop may be added.
+
+    Every ``throughput_s`` each pool gets ceil(demand / what one worker sustains), at most
+    ``max_change`` workers more or fewer; a target nobody can keep is sized by the fastest batch.
+    With ``load`` that is only a lower bound, and every ``load_s`` one worker is added where every
+    one's estimate exceeds its target, or taken where the others would stay within ``sensitivity``
+    of it. Dynamo corrects its engine model by what it measures; here the model is exact.
+    """
+
+    sees: ClassVar[Mapping[str, object]] = MappingProxyType(
+        {"scrape_s": 5.0, "window_s": 180.0, "demand": "completion"}
+    )
+    ttft_s: float | None = 0.5
+    tpot_s: float | None = 0.05
+    throughput_s: float = 180.0
+    load: bool = False
+    load_s: float = 5.0
+    sensitivity: float = 0.8
+    max_change: int = 8
+    forecaster: Forecaster = field(default_factory=Arima)
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        for name in ("ttft_s", "tpot_s"):
+            value = getattr(self, name)
+            if value is None or not 0 < value < math.inf:
+                raise ValueError(
+                    f"dynamo_sla: {name} must be above 0 s, as the planner sizes pools by it, but "
+                    f"got {value!r}"
+                )
+        for name in ("throughput_s", "load_s"):
+            if not 0.001 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"dynamo_sla: {name} must be at least 0.001 s but got {getattr(self, name)!r}"
+                )
+        if not 0 < self.sensitivity <= 1:
+            raise ValueError(
+                f"dynamo_sla: sensitivity must lie in (0, 1] but got {self.sensitivity!r}"
+            )
+        if self.max_change < 1:
+            raise ValueError(
+                f"dynamo_sla: max_change must be at least 1 worker but got {self.max_change!r}"
+            )
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between ticks: the loops' greatest common divisor."""
+        if not self.load:
+            return self.throughput_s
+        return math.gcd(round(1000 * self.throughput_s), round(1000 * self.load_s)) / 1000
+
+    @property
+    def targets(self) -> Targets:
+        """What latencies are to keep."""
+        return Targets(self.ttft_s or 0.0, self.tpot_s or 0.0)
+
+    def initial(self) -> Known:
+        """Return nothing known."""
+        return Known()
+
+    def decide(self, seen: Observation, state: Known) -> tuple[Plan, Known]:
+        """Return what the loops that are due ask for."""
+        there = inventory(seen)
+        before = state.looks or (Looks(),) * len(there.roles)
+        looks = tuple(
+            each.after(seen.pools[role]) for role, each in zip(there.roles, before, strict=True)
+        )
+        known = state._replace(looks=looks, ticked_s=seen.now_s)
+        plan = Plan({}, "")
+        if _crossed(state.ticked_s, seen.now_s, self.throughput_s):
+            plan, known = self._throughput(seen, there, known)
+        if self.load and _crossed(state.ticked_s, seen.now_s, self.load_s):
+            plan, known = self._load(seen, there, known)
+        return plan, known
+
+    # --- the throughput loop -------------------------------------------------------------------
+
+    def _throughput(self, seen: Observation, there: Inventory, known: Known) -> tuple[Plan, Known]:
+        known = self._told(known, seen.traffic)
+        if not known.requests.points:
+            return Plan({}, "no traffic yet"), known
+        demand = self.forecaster.ahead(known.requests) / self.throughput_s
+        shape = Shape(
+            self.forecaster.ahead(known.inputs),
+            self.forecaster.ahead(known.outputs),
+            seen.traffic.hit_rate,
+        )
+        sized = tuple(self._sized(role, seen.pools[role], shape, demand) for role in there.roles)
+        rates = [each for each in sized if each is not None]
+        if len(rates) < len(sized):
+            return Plan({}, "a worker's rate is not known"), known._replace(floors=there.ready)
+        asked = tuple(
+            max(self._near(each, ready), self.budget.min_endpoint)
+            for each, ready in zip(rates, there.ready, strict=True)
+        )
+        lengths = f"{shape.input_tokens:.0f}/{shape.output_tokens:.0f}"
+        why = f"{demand:.3g} requests/s of {lengths} ask for {' and '.join(map(str, sized))}"
+        return self._acted(seen, there, known, (asked, why))
+
+    def _told(self, known: Known, traffic: TrafficSeen) -> Known:
+        """Return the series with one more interval; without requests lengths are as before."""
+        tell = self.forecaster.told
+        lengths = traffic.input_tokens, traffic.output_tokens
+        if not traffic.requests:
+            if not known.requests.points:
+                return known
+            lengths = last(known.inputs), last(known.outputs)
+        return known._replace(
+            requests=tell(known.requests, traffic.rate * self.throughput_s),
+            inputs=tell(known.inputs, lengths[0]),
+            outputs=tell(known.outputs, lengths[1]),
+        )
+
+    def _sized(self, role: str, pool: PoolSeen, shape: Shape, demand: float) -> int | None:
+        found = None if pool.engine is None else capacity(role, pool.engine, shape, self.targets)
+        if found is None or found.rate <= 0:
+            return None
+        return max(math.ceil(demand / found.rate), self.budget.min_endpoint)
+
+    def _near(self, asked: int, ready: int) -> int:
+        return min(max(asked, max(0, ready - self.max_change)), ready + self.max_change)
+
+    def _acted(
+        self, seen: Observation, there: Inventory, known: Known, sized: tuple[Counts, str]
+    ) -> tuple[Plan, Known]:
+        """Return the plan within the budget, or with a load loop its lower bound."""
+        asked, why = sized
+        band = self.budget.band(tuple(seen.pools[role].gpus_per_worker for role in there.roles))
+        if there.starting and not self.load:
+            cut = reductions(asked, there, band)
+            due, waiting = sustained(cut, there, known.waiting, seen.now_s, self.load_s)
+            why = why if due else f"{why}; workers are starting"
+            plan = _named(there.roles, cut) if due else {}
+            return Plan(plan, why), known._replace(waiting=waiting)
+        ceiling = replace(band, least=None)
+        below = any(n < floor for n, floor in zip(there.ready, band.floors, strict=True))
+        fitted = ceiling.clamped(asked) if below else ceiling.fitted(there.ready, asked)
+        if self.load:
+            return Plan({}, f"{why} at least"), known._replace(floors=fitted)
+        if there.moving:
+            return Plan({}, f"{why}; scaling in progress"), known
+        granted, held = band.guarded(there.ready, fitted)
+        changed = (g if g != n else None for g, n in zip(granted, there.ready, strict=True))
+        return Plan(_named(there.roles, tuple(changed)), f"{why}{held and '; '}{held}"), known
+
+    # --- the load loop -------------------------------------------------------------------------
+
+    def _load(self, seen: Observation, there: Inventory, known: Known) -> tuple[Plan, Known]:
+        if min(looks.seen for looks in known.looks) < LEAST_LOOKS:
+            return Plan({}, "has not looked often enough"), known
+
+        terms = Terms(
+            targets=self.targets, sensitivity=self.sensitivity, least=self.budget.min_endpoint
+        )
+
+        def propose(role: str, pool: PoolSeen, pending: int) -> int | None:
+            hits = seen.traffic.hit_rate
+            looks = known.looks[there.roles.index(role)]
+            estimates = Estimates.of(role, pool, looks, hits, terms)
+            return None if estimates is None else estimates.wanted(pending)
+
+        rules = Settling(self.budget, self.load_s, known.waiting, known.floors)
+        plan, waiting = settled(seen, there, propose, rules)
+        return plan, known._replace(waiting=waiting)
+
+
+def capacity(role: str, engine: Engine, shape: Shape, targets: Targets) -> Capacity | None:
+    """Return what one worker of a role sustains of requests of a shape."""
+    if shape.input_tokens < 1:
+        return None
+    if role == "prefill":
+        return engine.prefill_capacity(shape, targets)
+    if role == "decode":
+        return engine.decode_capacity(shape, targets)
+    return engine.mixed_capacity(shape, targets)
+
+
+def _named(roles: tuple[str, ...], counts: Wanted) -> dict[str, int]:
+    """Return the counts there are by role."""
+    return {role: count for role, count in zip(roles, counts, strict=True) if count is not None}
+
+
+def _crossed(before_s: float, now_s: float, every_s: float) -> bool:
+    """Tell whether a multiple of an interval lies after one moment and up to another."""
+    return math.floor(now_s / every_s + 1e-9) > math.floor(before_s / every_s + 1e-9)
