@@ -105,6 +105,18 @@ def test_leaving_a_cluster_that_changes(data: st.DataObject, mixed: bool, seed: 
         audit(simulation, simulation.record(sample=False))
 
 
+def test_who_leaves_a_stall_it_joined_is_not_one_of_those_it_held_up() -> None:
+    """Its first token came from elsewhere, before it was here: the others' gaps stay as many."""
+    batching = Batching(kv_blocks=60, piggyback=False, max_num_seqs=16, max_num_batched_tokens=16)
+    slow = LinearLatency(per_token=1e-3)
+    base = disaggregated(4, 1, batching=batching, latency=slow)
+    deployment = replace(base, first_token="decode")  # noqa: S106 - which pool shows it
+    load = leaving(
+        poisson_traffic(25, 15.0, 150, 60, 4184), cancel_probability=1.0, cancel_mean_s=1.0
+    )
+    compared(deployment, load, RunOptions(seed=1))
+
+
 def test_a_first_token_too_late_is_not_waited_for() -> None:
     """Who is not shown a token in time leaves at that very moment; who was stays to the end."""
     load = leaving(traffic([0.0, 0.0], [20_000, 20_000], 500), first_token_timeout_s=0.5)

@@ -217,6 +217,11 @@ def test_knatives_windows_by_hand(looks: list[tuple[float, int, int]], told: lis
     assert through(Kpa(most=10), looks) == told
 
 
+def test_knative_grows_by_its_rate_at_most() -> None:
+    """Whatever the load: ceil(3 ready × 2.5) from 3 workers."""
+    assert through(Kpa(most=100, up_rate=2.5), [(0, 3, 70_000)]) == [8]
+
+
 # --- Ray Serve -------------------------------------------------------------------------------
 
 
