@@ -26,10 +26,12 @@ from typing import Any, NoReturn, cast, get_type_hints
 
 import hydra
 import yaml
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigTypeError, MissingMandatoryValue, OmegaConfBaseException
@@ -96,6 +98,7 @@ from simulator.settings import (
     build_task,
     resolve,
 )
+from simulator.yaml_text import parse
 
 INPUT_ERRORS: tuple[type[Exception], ...] = (
     *USER_ERRORS,
@@ -120,6 +123,9 @@ _EXPORTED = (
     "transfer",
 )
 """Groups whose choices an exploration's exported experiment keeps."""
+
+_NUMBER = re.compile(r"=[-+]?\d[\d_.]*(?:[eE][-+]?\d+)?$")
+"""A number as an override's whole value."""
 
 CONFIG = "config.yaml"
 FOLDER_NAME_LIMIT = 120
@@ -527,8 +533,41 @@ def _run_hydra(job: Job) -> None:
     job.config_dir = arguments.config_dir and str(Path(arguments.config_dir).absolute())
     sys.argv[1:] = _flags_last(sys.argv[1:], arguments.overrides)
     start = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")
-    with interrupts_kept_here() if arguments.multirun else nullcontext():
+    with (
+        interrupts_kept_here() if arguments.multirun else nullcontext(),
+        composed_once(mode_known=_mode_known(arguments)),
+    ):
         start(job)()
+
+
+def _mode_known(arguments: argparse.Namespace) -> bool:
+    """Return whether the flags alone say if there are several jobs: the shipped files do not."""
+    keys = {override.lstrip("+~").partition("=")[0] for override in arguments.overrides}
+    own = arguments.config_dir is not None or arguments.config_name is not None
+    return not own and keys.isdisjoint({"hydra", "hydra.mode", "hydra.searchpath"})
+
+
+@contextmanager
+def composed_once(*, mode_known: bool) -> Iterator[None]:
+    """Spare Hydra composing all settings where it has done so before; each time is 0.1 s.
+
+    It would do so to see whether they have a mode, which is in vain where it is known to be left
+    to the flags; and to check each job of a sweep before the first begins, of which one is enough
+    of those that differ in numbers alone.
+    """
+    asked, checked = Hydra.get_mode, Sweeper.validate_batch_is_legal
+
+    def check(self: Sweeper, batch: Sequence[Sequence[str]]) -> None:
+        unlike = {tuple(_NUMBER.sub("=0", each) for each in job): job for job in reversed(batch)}
+        checked(self, list(unlike.values()))
+
+    Sweeper.validate_batch_is_legal = check  # type: ignore[method-assign]
+    if mode_known:
+        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode, Sweeper.validate_batch_is_legal = asked, checked  # type: ignore[method-assign]
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -760,7 +799,7 @@ def _of_another_choice(key: str, tree: Sequence[str]) -> str:
     for path in sorted(folder.iterdir(), key=lambda each: each.name):
         if not path.name.endswith(".yaml"):
             continue
-        keys = list(dotted(yaml.safe_load(path.read_text(encoding="utf-8")) or {}))
+        keys = list(dotted(parse(path.read_text(encoding="utf-8")) or {}))
         inner = [each for each in keys if each.rpartition(".")[2] == rest]
         elsewhere = any(each.rpartition(".")[2] == rest for each in tree)
         if rest in keys or (inner and not elsewhere):

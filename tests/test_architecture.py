@@ -28,6 +28,7 @@ FLOORS = {
     "simulator.latency": 2,
     "simulator.policies": 3,
     "simulator.deployment": 3,
+    "simulator.yaml_text": 2,
     "simulator.wire": 3,
     "simulator.elastic": 3,
     "simulator.clients": 3,

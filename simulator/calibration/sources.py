@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
-import yaml
 from numpy.typing import NDArray
 
 from hardware.fabric import Fabric
@@ -27,6 +26,7 @@ from simulator.latency.passes import Load, PassSpec
 from simulator.layout import Layout, Precision
 from simulator.model import Model
 from simulator.validation.tables import numbers_of, read_frame
+from simulator.yaml_text import parse
 
 Floats = NDArray[np.float64]
 Spec = TypeVar("Spec", GPU, Fabric, Model)
@@ -108,7 +108,7 @@ GROUPED = (
 def shipped(folder: str, name: str, kind: type[Spec]) -> Spec:
     """Return a specification the package ships."""
     path = resources.files("conf") / folder / f"{name}.yaml"
-    node: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    node: Any = parse(path.read_text(encoding="utf-8"))
     spec: Spec = build(node, kind, folder)
     return spec
 

@@ -17,6 +17,7 @@ from simulator.compare.metrics import LATENCIES, METRICS, Value, at
 from simulator.errors import ConfigError
 from simulator.results import config_digest
 from simulator.runs import JOB, SEARCHES, SUMMARY
+from simulator.yaml_text import parse
 
 CONFIG = "config.yaml"
 REPLICATIONS = "replications"
@@ -24,8 +25,6 @@ REPLICATIONS = "replications"
 
 MOST_BYTES = 16 << 20
 """Of a summary or a configuration: what is larger was written by something else."""
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 Sections = dict[str, dict[str, Value]]
 """Settings by dotted key of a part of a configuration's text, which holds a whole top-level one."""
@@ -228,7 +227,7 @@ def _settings(path: Path, text: str, known: Sections) -> dict[str, Value]:
 
 
 def _section(text: str) -> dict[str, Value]:
-    content = yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
+    content = parse(text)
     if content is None:  # comments alone
         return {}
     if not isinstance(content, dict):

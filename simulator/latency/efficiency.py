@@ -15,6 +15,7 @@ import yaml
 
 from simulator.errors import ConfigError
 from simulator.latency.passes import PEAK_OF
+from simulator.yaml_text import parse
 
 SHIPPED = "conf"
 FOLDER = "calibration"
@@ -185,7 +186,7 @@ def _read(root: Traversable, architecture: str) -> dict[str, Any]:
             "latency.calibration a folder with a file for it"
         )
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"calibration {architecture}.yaml: not readable as YAML") from error
     if not isinstance(raw, dict):

@@ -12,11 +12,11 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import yaml
 
 from simulator.errors import ConfigError
 from simulator.latency.passes import Number
 from simulator.memory import MemoryRule
+from simulator.yaml_text import parse
 
 SHIPPED = "conf"
 FOLDER = "engine"
@@ -174,7 +174,7 @@ def _raw(name: str) -> dict[str, Any]:
     Its memory may be ``like`` another profile's.
     """
     text = (resources.files(SHIPPED) / FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-    own: dict[str, Any] = yaml.safe_load(text)
+    own: dict[str, Any] = parse(text)
     memory: dict[str, Any] = own.get("memory", {})
     if (other := memory.pop("like", None)) is not None:
         own["memory"] = _raw(other)["memory"] | memory

@@ -10,13 +10,12 @@ from importlib import resources
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.configuration import build
 from simulator.layout import Layout, Precision
 from simulator.model import Model
+from simulator.yaml_text import parse
 
 _MODEL_TAIL = re.compile(
     r"-(instruct|thinking|chat|hf|it|fp8|nvfp4|fp4|bf16|awq|\d{4}|16e|128e|17b)(?=-|$)"
@@ -124,9 +123,7 @@ def _folder(name: str, kind: type) -> dict[str, Any]:
     root = resources.files("conf") / name
     files = sorted(root.iterdir(), key=lambda file: file.name)
     return {
-        file.name.removesuffix(".yaml"): build(
-            yaml.safe_load(file.read_text(encoding="utf-8")), kind, name
-        )
+        file.name.removesuffix(".yaml"): build(parse(file.read_text(encoding="utf-8")), kind, name)
         for file in files
         if file.name.endswith(".yaml")
     }
