@@ -35,12 +35,16 @@ class Links:
     @classmethod
     def of(cls, frame: pl.DataFrame, parent: str, time: str, unit_s: float = 1.0) -> "Links":
         """Return the links in the columns ``parent``, ``delay_s`` and ``time`` of a frame."""
-        delay = frame["delay_s"] if "delay_s" in frame.columns else None
+        delay = (
+            frame["delay_s"]
+            if "delay_s" in frame.columns
+            else pl.repeat(None, frame.height, dtype=pl.Float64, eager=True)
+        )
+        waits = delay.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        above = frame[parent].cast(pl.Int64).fill_null(NONE).to_numpy()
         return cls(
-            parent=frame[parent].cast(pl.Int64).fill_null(NONE).to_numpy(),
-            delay_s=np.full(frame.height, np.nan)
-            if delay is None
-            else delay.cast(pl.Float64).fill_null(float("nan")).to_numpy(),
+            parent=above,
+            delay_s=np.where(above == NONE, np.nan, waits),
             time_s=frame[time].cast(pl.Float64).fill_null(float("nan")).to_numpy() * unit_s,
         )
 

@@ -16,17 +16,28 @@ def shown(value: object, limit: int = 60) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Names rows of one batch of a file in messages."""
+    """Names rows of one batch of a file in messages, and the place ``inside`` a row."""
 
     path: str
     first_row: int
+    inside: str = ""
 
     def fail(self, index: int, field: str, value: object, expected: str) -> NoReturn:
         """Raise ``TraceError`` for row ``index`` of the batch."""
-        raise TraceError(
-            f"{self.path}: row {self.first_row + index}, {field} is {shown(value)}, "
-            f"expected {expected}"
-        )
+        raise TraceError(f"{self._at(index)}, {field} is {shown(value)}, expected {expected}")
+
+    def within(self, inside: str) -> "Where":
+        """Return a place inside this row."""
+        return Where(self.path, self.first_row, shown(inside)[1:-1])
+
+    @property
+    def place(self) -> str:
+        """The first row, as messages name it."""
+        return self._at(0)
+
+    def _at(self, index: int) -> str:
+        inside = f" ({self.inside})" if self.inside else ""
+        return f"{self.path}: row {self.first_row + index}{inside}"
 
     def require(self, good: pl.Series, values: pl.Series, expected: str) -> None:
         """Raise ``TraceError`` for the first row where ``good`` is not true."""

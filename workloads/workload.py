@@ -1,7 +1,8 @@
 """What a simulation is fed: a replayed trace or a synthetic workload, in an open or closed loop."""
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from workloads.cleaning import Policy
 from workloads.errors import TraceError
 from workloads.lengths import IndependentPairs, LengthPairs, Lengths
 from workloads.readers import read_trace
-from workloads.readers.times import AUTO, UNITS
+from workloads.readers.hints import Hints
 from workloads.replay import Replay
 from workloads.trace import (
     SYNTHETIC,
@@ -44,7 +45,8 @@ class Workload(Protocol):
 class TraceWorkload:
     """The requests of a trace file as ``replay`` alters them.
 
-    ``format`` and ``time_unit`` are those of :func:`workloads.readers.read_trace`;
+    ``format`` is that of :func:`workloads.readers.read_trace`; ``time_unit``, ``block_size``,
+    ``context`` and ``columns`` are those of :class:`workloads.readers.hints.Hints`;
     ``zero_output``, ``over_context`` and ``max_context`` those of
     :class:`workloads.cleaning.Policy`.
     """
@@ -52,6 +54,9 @@ class TraceWorkload:
     path: str
     format: str = "auto"
     time_unit: str = "auto"
+    block_size: int | None = None
+    context: str = "auto"
+    columns: Mapping[str, str] | None = None
     zero_output: str = "drop"
     over_context: str = "drop"
     max_context: int | None = None
@@ -61,9 +66,14 @@ class TraceWorkload:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
             raise TraceError(f"trace workload: path must name a file but got {self.path!r}")
-        checks.one_of("trace workload", "time_unit", self.time_unit, (AUTO, *UNITS))
+        self._hints()
         self._policy()
         _check_concurrency(self.concurrency)
+
+    def _hints(self) -> dict[str, Any]:
+        told = {each.name: getattr(self, each.name) for each in fields(Hints)}
+        Hints(**told)
+        return told
 
     def _policy(self) -> Policy:
         return Policy(
@@ -82,9 +92,7 @@ class TraceWorkload:
 
     def read(self) -> Trace:
         """Return what the file holds; raise ``TraceError`` for one that cannot be used."""
-        return read_trace(
-            self.path, format=self.format, policy=self._policy(), time_unit=self.time_unit
-        )
+        return read_trace(self.path, format=self.format, policy=self._policy(), **self._hints())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

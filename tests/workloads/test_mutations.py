@@ -2,19 +2,22 @@
 
 import gzip
 import json
+import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_measured_readers import BENCH, FAILED, RECORD, STAMPED
+from test_session_readers import HEADER, TURNS, agent, chat, play
 
 from workloads.cleaning import Policy
 from workloads.errors import TraceError
-from workloads.readers import read_trace
+from workloads.readers import READERS, read_trace
+from workloads.readers.tracelab import REPLAY
 from workloads.trace import METADATA_KEY, TraceMeta, canonical_frame
 
 CSV = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -48,7 +51,77 @@ COLUMNS = pl.DataFrame(
         "turn": [0, 1, 2],
     }
 )
+
+
+def lines(*rows: object) -> bytes:
+    """Return rows of JSON, one on a line."""
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
 SAMPLES: dict[str, bytes] = {
+    "turns": lines(*TURNS),
+    "dynamo": lines(
+        {"event_type": "tool_end", "schema": "dynamo.request.trace.v1"},
+        *(
+            {
+                "schema": "dynamo.request.trace.v1",
+                "event_type": "request_end",
+                "agent_context": {"session_id": name, "parent_session_id": "a"},
+                "request": {
+                    "request_received_ms": at * 10,
+                    "total_time_ms": 3,
+                    "output_tokens": 2,
+                    "replay": {
+                        "trace_block_size": 4,
+                        "input_length": 9,
+                        "input_sequence_hashes": [2**64 - 1, at],
+                    },
+                },
+            }
+            for at, name in enumerate("abba")
+        ),
+    ),
+    "agentic": lines(HEADER, play("a"), play("b", "a"), play("c", "a", "b")),
+    "applied": lines(
+        {
+            "num_turns": 1,
+            "input_prompt_length": 16,
+            "assistant_response_length": [4],
+            "tool_call_output_length": [8],
+            "tool_call_latency": [0.5],
+            "final_assistant_response_length": 4,
+        }
+    ),
+    "bailian": lines(chat(1, -1, 0.5, 33, [1, 2, 3]), chat(2, 1, 2.5, 64, [1, 2, 3, 4])),
+    "ragpulse": lines(
+        {
+            "timestamp": "5",
+            "input_length": 100,
+            "output_length": 7,
+            "hash_ids": {"sys_prompt": [1, 2], "passages_ids": [], "user_input": [3]},
+            "session_id": "x",
+        }
+    ),
+    "weka": lines(agent(), agent(id="t")),
+    "rounds": lines(
+        *(
+            {
+                "session_id": "s",
+                "round_index": at,
+                "input_tokens_total": 100 + 20 * at,
+                "prefix_tokens": 90 * at,
+                "output_tokens": 9,
+                "timing_events": [
+                    {"event_type": "user_message", "timestamp": f"2026-06-01T05:40:2{at}.151Z"},
+                    {"event_type": "text", "timestamp": f"2026-06-01T05:40:2{at}.951Z"},
+                ],
+            }
+            for at in range(3)
+        )
+    ),
+    "replay": (
+        f"{','.join(REPLAY)},arrival_time\n0,0,0,100,9,30,5\n0,1,109,20,5,0,5\n1,0,0,64,3,0,90\n"
+    ).encode(),
     "dates": f"{CSV}2026-03-04 05:06:07.0000001,100,5\n2026-03-04 05:06:08,200,7\n".encode(),
     "offsets": f"{CSV}2026-03-04T05:06:07Z,100,5\n2026-03-04T07:06:08.5+02:00,9,7\n".encode(),
     "quotes": b',"TIMESTAMP",ContextTokens,"GeneratedTokens",model,ttft_s\r\n'
@@ -71,8 +144,13 @@ PIECES = [
     *(b"null", b"true", b"NaN", b"-Infinity", b"1e400", b"-1", b"0", b"1.5", b"9" * 20, b"9" * 400),
     *(b"\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80", b'"\\ud800"', "é😀".encode(), b"2026-02-30"),
     *(b'"hash_ids": ["x"]', b'"session_id": 1', b'"timestamp": "soon"', b"+25:99", b"Z", b"T"),
+    *(b'"parent_chat_id": 1', b'"parent_chat_id": 2', b'"request_id": "c"', b'"type": "subagent"'),
+    *(b'"hash_ids": [9e9]', b'"t": -1', b'"session_id": "s"', b'"delay": -5', b"2026-06-01"),
     *(b'"a":{"b":[{}]}', b"[" * 3000, b"x" * 300, b"\n\n", b"PAR1", b"TIMESTAMP"),
 ]
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "30"))
+"""Of each sample; more on request."""
+
 places = st.floats(0, 1, exclude_max=True)
 edits = st.lists(
     st.tuples(places, st.integers(0, 12), st.sampled_from(PIECES) | st.binary(max_size=4)),
@@ -84,7 +162,9 @@ policies = st.sampled_from(
 )
 packs = st.sampled_from([bytes, bytes, gzip.compress])
 units = st.sampled_from(["auto", "auto", "s", "ms", "us", "ns"])
-formats = st.sampled_from(["auto", "auto", "auto", "azure", "mooncake", "canonical", "bench"])
+formats = st.sampled_from(["auto"] * len(READERS) + [reader.name for reader in READERS])
+contexts = st.sampled_from(["auto", "full", "delta"])
+sizes = st.sampled_from([None, None, 1, 16])
 
 
 def mutated(content: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
@@ -112,25 +192,30 @@ def check(path: Path, content: bytes, **settings: Any) -> None:
     trace.identity()
 
 
+@pytest.mark.parametrize("sample", [name for name in SAMPLES if SAMPLES[name][:4] != b"PAR1"])
+@settings(max_examples=EXAMPLES)
 @given(
-    sample=st.sampled_from([name for name in SAMPLES if SAMPLES[name][:4] != b"PAR1"]),
     changes=edits,
     pack=packs,
     policy=policies,
     unit=units,
     format=formats,
+    context=contexts,
+    size=sizes,
 )
 def test_a_mutated_text_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, sample: str, changes: Any, pack: Any, **settings: Any
+    tmp_path_factory: pytest.TempPathFactory, sample: str, changes: Any, pack: Any, **given: Any
 ) -> None:
     """Bytes, numbers, dates, brackets and quotes gone wrong are a sentence at most."""
     path = tmp_path_factory.getbasetemp() / "mutated.trace"
     check(
         path,
         pack(mutated(SAMPLES[sample], changes)),
-        policy=settings["policy"],
-        time_unit=settings["unit"],
-        format=settings["format"],
+        policy=given["policy"],
+        time_unit=given["unit"],
+        format=given["format"],
+        context=given["context"],
+        block_size=given["size"],
     )
 
 
@@ -167,4 +252,4 @@ def test_the_samples_themselves_are_read(tmp_path: Path, name: str) -> None:
     """What is mutated above is good to begin with."""
     path = tmp_path / "sample"
     path.write_bytes(SAMPLES[name])
-    assert len(read_trace(str(path))) >= 1
+    assert len(read_trace(str(path), context="full")) >= 1

@@ -1,19 +1,27 @@
 """One reader per trace format, and the choice among them."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from workloads import checks
 from workloads.cleaning import Policy
 from workloads.errors import TraceError
+from workloads.readers.agentic import Agentic
 from workloads.readers.aiperf import AIPerf
+from workloads.readers.applied_compute import AppliedCompute
 from workloads.readers.azure import Azure
+from workloads.readers.bailian import Bailian
 from workloads.readers.bench import Bench
 from workloads.readers.canonical import Canonical
+from workloads.readers.dynamo import Dynamo
 from workloads.readers.engine_log import EngineLog
+from workloads.readers.hints import Hints
+from workloads.readers.mapped import Mapped
 from workloads.readers.mooncake import Mooncake
+from workloads.readers.ragpulse import RAGPulse
 from workloads.readers.source import read_head, require_file
-from workloads.readers.times import AUTO, UNITS
+from workloads.readers.tables import TABLES
+from workloads.readers.tracelab import TraceLab
+from workloads.readers.weka import Weka
 from workloads.trace import Trace
 from workloads.where import shown
 
@@ -30,7 +38,7 @@ class Reader(Protocol):
         """Tell from the file's decompressed beginning whether it is this format."""
         ...
 
-    def read(self, path: Path, policy: Policy, time_unit: str = "auto") -> Trace:
+    def read(self, path: Path, policy: Policy, hints: Hints) -> Trace:
         """Return the trace, or raise ``TraceError`` in one sentence."""
         ...
 
@@ -42,6 +50,15 @@ READERS: tuple[Reader, ...] = (
     Bench(),
     AIPerf(),
     EngineLog(),
+    Dynamo(),
+    Agentic(),
+    AppliedCompute(),
+    Bailian(),
+    RAGPulse(),
+    Weka(),
+    TraceLab(),
+    *TABLES,
+    Mapped(),
 )
 """Every known format. A new one is one module and one entry here."""
 
@@ -51,26 +68,36 @@ def read_trace(
     *,
     format: str = "auto",  # noqa: A002 - the word of the settings
     policy: Policy | None = None,
-    time_unit: str = "auto",
+    **told: Any,
 ) -> Trace:
     """Return the trace in ``path``, plain or compressed with gzip or zstd.
 
     ``format`` is a reader's name or ``auto``: then exactly one reader must recognise the file.
-    ``time_unit`` says what numeric times count, ``s``, ``ms``, ``us`` or ``ns``; with ``auto`` that
-    is the format's unit, unless the numbers can only be clock times in another, which is said, or
-    do not look like it, which is refused or said.
+    ``told`` are the fields of :class:`workloads.readers.hints.Hints`. Of them ``time_unit`` says
+    what numeric times count, ``s``, ``ms``, ``us`` or ``ns``; with ``auto`` that is the format's
+    unit, unless the numbers can only be clock times in another, which is said, or do not look like
+    it, which is refused or said.
     Raises ``TraceError`` naming the file, and where it applies the row, field and value.
     """
+    hints = Hints(**told)
     known = [reader.name for reader in READERS]
     if format not in ("auto", *known):
         raise TraceError(f"trace: format must be auto or one of {_list(known)} but got {format!r}")
-    checks.one_of("trace", "time_unit", time_unit, (AUTO, *UNITS))
-    file = require_file(path)
+    file = require_file(path, folder=_holds_sessions)
+    if hints.columns is not None and format == "auto":
+        format = Mapped.name  # noqa: A001
     reader = _detect(file) if format == "auto" else READERS[known.index(format)]
-    return reader.read(file, policy or Policy(), time_unit)
+    return reader.read(file, policy or Policy(), hints)
+
+
+def _holds_sessions(folder: Path) -> bool:
+    """Tell whether a folder is one that is read whole."""
+    return Weka().sniff(b"", folder)
 
 
 def _detect(path: Path) -> Reader:
+    if path.is_dir():
+        return Weka()
     head = read_head(path)
     matches = [reader for reader in READERS if reader.sniff(head, path)]
     if len(matches) == 1:

@@ -13,8 +13,8 @@ import polars as pl
 from workloads.cleaning import Policy, clean
 from workloads.readers import measured
 from workloads.readers.fields import tokens
+from workloads.readers.hints import Hints
 from workloads.readers.objects import first_object, plain_text
-from workloads.readers.times import AUTO
 from workloads.trace import Trace
 from workloads.where import Where
 
@@ -45,9 +45,9 @@ class AIPerf:
         metadata = row.get("metadata")
         return "metrics" in row and isinstance(metadata, dict) and START in metadata
 
-    def read(self, path: Path, policy: Policy, time_unit: str = AUTO) -> Trace:
+    def read(self, path: Path, policy: Policy, hints: Hints) -> Trace:
         """Return the trace; raise ``TraceError`` naming the row that cannot be read."""
-        measured.own_unit(path, time_unit)
+        measured.own_unit(path, hints.time_unit)
         records = [_record(fields, where) for fields, where in measured.rows(path)]
         frame, where = pl.DataFrame(records, schema=SCHEMA), Where(str(path), 1)
         frame = frame.with_columns(

@@ -9,6 +9,7 @@ this shape, so nothing is said of its licence.
 from pathlib import Path
 
 from workloads.cleaning import Policy
+from workloads.readers.hints import Hints
 from workloads.readers.rows import Columns, has_columns, read_rows
 from workloads.trace import Trace
 
@@ -24,6 +25,6 @@ class Azure:
         """Tell whether the first line is a header with the Azure columns."""
         return has_columns(head, COLUMNS)
 
-    def read(self, path: Path, policy: Policy, time_unit: str = "auto") -> Trace:
+    def read(self, path: Path, policy: Policy, hints: Hints) -> Trace:
         """Return the trace; raise ``TraceError`` naming the row that cannot be read."""
-        return read_rows(path, COLUMNS, policy, time_unit, ("azure2023", "azure2024"))
+        return read_rows(path, COLUMNS, policy, hints.time_unit, ("azure2023", "azure2024"))

@@ -17,8 +17,9 @@ from workloads.cleaning import Policy, clean
 from workloads.errors import TraceError
 from workloads.readers import measured
 from workloads.readers.fields import tokens
+from workloads.readers.hints import Hints
 from workloads.readers.source import read_text
-from workloads.readers.times import AUTO, Clock
+from workloads.readers.times import Clock
 from workloads.trace import Trace
 from workloads.where import Where, shown
 
@@ -40,9 +41,9 @@ class Bench:
         """Tell whether the file begins as a benchmark's result does."""
         return head.lstrip()[:1] == b"{" and all(word.encode() in head for word in WORDS)
 
-    def read(self, path: Path, policy: Policy, time_unit: str = AUTO) -> Trace:
+    def read(self, path: Path, policy: Policy, hints: Hints) -> Trace:
         """Return the trace; raise ``TraceError`` naming the list and the place that is wrong."""
-        measured.own_unit(path, time_unit)
+        measured.own_unit(path, hints.time_unit)
         result = _result(path)
         lists = {name: _list(result, name, path) for name in (*LISTS, STARTS) if name in result}
         count = _common_length(lists, path)

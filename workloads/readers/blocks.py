@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from workloads.trace import RUN
+from workloads.readers.prompts import as_lists
 from workloads.where import Where
 
 MAX_BLOCK_ID = 2**32 - 1
@@ -91,18 +91,5 @@ def _as_runs(
     new = np.ones(flat.size, dtype=bool)
     new[1:] = (np.diff(flat) != 1) | (np.diff(owner) != 0)
     starts = np.flatnonzero(new)
-    runs = pl.DataFrame(
-        {
-            "row": owner[starts].astype(np.uint32),
-            "first": flat[starts].astype(np.uint32),
-            "n": np.diff(np.append(starts, flat.size)).astype(np.uint32),
-        }
-    )
-    lists = runs.group_by("row", maintain_order=True).agg(pl.struct("first", "n").alias("runs"))
-    rows = pl.DataFrame({"row": pl.int_range(absent.len(), dtype=pl.UInt32, eager=True)})
-    joined = rows.join(lists, on="row", how="left", maintain_order="left")["runs"]
-    empty = pl.Series([[]], dtype=pl.List(RUN))
-    filled = pl.select(
-        pl.when(pl.lit(joined).is_null() & ~pl.lit(absent)).then(pl.lit(empty)).otherwise(joined)
-    )
-    return filled.to_series().cast(pl.List(RUN)).alias("block_runs")
+    counts = np.diff(np.append(starts, flat.size))
+    return as_lists(owner[starts], flat[starts], counts, absent)

@@ -5,11 +5,7 @@ Three kinds of file: the parquet :meth:`workloads.trace.Trace.write_parquet` wri
 and ``output_tokens``.
 """
 
-import os
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -18,25 +14,23 @@ from workloads.cleaning import Policy, Raw, clean, limit_context
 from workloads.errors import TraceError
 from workloads.readers.columns import coded, identity, ignored, kept
 from workloads.readers.fields import tokens
+from workloads.readers.hints import Hints
+from workloads.readers.parquet import MAGIC, first_line, own_threads_silent, require_size
 from workloads.readers.rows import Columns, has_columns, read_rows
 from workloads.readers.source import sha256
 from workloads.readers.times import AUTO, Clock
-from workloads.trace import MAX_ROWS, METADATA_KEY, REQUIRED, SCHEMA, Trace, TraceMeta
+from workloads.trace import METADATA_KEY, REQUIRED, SCHEMA, Trace, TraceMeta
 from workloads.where import Where
 
-MAGIC = b"PAR1"
-FREE_ROWS = 10_000_000
-MAX_ROWS_PER_BYTE = 10
-"""A trace's row takes some bytes even compressed; far more rows than that are a trap."""
-
 OWN_UNIT = "s"
+TIME = "arrival_s"
 COLUMNS = Columns(
-    time="arrival_s", input_tokens="input_tokens", output_tokens="output_tokens", unit=OWN_UNIT
+    time=TIME, input_tokens="input_tokens", output_tokens="output_tokens", unit=OWN_UNIT
 )
 OF_A_RUN = ("prefill_queue_enter_s", "first_token_s", "finish_s")
 """Columns that only a run's ``requests.parquet`` has: its clock is kept as it was."""
 
-NEVER_NULL = (*REQUIRED, COLUMNS.time)
+NEVER_NULL = (*REQUIRED, TIME)
 
 
 class Canonical:
@@ -48,14 +42,14 @@ class Canonical:
         """Tell whether the file is parquet, or CSV with the columns' names."""
         return head.startswith(MAGIC) or has_columns(head, COLUMNS)
 
-    def read(self, path: Path, policy: Policy, time_unit: str = AUTO) -> Trace:
+    def read(self, path: Path, policy: Policy, hints: Hints) -> Trace:
         """Return the trace; of ``policy`` only ``over_context`` applies to one of our own."""
         with path.open("rb") as stream:
             if stream.read(len(MAGIC)) != MAGIC:
-                return read_rows(path, COLUMNS, policy, time_unit, ("columns", "columns"))
+                return read_rows(path, COLUMNS, policy, hints.time_unit, ("columns", "columns"))
         meta, frame = _load(path)
         if meta is None:
-            return _from_columns(path, frame, policy, time_unit)
+            return _from_columns(path, frame, policy, hints.time_unit)
         try:
             trace = Trace(frame, meta)
         except TraceError as error:
@@ -66,41 +60,19 @@ class Canonical:
 def _load(path: Path) -> tuple[TraceMeta | None, pl.DataFrame]:
     """Return the account, if the file holds one, and the columns there is a use for."""
     try:
-        with _own_threads_silent():
+        with own_threads_silent():
             return _read(path)
     except TraceError as error:
         raise TraceError(_named(path, error)) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise TraceError(f"{path}: the parquet file is damaged ({_first_line(error)})") from error
-
-
-@contextmanager
-def _own_threads_silent() -> Iterator[None]:
-    """Keep from the terminal what polars' threads print when they panic over a damaged file.
-
-    They write to the process's stderr itself before the error reaches us, who tell it in a
-    sentence.
-    """
-    sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is no stderr to keep clean
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        raise TraceError(f"{path}: the parquet file is damaged ({first_line(error)})") from error
 
 
 def _read(path: Path) -> tuple[TraceMeta | None, pl.DataFrame]:
     entry = pl.read_parquet_metadata(path).get(METADATA_KEY)
     scan = pl.scan_parquet(path, glob=False)
     schema = scan.collect_schema()
-    _check_size(path, scan.select(pl.len()).collect().item())
+    require_size(path, scan.select(pl.len()).collect().item())
     if entry is not None:
         return TraceMeta.from_json(entry), _own(scan, schema).collect()
     _check_columns(path, schema)
@@ -139,7 +111,7 @@ def _from_columns(path: Path, frame: pl.DataFrame, policy: Policy, time_unit: st
     where = Where(str(path), 0)
     schema = pl.read_parquet_schema(path)
     own = all(name in schema for name in OF_A_RUN)
-    arrival, names = frame[COLUMNS.time].cast(pl.Float64), kept(frame.columns)
+    arrival, names = frame[TIME].cast(pl.Float64), kept(frame.columns)
     if own and time_unit == AUTO:
         time_unit = OWN_UNIT
     times = Clock(native=COLUMNS.unit, stated=time_unit).numbers(arrival, where)
@@ -163,16 +135,6 @@ def _from_columns(path: Path, frame: pl.DataFrame, policy: Policy, time_unit: st
     return clean(raw, policy)
 
 
-def _check_size(path: Path, rows: int) -> None:
-    most = max(FREE_ROWS, MAX_ROWS_PER_BYTE * path.stat().st_size)
-    if rows > min(most, MAX_ROWS):
-        raise TraceError(f"{path}: claims {rows} rows, more than a file of its size can hold")
-
-
 def _named(path: Path, error: TraceError) -> str:
     text = str(error)
     return text if text.startswith(str(path)) else f"{path}: {text}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from workloads.trace import Transform
+from workloads.trace import MAX_TOKENS, Transform
 from workloads.where import Where
 
 NAMES: Mapping[str, str] = {
@@ -51,6 +51,10 @@ def identity(text: pl.DataFrame, names: Mapping[str, str], where: Where) -> pl.D
 def _typed(values: pl.Series, target: str, where: Where) -> pl.Series:
     if values.dtype == pl.String:
         values = values.replace({"": None})
+    if target == "cached_tokens_hint":
+        return _numbers(values, pl.Int32(), MAX_TOKENS, "a whole number of tokens", where)
+    if target == "delay_s":
+        return _numbers(values, pl.Float64(), float("inf"), "a number of seconds", where)
     if target.startswith("src_"):
         return _numbers(values, pl.Float32(), float("inf"), "a number of seconds", where)
     if target == "turn":

@@ -13,8 +13,9 @@ import polars as pl
 from workloads.cleaning import Policy, clean
 from workloads.readers import measured
 from workloads.readers.fields import tokens
+from workloads.readers.hints import Hints
 from workloads.readers.objects import first_object, plain_text
-from workloads.readers.times import AUTO, Clock
+from workloads.readers.times import Clock
 from workloads.trace import Trace
 from workloads.where import Where
 
@@ -34,14 +35,14 @@ class EngineLog:
         row = first_object(head) or {}
         return all(name in row for name in NUMBERS)
 
-    def read(self, path: Path, policy: Policy, time_unit: str = AUTO) -> Trace:
+    def read(self, path: Path, policy: Policy, hints: Hints) -> Trace:
         """Return the trace; raise ``TraceError`` naming the row that cannot be read."""
         read, further = _read(path)
         where = Where(str(path), 1)
         queued, first, last = (read[name] for name in STAMPS)
         where.require(first >= queued, first, "a time not before queued_ts")
         where.require(last >= first, last, "a time not before first_token_ts")
-        times = Clock(native="s", stated=time_unit).numbers(queued, where)
+        times = Clock(native="s", stated=hints.time_unit).numbers(queued, where)
         unit = measured.SECONDS[times.unit]
         frame = pl.DataFrame(
             {

@@ -19,6 +19,8 @@ from workloads.errors import TraceError
 from workloads.readers.blocks import Counters, Hashes, HashesError, block_runs
 from workloads.readers.columns import NAMES, coded, identity, ignored, kept
 from workloads.readers.fields import tokens
+from workloads.readers.hints import Hints
+from workloads.readers.mooncake_sessions import BLOCK_SIZE, NEEDED, RESIZE, read_sessions
 from workloads.readers.objects import (
     first_object,
     further_fields,
@@ -32,11 +34,9 @@ from workloads.readers.times import OFFSET, Clock, Times, resolution
 from workloads.trace import Trace, Transform
 from workloads.where import Where
 
-BLOCK_SIZE = 512
-NEEDED = ("timestamp", "input_length", "output_length")
 CHAT = "chat_id"
 SESSION_FIELDS = ("session_id", "delay", CHAT)
-"""Rows with one of these may hold a turn's new tokens alone; with the last it is not Mooncake."""
+"""Rows with one of these are turns of sessions; with the last it is not Mooncake."""
 
 IDENTITY = tuple(name for name in NAMES if name not in SESSION_FIELDS)
 FLOAT = pl.Float64()
@@ -50,8 +50,12 @@ SUSPECT = (
 row."""
 
 
+class SessionsError(Exception):
+    """The rows are turns of sessions: they are read another way."""
+
+
 class Mooncake:
-    """Reads rows that carry the whole prompt (no sessions)."""
+    """Reads rows of single requests and, where they name sessions, of their turns."""
 
     name = "mooncake"
 
@@ -60,18 +64,23 @@ class Mooncake:
         row = first_object(head)
         return (
             row is not None
-            and all(name in row for name in NEEDED)
+            and all(name in row for name in NEEDED[1:])
+            and (NEEDED[0] in row or "session_id" in row)
             and CHAT not in row
             and isinstance(row.get("hash_ids") or [], list)
         )
 
-    def read(self, path: Path, policy: Policy, time_unit: str = "auto") -> Trace:
+    def read(self, path: Path, policy: Policy, hints: Hints) -> Trace:
         """Return the trace; raise ``TraceError`` naming the row that cannot be read."""
-        clock = Clock(native="ms", stated=time_unit, whole=True)
+        clock = Clock(native="ms", stated=hints.time_unit, whole=True)
+        size = hints.block_size or BLOCK_SIZE
         try:
-            return _File(path, clock, Counters()).read(policy)
-        except HashesError:
-            return _File(path, clock, Hashes()).read(policy)
+            try:
+                return _File(path, clock, Counters(), size).read(policy)
+            except HashesError:
+                return _File(path, clock, Hashes(), size).read(policy)
+        except SessionsError:
+            return read_sessions(path, policy, hints)
 
 
 @dataclass(slots=True)
@@ -81,6 +90,7 @@ class _File:
     path: Path
     clock: Clock
     numbering: Counters | Hashes
+    block_size: int
     dates: bool = False
     offset: bool = False
     further: Counter[str] = field(default_factory=Counter)
@@ -95,7 +105,7 @@ class _File:
         frame = coded(pl.concat(frames, how="diagonal_relaxed"))
         times = self._times(frame["time"].alias("timestamp"))
         has_blocks = frame["block_runs"].null_count() < frame.height
-        blocks = {"block_size": BLOCK_SIZE, "block_scope": "global", "tail_block": "partial"}
+        blocks = {"block_size": self.block_size, "block_scope": "global", "tail_block": "partial"}
         about = {"sha256": sha256(self.path), "time_unit": times.unit, "warnings": times.warnings}
         raw = Raw(
             path=str(self.path),
@@ -135,8 +145,8 @@ class _File:
         names = kept(has)
         rows = self._decoded(lines, list(names))
         input_tokens = tokens(rows["input_length"], where)
-        limit = -(-input_tokens.cast(pl.Int64) // BLOCK_SIZE)
-        limit = limit.alias(f"one per {BLOCK_SIZE} input tokens")
+        limit = -(-input_tokens.cast(pl.Int64) // self.block_size)
+        limit = limit.alias(f"one per {self.block_size} input tokens; {RESIZE}")
         return pl.DataFrame(
             {
                 "time": self._stamps(rows["timestamp"], lines, where),
@@ -192,10 +202,7 @@ class _File:
         """Return one row's values as ``schema`` wants them."""
         for name in SESSION_FIELDS:
             if name in fields:
-                raise TraceError(
-                    f"{where.path}: row {where.first_row} has the field {name}: sessions in "
-                    "Mooncake rows, which may count a turn's new tokens alone, are not supported"
-                )
+                raise SessionsError
         stamp = {"timestamp": _date(fields, where)} if self.dates else {}
         texts = [name for name, dtype in schema.items() if dtype == pl.String and name not in stamp]
         return {

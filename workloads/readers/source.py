@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +43,16 @@ class Lines:
     text: pl.Series
 
 
-def require_file(path: str) -> Path:
-    """Return ``path`` as a readable regular file that is not empty, or raise ``TraceError``."""
+def require_file(path: str, folder: Callable[[Path], bool] | None = None) -> Path:
+    """Return ``path`` as a readable regular file that is not empty, or raise ``TraceError``.
+
+    A folder is none, unless ``folder`` says that it can be read whole.
+    """
     file = Path(path).expanduser()
     try:
         if file.is_dir():
+            if folder is not None and folder(file):
+                return file
             run = f"; in it lies {OF_A_RUN}" if (file / OF_A_RUN).is_file() else ""
             raise TraceError(f"{path}: is a directory, expected a trace file{run}")
         if not file.exists():
