@@ -64,6 +64,7 @@ _DEPLOYMENT = (
     "router",
     "decode_router",
     "admission",
+    "queue",
     "transfer",
     "first_token",
     "gateway_s",

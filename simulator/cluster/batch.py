@@ -93,7 +93,7 @@ class BatchWorker(Worker):
     def enqueue(self, request: int) -> None:
         """Take a whole request into the queue (mixed role)."""
         self.prompts.append(request)
-        if len(self.prompts) == 1:
+        if self.prompts[0] == request:
             self._interrupt()
 
     def reserve(self, request: int) -> None:

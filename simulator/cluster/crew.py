@@ -7,6 +7,7 @@ from simulator.cluster.clock import Clock
 from simulator.cluster.gaps import GapLog
 from simulator.cluster.gateway import Limits
 from simulator.cluster.ledger import Ledger
+from simulator.cluster.lines import KeyOf, OrderedLine
 from simulator.cluster.pace import Pace
 from simulator.cluster.prefill import PrefillWorker
 from simulator.cluster.timing import DecodeTimes
@@ -22,7 +23,8 @@ class Means:
     """What every worker is given: the clock, the ledger, whom to tell, and the batch worker's kind.
 
     ``leap`` bounds the iterations taken at once (``None``: as many as possible); where not all
-    ``clients_stay``, workers keep what it takes to part with a sequence in a stall.
+    ``clients_stay``, workers keep what it takes to part with a sequence in a stall. ``key_of``
+    orders their prompts (``None``: as they come).
     """
 
     clock: Clock
@@ -31,6 +33,7 @@ class Means:
     batch_worker: type[BatchWorker] = BatchWorker
     leap: int | None = None
     clients_stay: bool = True
+    key_of: KeyOf | None = None
 
 
 class Crew:
@@ -68,6 +71,8 @@ class Crew:
         )
         kind = PrefillWorker if self.pool.role == "prefill" else means.batch_worker
         worker = kind(means.clock, means.ledger, means.listener, settings)
+        if means.key_of is not None:
+            worker.prompts = OrderedLine(means.key_of)
         if isinstance(worker, BatchWorker) and means.leap is not None:
             worker.leap.limit = means.leap
         if isinstance(worker, BatchWorker) and not means.clients_stay:

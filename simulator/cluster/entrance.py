@@ -106,25 +106,20 @@ class Entrance:
         """Return the least seconds from now to the end of this prompt."""
         router = self._router
         at = router.view.least("tokens", "requests", draw=0.0)
-        worker = router.team.workers[at]
-        pace = self.paces[worker.role]
-        seconds = pace.backlog_s(worker.load.tokens[at])
-        seconds += pace.prompt_s(self._ledger.input_tokens[self._request])
-        return seconds + (self.handover_s if worker.role == "prefill" else 0.0)
+        tokens = self._ledger.input_tokens[self._request]
+        seconds = router.view.estimates.ttft_s(at, tokens)
+        prefills = router.team.workers[at].role == "prefill"
+        return seconds + (self.handover_s if prefills else 0.0)
 
     def tpot_s(self) -> float:
         """Return a step's seconds on the decode worker with the least KV, with this request."""
-        team = self._decode_router.team
+        tokens = self._ledger.input_tokens[self._request]
         if self._worker.role == "mixed":
-            worker: AnyWorker = self._worker
-        elif team.workers:
-            least = self._decode_router.view.least("kv_blocks", "requests", draw=0.0)
-            worker = team.workers[least]
-        else:
+            return self._router.view.estimates.tpot_s(self._worker.index, tokens)
+        view = self._decode_router.view
+        if not view.requests:
             return float("inf")
-        pace, load, at = self.paces[worker.role], worker.load, worker.index
-        context = pace.tokens(load.kv_blocks[at]) + self._ledger.input_tokens[self._request]
-        return pace.decode_s(load.requests[at] + 1, context)
+        return view.estimates.tpot_s(view.least("kv_blocks", "requests", draw=0.0), tokens)
 
     def tpot_ahead_s(self, decode_s: float) -> float:
         """Return that of an average decode worker when this prompt is due."""

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from simulator.cluster.pace import Pace
 from simulator.cluster.team import Team
 from simulator.errors import ConfigError
 from simulator.plugins import is_own
+from simulator.policies.classes import Classes
 from simulator.policies.ranking import Column, Ranking, Total
 from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
 
@@ -33,6 +35,8 @@ class Router:
         "_order",
         "_policy",
         "_view",
+        "classes",
+        "paces",
         "team",
     )
 
@@ -47,13 +51,16 @@ class Router:
         self._generator = generator
         self._draws: list[float] = []
         self._order = 0
+        self.classes = Classes()
+        self.paces: Mapping[str, Pace] = {}
 
     def place(self, request: int, input_tokens: int, output_tokens: int) -> int:
         """Return the index in the team of the worker that gets ``request``."""
         if not self._draws:
             self._draws = self._generator.random(_DRAWS).tolist()[::-1]
         draw = self._draws.pop()
-        routed = RoutedRequest(request, input_tokens, output_tokens, self._order, draw)
+        service = self.classes[request]
+        routed = RoutedRequest(request, input_tokens, output_tokens, self._order, draw, service)
         self._order += 1
         index = self._choose(routed, self.view)
         size = len(self.team.workers)
@@ -80,14 +87,43 @@ class Router:
                 setattr(load, name, Column(getattr(load, name)))
         loads: list[Sequence[int]] = [getattr(load, name) for name in COLUMNS]
         shown = loads if is_own(_module(self._policy)) else [ReadOnly(each) for each in loads]
+        requests, tokens, blocks = shown
+        estimates = Estimated(self.team, self.paces)
         if ranked:
             columns = dict(zip(COLUMNS, loads, strict=True))
-            return _RankedView(shown[0], shown[1], shown[2], columns)
-        return PoolView(shown[0], shown[1], shown[2])
+            return _RankedView(requests, tokens, blocks, estimates, columns)
+        return PoolView(requests, tokens, blocks, estimates)
 
 
 def _module(policy: object) -> str:
     return f"{type(policy).__module__}.{type(policy).__qualname__}"
+
+
+class Estimated:
+    """What a request would take at each worker of a team as it is now loaded."""
+
+    __slots__ = ("_paces", "_team")
+
+    def __init__(self, team: Team[Any], paces: Mapping[str, Pace]) -> None:
+        self._team = team
+        self._paces = paces
+
+    def ttft_s(self, worker: int, tokens: int) -> float:
+        """Return the seconds until a prompt of so many tokens is computed there."""
+        at = self._team.workers[worker]
+        if at.role == "decode":
+            return 0.0
+        pace = self._paces[at.role]
+        return pace.backlog_s(self._team.load.tokens[worker]) + pace.prompt_s(tokens)
+
+    def tpot_s(self, worker: int, tokens: int) -> float:
+        """Return a decode step's seconds there with one more sequence of so many tokens."""
+        at, load = self._team.workers[worker], self._team.load
+        if at.role == "prefill":
+            return 0.0
+        pace = self._paces[at.role]
+        context = pace.tokens(load.kv_blocks[worker]) + tokens
+        return pace.decode_s(load.requests[worker] + 1, context)
 
 
 class ReadOnly(Sequence[int]):

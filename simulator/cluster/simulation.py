@@ -24,6 +24,7 @@ from simulator.cluster.gateway import Gateway
 from simulator.cluster.handoff import Handoff
 from simulator.cluster.leavers import Leavers
 from simulator.cluster.ledger import Ledger
+from simulator.cluster.lines import key_of
 from simulator.cluster.links import Arrivals, Deliver, FifoLinks, Links
 from simulator.cluster.migration import Migration
 from simulator.cluster.observer import Observer
@@ -36,9 +37,9 @@ from simulator.cluster.wiring import Ways
 from simulator.cluster.worker import Listener, Load
 from simulator.deployment import Deployment
 from simulator.errors import ConfigError, InvariantError
-from simulator.policies.admission import AdmitAll, lacking
+from simulator.policies.admission import AdmitAll
 from simulator.policies.autoscaling import Static
-from simulator.policies.classes import Classes
+from simulator.policies.classes import Classes, lacking
 from simulator.record import TIMES, GapHistogram, RunRecord, WorkerInfo
 
 Column = NDArray[np.float64] | NDArray[np.int32]
@@ -112,6 +113,7 @@ class Simulation:
         self.endings = Endings(self.clock, self.ledger, self.roster.batches)
         self.entries: Team[AnyWorker] = Team()
         self.decoders: Team[BatchWorker] = Team()
+        _check_targets(deployment, traffic.classes)
         router, decode_router = self._routers()
         self.ways = Ways(deployment)
         self.handoff = Handoff(
@@ -127,6 +129,9 @@ class Simulation:
         links = self._links()
         self.handoff.links = self.migration.links = self.ways.links = links
         self.fleet = self._fleet()
+        paces = {role: pool.crew.pace() for role, pool in self.fleet.pools.items()}
+        for each in (router, decode_router):
+            each.classes, each.paces = traffic.classes, paces
         entrance = self._entrance(traffic.classes, router, decode_router)
         self.gateway = self._gateway(router, entrance)
         self.departures = Departures(
@@ -143,7 +148,7 @@ class Simulation:
         if self.source.closed:
             self.endings.on_end = self.source.one_ended
         self.telemetry = Telemetry(self.clock, self._sample_interval(), self._sampled)
-        self._means = self._common()
+        self._means = self._common(traffic.classes)
         self.controller = self._controller()
         self._start()
 
@@ -204,16 +209,11 @@ class Simulation:
         policy = self.deployment.admission
         if isinstance(policy, AdmitAll):
             return None
-        if lacks := lacking(policy, classes.kinds):
-            raise ConfigError(
-                f"admission {type(policy).__name__}: needs {lacks} of every request, so set "
-                f"{' or '.join(f'slo.{each}' for each in lacks.split(' or '))}, or that of classes"
-            )
         sequence = np.random.SeedSequence(self.options.seed, spawn_key=(5,))
         draws = np.random.default_rng(sequence).random(self.ledger.size)
         routers = (router, decode_router)
         entrance = Entrance(policy, classes, self.endings, routers, draws)
-        entrance.paces = {role: pool.crew.pace() for role, pool in self.fleet.pools.items()}
+        entrance.paces = router.paces
         entrance.handover_s = self.deployment.handover_s
         return entrance
 
@@ -242,7 +242,7 @@ class Simulation:
         self._live(leavers.alarm, leavers.wake)
         return leavers
 
-    def _common(self) -> Means:
+    def _common(self, classes: Classes) -> Means:
         return Means(
             clock=self.clock,
             ledger=self.ledger,
@@ -256,6 +256,7 @@ class Simulation:
             batch_worker=self.batch_worker,
             leap=self.options.leap,
             clients_stay=self.leavers is None,
+            key_of=key_of(self.deployment.queue, self.ledger, classes),
         )
 
     def _sample_interval(self) -> float:
@@ -464,6 +465,18 @@ class Simulation:
         firsts = (columns["second_token_s"] - columns["first_token_s"])[handed]
         logs = [pool.crew.gaps for pool in self.fleet.pools.values()]
         return pooled(logs, np.concatenate([firsts, self.ledger.resumed]))
+
+
+def _check_targets(deployment: Deployment, classes: Classes) -> None:
+    """Refuse a policy that judges by a target which some requests have not."""
+    for group in ("router", "decode_router", "admission", "queue"):
+        policy = getattr(deployment, group)
+        if lacks := lacking(policy, classes.kinds):
+            keys = " or ".join(f"slo.{each}" for each in lacks.split(" or "))
+            raise ConfigError(
+                f"{group} {type(policy).__name__}: needs {lacks} of every request, so set {keys}, "
+                "or that of classes"
+            )
 
 
 def run(deployment: Deployment, traffic: Traffic, options: RunOptions) -> RunRecord:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from simulator.cluster.clock import ADMISSION, Alarm, Clock
 from simulator.cluster.gaps import GapLog
 from simulator.cluster.ledger import Ledger
+from simulator.cluster.lines import Line
 from simulator.cluster.timing import DecodeTimes
 from simulator.deployment import Batching
 from simulator.latency.base import Busiest, StepModel, WorkerSpec
@@ -175,7 +176,7 @@ class Worker:
         self.used = 0
         self.ranks = settings.spec.layout.attention_dp
         self.rank_tokens = settings.batching.rank_tokens(self.ranks)
-        self.prompts: deque[int] = deque()
+        self.prompts: Line = deque()
         self.partial: dict[int, Partial] = {}  # by request, in the order of admission
         self.busy_since: float | None = None
         self.busy_so_far = 0.0

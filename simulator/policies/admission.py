@@ -6,7 +6,6 @@ admitter at ebab6879; Dynamo 1.6.1's RouterQueueDepthTiers.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -216,13 +215,6 @@ class Shed:
             return ADMITTED
         saturation = entrance.saturation(self.queue, self.kv, self.refresh_s)
         return SHED if arrival.draw < self.probability(saturation) else ADMITTED
-
-
-def lacking(policy: object, kinds: Sequence[ServiceClass]) -> str:
-    """Return what some class lacks for a policy to judge it, or nothing."""
-    needs = getattr(policy, "needs", None)
-    told = [needs(kind) for kind in kinds] if needs is not None else []
-    return next((each for each in told if each), "")
 
 
 def _least(owner: str, name: str, value: int, least: int) -> None:

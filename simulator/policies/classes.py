@@ -61,6 +61,13 @@ class Classes:
         return self.kinds[self.of[request]] if self.of else self.kinds[0]
 
 
+def lacking(policy: object, kinds: Sequence[ServiceClass]) -> str:
+    """Return what some class lacks for a policy to judge it, or nothing."""
+    needs = getattr(policy, "needs", None)
+    told = [needs(kind) for kind in kinds] if needs is not None else []
+    return next((each for each in told if each), "")
+
+
 MOST = 255
 """Classes of one run, the one without a name apart."""
 

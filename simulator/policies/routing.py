@@ -1,14 +1,20 @@
 """Which worker of a pool a request goes to."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+from simulator.policies.classes import ServiceClass
+
+UNCLASSED = ServiceClass()
 
 
 class RoutedRequest(NamedTuple):
     """The request being placed: its lengths in tokens, how many were placed before it, a draw.
 
-    ``draw`` is uniform in [0, 1) from the routing stream, the same for every policy.
+    ``draw`` is uniform in [0, 1) from the routing stream, the same for every policy. ``service`` is
+    its class, with the targets it is due.
     """
 
     request: int
@@ -16,6 +22,41 @@ class RoutedRequest(NamedTuple):
     output_tokens: int
     order: int
     draw: float
+    service: ServiceClass = UNCLASSED
+
+
+class Estimates(Protocol):
+    """What a request would take at each worker of a pool, from the pool's own step times."""
+
+    def ttft_s(self, worker: int, tokens: int) -> float:
+        """Return the seconds until a prompt of so many tokens is computed there.
+
+        The prompt tokens placed there at the pace of full steps, and then the prompt alone; no
+        decodes beside it. 0 at a decode worker, which gets prompts computed.
+        """
+        ...
+
+    def tpot_s(self, worker: int, tokens: int) -> float:
+        """Return a decode step's seconds there with one more sequence of so many prompt tokens.
+
+        Contexts are prompts alone. 0 at a prefill worker, which decodes nothing.
+        """
+        ...
+
+
+class Unknown:
+    """No estimates: every worker takes no time."""
+
+    def ttft_s(self, worker: int, tokens: int) -> float:  # noqa: ARG002
+        """Return 0."""
+        return 0.0
+
+    def tpot_s(self, worker: int, tokens: int) -> float:  # noqa: ARG002
+        """Return 0."""
+        return 0.0
+
+
+UNKNOWN = Unknown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +65,13 @@ class PoolView:
 
     ``requests``: placed here and not finished with this stage. ``tokens``: prompt tokens placed
     here and not yet computed. ``kv_blocks``: prompt KV blocks of the requests placed here, those
-    still in transfer included, until the worker lets go of them.
+    still in transfer included, until the worker lets go of them. ``estimates`` are seconds.
     """
 
     requests: Sequence[int]
     tokens: Sequence[int]
     kv_blocks: Sequence[int]
+    estimates: Estimates = UNKNOWN
 
     def least(self, *columns: str, draw: float) -> int:
         """Return the worker with the least of ``columns``, compared in order.
@@ -117,3 +159,64 @@ class LeastKV:
     def choose(self, request: RoutedRequest, pool: PoolView) -> int:
         """Return the worker with the fewest placed KV blocks."""
         return pool.least("kv_blocks", draw=request.draw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerOfTwo:
+    """The one with less ``load`` of two workers taken at random, the first taken where alike.
+
+    SGLang's gateway does so by requests in flight.
+    """
+
+    load: str = "requests"
+
+    def __post_init__(self) -> None:
+        known = ("requests", "tokens", "kv_blocks")
+        if self.load not in known:
+            raise ValueError(
+                f"power_of_two: load must be one of {', '.join(known)} but got {self.load!r}"
+            )
+
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+        """Return the less loaded of two different workers, both from the request's one draw."""
+        loads: Sequence[int] = getattr(pool, self.load)
+        size = len(loads)
+        if size == 1:
+            return 0
+        one, rest = divmod(request.draw * size, 1.0)
+        first = min(int(one), size - 1)
+        second = min(int(rest * (size - 1)), size - 2)
+        second += second >= first
+        return first if loads[first] <= loads[second] else second
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFitSlo:
+    """The first worker that would hold the request's targets, else the one that misses by least.
+
+    Arrow's rule for decode workers: the first whose TPOT with this request is within its target,
+    else the least TPOT; and the same for prompts and TTFT. Workers are filled one after the other,
+    so that the last ones may be spared. It looks through the pool until one fits.
+
+    Source: xLLM-service, ``scheduler/managers/instance_mgr.cpp`` at c8033e00.
+    """
+
+    def needs(self, service: ServiceClass) -> str:
+        """Return what a class lacks for a worker to fit, or nothing."""
+        lacks = (name for name in ("ttft_s", "tpot_s") if getattr(service, name) is None)
+        return next(lacks, "")
+
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+        """Return the first that fits, or the one with the least share of its target."""
+        service, tokens, estimates = request.service, request.input_tokens, pool.estimates
+        best, least = 0, math.inf
+        for worker in range(len(pool.requests)):
+            share = max(
+                estimates.ttft_s(worker, tokens) / (service.ttft_s or math.inf),
+                estimates.tpot_s(worker, tokens) / (service.tpot_s or math.inf),
+            )
+            if share <= 1:
+                return worker
+            if share < least:
+                best, least = worker, share
+        return best

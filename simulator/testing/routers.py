@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from simulator.cluster.router import COLUMNS, INTEGERS
+from simulator.policies.classes import ServiceClass
 from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
 from simulator.testing.contract import ContractError, Subject, streams_at
 
@@ -17,6 +18,8 @@ LARGE = 4096
 SHARE = 8
 """A choice that reads more than one in so many of them looks through the pool."""
 REQUESTS = 40
+DUE = ServiceClass(ttft_s=0.5, tpot_s=0.05)
+"""What every request is promised."""
 
 
 def check_router(policy: RoutingPolicy, *, scans: bool = False) -> None:
@@ -55,7 +58,13 @@ class Pool:
 
     def view(self) -> "WatchedView":
         """Return what a policy sees of it."""
-        return WatchedView(*(Entries(self, name) for name in COLUMNS), pool=self)
+        requests, tokens, blocks = (Entries(self, name) for name in COLUMNS)
+        return WatchedView(requests, tokens, blocks, Guessed(self), pool=self)
+
+    def plain(self) -> PoolView:
+        """Return the same, unwatched."""
+        requests, tokens, blocks = self.columns
+        return PoolView(requests, tokens, blocks)
 
     def place(self, subject: Subject, rng: np.random.Generator, situation: str) -> int:
         """Place one more request, and let one that was placed end."""
@@ -66,6 +75,7 @@ class Pool:
             output_tokens=1 + int(4e3 * draws[1] ** 4),
             order=self.placed,
             draw=float(draws[2]),
+            service=DUE,
         )
         chosen = self.ask(subject, request, situation)
         self.placed += 1
@@ -87,6 +97,24 @@ class Pool:
         return int(chosen)
 
 
+@dataclass(eq=False)
+class Guessed:
+    """Estimates that grow with a pool's loads; each reads one worker."""
+
+    pool: Pool
+
+    def ttft_s(self, worker: int, tokens: int) -> float:
+        """Return 10 µs a token."""
+        self.pool.reads += 1
+        return 1e-5 * (self.pool.columns[1][worker] + tokens)
+
+    def tpot_s(self, worker: int, tokens: int) -> float:
+        """Return 10 ms, and a little for each sequence and block."""
+        self.pool.reads += 1
+        requests, _, blocks = (column[worker] for column in self.pool.columns)
+        return 0.01 + 1e-4 * (requests + 1) + 1e-7 * (16 * blocks + tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class WatchedView(PoolView):
     """A view that notes what is read of it one by one; :meth:`least` is the engine's own search."""
@@ -95,11 +123,11 @@ class WatchedView(PoolView):
 
     def least(self, *columns: str, draw: float) -> int:
         """Return the worker with the least of ``columns``; ``draw`` falls on one of its ties."""
-        return PoolView(*self.pool.columns).least(*columns, draw=draw)
+        return self.pool.plain().least(*columns, draw=draw)
 
     def total(self, column: str) -> int:
         """Return the sum of a column."""
-        return PoolView(*self.pool.columns).total(column)
+        return self.pool.plain().total(column)
 
 
 class Entries(Sequence[int]):
@@ -155,7 +183,12 @@ def _purely(subject: Subject, pool: Pool, situation: str) -> None:
     for draw in (0.0, 0.37, 1 - 2**-53):
         for order, tokens in ((0, 1), (1, 2000), (10**7, 10**6)):
             request = RoutedRequest(
-                request=order, input_tokens=tokens, output_tokens=9, order=order, draw=draw
+                request=order,
+                input_tokens=tokens,
+                output_tokens=9,
+                order=order,
+                draw=draw,
+                service=DUE,
             )
             answers = [pool.ask(subject, request, situation) for _ in range(2)]
             if answers[0] != answers[1]:

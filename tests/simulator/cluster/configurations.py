@@ -18,8 +18,23 @@ from simulator.elastic import Change, Elastic, StartUp
 from simulator.latency.base import Busiest, Piece, WorkerSpec
 from simulator.layout import Layout
 from simulator.model import Model
-from simulator.policies.admission import EarlyRejection, QueueCap, Shed, Tier, TokenTiers
-from simulator.policies.routing import LeastKV, LeastRequests, LeastTokens, RoundRobin
+from simulator.policies.admission import (
+    AdmitAll,
+    EarlyRejection,
+    QueueCap,
+    Shed,
+    Tier,
+    TokenTiers,
+)
+from simulator.policies.queueing import Edf, Fcfs, Priority, Sjf, Wspt
+from simulator.policies.routing import (
+    FirstFitSlo,
+    LeastKV,
+    LeastRequests,
+    LeastTokens,
+    PowerOfTwo,
+    RoundRobin,
+)
 from simulator.policies.routing import Random as RandomRouter
 
 GRID_S = 0.25
@@ -34,6 +49,8 @@ DOORS = (
     EarlyRejection(),
     EarlyRejection(predicts=True, decode_s=0.5),
 )
+OTHERS = (PowerOfTwo(), PowerOfTwo(load="kv_blocks"), FirstFitSlo())
+QUEUES = (Fcfs(), Sjf(), Wspt(), Edf(), Priority(), Priority(aging_s=0.5))
 DENSE = replace(A_MODEL, name="small dense model", kv_heads=4, max_context=300)
 SPARSE = Model(
     name="small mixture",
@@ -169,9 +186,19 @@ def draw(seed: int, *, changing: bool = False) -> Drawn:
     )
     load = replace(load, clients=_clients(rng, grid=grid))
     own = Random(f"doors of {seed}")  # noqa: S311 - no secret
-    if own.random() < 0.4:
+    if own.random() < 0.5:
         load = replace(load, classes=drawn_classes(len(load.arrival_s), own))
-        deployment = replace(deployment, admission=own.choice(DOORS))
+        deployment = replace(
+            deployment,
+            admission=own.choice([AdmitAll(), AdmitAll(), *DOORS]),
+            queue=own.choice(QUEUES),
+        )
+        if own.random() < 0.4:
+            deployment = replace(
+                deployment, router=own.choice(OTHERS), decode_router=own.choice(OTHERS)
+            )
+        if not grid and load.concurrency is None:  # all but at once, so that there are queues
+            load = replace(load, arrival_s=load.arrival_s * own.choice([1.0, 0.05]))
     if changing:
         deployment = _changing(rng, deployment, grid=grid)
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)

@@ -1,4 +1,4 @@
-"""Whom the second simulator lets in: every number is counted anew, for each request."""
+"""Whom the second simulator lets in and whose turn it is: all counted anew for each request."""
 
 from math import ceil, inf
 from typing import Any
@@ -28,6 +28,33 @@ class Doorkeeper:
             "EarlyRejection": self.too_late,
         }.get(type(self.policy).__name__)
         return "" if told is None else told(job, site)
+
+    def claim(self, job: Any) -> Any:
+        """Return by what a prompt stands in its queue, the least first."""
+        queue, service = self.world.deployment.queue, self.classes[job.number]
+        tokens = job.prompt + len(job.tokens)
+        late = inf if service.ttft_s is None else service.ttft_s
+        aged = (
+            job.arrival / getattr(queue, "aging_s", None) if getattr(queue, "aging_s", None) else 0
+        )
+        return {
+            "Fcfs": 0,
+            "Sjf": tokens,
+            "Wspt": (-service.priority, -(1 + service.jump) / max(1, tokens)),
+            "Edf": job.arrival + late,
+            "Priority": (aged - service.priority, job.arrival),
+        }[type(queue).__name__]
+
+    def share(self, job: Any, site: Any, stage: int) -> float:
+        """Return the larger share of its targets that a request would take at ``site``."""
+        service, tokens = self.classes[job.number], job.prompt + len(job.tokens[:-1])
+        load, shares = self.load(site, stage), [0.0]
+        if site.pool.role != "decode" and service.ttft_s:
+            shares.append((site.backlog_s(load[1]) + site.alone_s(tokens)) / service.ttft_s)
+        if site.pool.role != "prefill" and service.tpot_s:
+            context = load[2] * site.pool.batching.block_size + tokens
+            shares.append(seconds(site, load[0] + 1, context) / service.tpot_s)
+        return max(shares)
 
     def load(self, site: Any, stage: int = 0) -> tuple[int, int, int]:
         """Return what a router sees: requests, prompt tokens to compute, prompt blocks."""
@@ -109,7 +136,7 @@ def seconds(site: Any, batch: int, context: float) -> float:
 def drawn_classes(requests: int, draw: Any) -> Classes:
     """Return two classes, one of which may be shed, and who belongs to which."""
     kinds = (
-        ServiceClass(ttft_s=draw.choice([0.1, 0.5, 2.0]), tpot_s=draw.choice([0.02, 0.1, None])),
-        ServiceClass(priority=-1, ttft_s=draw.choice([0.05, None]), tpot_s=0.05),
+        ServiceClass(ttft_s=draw.choice([0.1, 0.5, 2.0]), tpot_s=draw.choice([0.015, 0.03, 0.1])),
+        ServiceClass(priority=-1, ttft_s=draw.choice([0.05, 3.0]), tpot_s=0.05, jump=2.0),
     )
     return Classes(kinds=kinds, of=bytes(draw.choice([0, 1]) for _ in range(requests)))

@@ -104,6 +104,7 @@ class Site:
         self.plan = memory(world.deployment, pool)
         self.steps = world.deployment.latency.bind(spec(world.deployment, pool))
         self.queue: list[Job] = []
+        self.foremost: set[Job] = set()  # of those in it
         self.begun: list[Begun] = []  # but not computed to the end, the latest last
         self.held: dict[Job, int] = {}
         self.busy: list[list[float]] = []  # [from, to] of each spell of work
@@ -223,6 +224,17 @@ class Site:
         """Attention-DP ranks, each with a step of its own."""
         return self.pool.layout.attention_dp
 
+    def line_up(self, job: Job) -> None:
+        """Let a prompt wait, before the first that has less of a claim."""
+        self.foremost &= set(self.queue)
+        claim = self.world.doorkeeper.claim
+        behind = [
+            at
+            for at, other in enumerate(self.queue)
+            if other not in self.foremost and claim(other) > claim(job)
+        ]
+        self.queue.insert(behind[0] if behind else len(self.queue), job)
+
     def unqueue(self, job: Job) -> None:
         """Take a prompt out of the queue that nobody wants computed any more."""
         self.queue.remove(job)
@@ -292,7 +304,7 @@ class Prefill(Site):
 
     def take(self, job: Job) -> None:
         """Queue a request."""
-        self.queue.append(job)
+        self.line_up(job)
 
     def happenings(self) -> Iterator[Happening]:
         """Yield the end of the oldest step, and the start of the next."""
@@ -447,7 +459,7 @@ class Batch(Site):
 
     def take(self, job: Job) -> None:
         """Queue a whole request."""
-        self.queue.append(job)
+        self.line_up(job)
 
     def reserve(self, job: Job) -> None:
         """Queue a request for blocks, and grant what can be granted."""
@@ -560,6 +572,7 @@ class Batch(Site):
             lost = job.prompt + len(job.tokens) - 1
             self.preempted.add(job)
         self.queue.insert(0, job)
+        self.foremost.add(job)
         del self.held[job]
         job.preemptions += 1
         job.recomputed += lost
@@ -924,7 +937,7 @@ class World:
         if not self.entries:
             self.unplaced.append(job)
             return
-        site = self.entries[self.choose(0, self.entries)]
+        site = self.entries[self.choose(job, 0, self.entries)]
         job.reason = self.refusal(job, site)
         if not job.reason and not job.asked:
             job.reason = self.doorkeeper.refusal(job, site)
@@ -967,7 +980,7 @@ class World:
 
     # --- routing -------------------------------------------------------------------------------
 
-    def choose(self, stage: int, team: "list[Any]") -> int:
+    def choose(self, job: Job, stage: int, team: "list[Any]") -> int:
         """Return where the policy sends the next request of this stage."""
         policy = (self.deployment.router, self.deployment.decode_router)[stage]
         order, draw = self.placed[stage], float(self.luck[stage].random())
@@ -978,6 +991,17 @@ class World:
         if name == "Random":
             return int(draw * size)
         loads = [self.load(site, stage) for site in team]
+        if name == "PowerOfTwo" and size > 1:
+            pair = int(draw * size), int((draw * size) % 1.0 * (size - 1))
+            pair = pair[0], pair[1] + (pair[1] >= pair[0])
+            at = ("requests", "tokens", "kv_blocks").index(policy.load)
+            return min(pair, key=lambda each: loads[each][at])
+        if name == "PowerOfTwo":
+            return 0
+        if name == "FirstFitSlo":
+            shares = [self.doorkeeper.share(job, site, stage) for site in team]
+            fits = [at for at, share in enumerate(shares) if share <= 1]
+            return fits[0] if fits else shares.index(min(shares))
         keys: dict[str, Callable[[tuple[int, int, int]], Any]] = {
             "LeastRequests": lambda load: load[0],
             "LeastTokens": lambda load: (load[1], load[0]),
@@ -1013,7 +1037,7 @@ class World:
         if not self.decoders:
             self.unhanded.append(job)
             return
-        site = self.decoders[self.choose(1, self.decoders)]
+        site = self.decoders[self.choose(job, 1, self.decoders)]
         job.decode = site
         job.moments["transfer_queue_enter_s"] = self.now
         site.reserve(job)

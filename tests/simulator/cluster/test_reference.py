@@ -5,7 +5,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -145,8 +146,10 @@ FEATURES = (
         "early_rejection",
         "shed",
         "predicts",
+        "overtaken",
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
+    *("PowerOfTwo", "FirstFitSlo"),
 )
 
 
@@ -172,9 +175,20 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "grid": drawn.grid,
         "timeout": (columns["reason"] == REASONS.index("timeout")).any(),
         "cancelled": (columns["reason"] == REASONS.index("cancelled")).any(),
+        "overtaken": _overtaken(columns),
         "predicts": getattr(deployment.admission, "predicts", False),
         "idle": deployment.transfer.release == "idle" and len(deployment.pools) > 1,
     }
     refused = columns["reason"][columns["status"] == STATUSES.index("rejected")]
     yield from {REASONS[reason] for reason in refused.tolist()}
     yield from (name for name, holds in told.items() if holds)
+
+
+def _overtaken(columns: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether a prompt began before one that joined the same queue earlier."""
+    worker, entered = columns["prefill_worker"], columns["prefill_queue_enter_s"]
+    began = columns["prefill_start_s"]
+    return any(
+        worker[a] == worker[b] and entered[a] < entered[b] and began[a] > began[b]
+        for a, b in permutations(range(len(worker)), 2)
+    )

@@ -1,6 +1,7 @@
 """Routing policies: what each one looks at, and that all meet the same traffic."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,20 +9,24 @@ from builders import disaggregated, poisson_traffic, traffic
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.cluster.router import COLUMNS
 from simulator.cluster.simulation import RunOptions, run
 from simulator.errors import ConfigError
+from simulator.policies.classes import Classes, ServiceClass
 from simulator.policies.routing import (
+    FirstFitSlo,
     LeastKV,
     LeastRequests,
     LeastTokens,
     PoolView,
+    PowerOfTwo,
     Random,
     RoundRobin,
     RoutedRequest,
     RoutingPolicy,
 )
 
-POLICIES = (RoundRobin(), Random(), LeastRequests(), LeastTokens(), LeastKV())
+POLICIES = (RoundRobin(), Random(), LeastRequests(), LeastTokens(), LeastKV(), PowerOfTwo())
 loads = st.integers(1, 9).flatmap(
     lambda size: st.tuples(
         *[st.lists(st.integers(0, 50), min_size=size, max_size=size) for _ in range(3)]
@@ -134,3 +139,92 @@ def test_a_policy_that_leaves_the_pool_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="Outside: chose worker 2 for request 0"):
         run(disaggregated(2, 1, router=Outside()), traffic([0.0], 10, 2), RunOptions())
+
+
+@pytest.mark.parametrize(
+    ("loads", "draw", "chosen"),
+    [
+        ([7], 0.9, 0),
+        ([5, 1], 0.0, 1),  # 0 and, of the other, 1
+        ([5, 5], 0.0, 0),  # alike: the one taken first
+        ([5, 5], 0.5, 1),
+        ([9, 9, 1, 0], 0.0, 0),  # 0 and 1: worker 3 is not looked at
+        ([9, 3, 1, 0], 0.25 * 0.5, 2),  # 0, and halfway through the other three: 2
+        ([9, 3, 1, 0], 0.5 + 0.25 * 0.9, 3),  # 2 and 3
+    ],
+)
+def test_two_are_taken_at_random(loads: list[int], draw: float, chosen: int) -> None:
+    """The first is draw · n, the second what is left of the draw, among the others."""
+    view = PoolView(loads, [0] * len(loads), [0] * len(loads))
+    assert PowerOfTwo().choose(RoutedRequest(0, 1, 1, 0, draw), view) == chosen
+
+
+@given(size=st.integers(2, 12), load=st.sampled_from(["requests", "tokens", "kv_blocks"]))
+def test_every_pair_is_as_likely(size: int, load: str) -> None:
+    """Over evenly spread draws each worker beats exactly those with more than it."""
+    ranks = list(range(size))
+    view = PoolView(*[ranks if name == load else [0] * size for name in COLUMNS])
+    draws = (np.arange(40 * size * (size - 1)) + 0.5) / (40 * size * (size - 1))
+    policy = PowerOfTwo(load=load)
+    chosen = Counter(policy.choose(RoutedRequest(0, 1, 1, 0, d), view) for d in draws.tolist())
+    for worker in ranks:
+        assert abs(chosen[worker] - 80 * (size - 1 - worker)) <= 2 * size  # of each ordered pair 40
+
+
+class Told:
+    """Estimates that are given, one of each kind per worker."""
+
+    def __init__(self, ttft: list[float], tpot: list[float]) -> None:
+        self.ttft, self.tpot = ttft, tpot
+
+    def ttft_s(self, worker: int, tokens: int) -> float:  # noqa: ARG002
+        """Return the given seconds."""
+        return self.ttft[worker]
+
+    def tpot_s(self, worker: int, tokens: int) -> float:  # noqa: ARG002
+        """Return the given seconds."""
+        return self.tpot[worker]
+
+
+@pytest.mark.parametrize(
+    ("ttft", "tpot", "chosen"),
+    [
+        ([0, 0, 0], [0.04, 0.01, 0.02], 0),  # the first that fits, not the fastest
+        ([0, 0, 0], [0.06, 0.05, 0.02], 1),  # at the target fits
+        ([0, 0, 0], [0.09, 0.06, 0.07], 1),  # none does: the least
+        ([2.0, 0.9, 0.1], [0, 0, 0], 1),
+        ([3.0, 2.0, 2.5], [0, 0, 0], 1),
+        ([0.5, 0.9], [0.06, 0.04], 1),  # both targets must be held
+        ([1.5, 1.1], [0.01, 0.10], 0),  # 1.5 of the one against 2 of the other
+    ],
+)
+def test_the_first_that_fits(ttft: list[float], tpot: list[float], chosen: int) -> None:
+    """Arrow's rule, worked by hand for targets of 1 s and 50 ms."""
+    size = len(ttft)
+    view = PoolView([0] * size, [0] * size, [0] * size, Told(ttft, tpot))
+    due = ServiceClass(ttft_s=1.0, tpot_s=0.05)
+    assert FirstFitSlo().choose(RoutedRequest(0, 10, 10, 0, 0.9, due), view) == chosen
+
+
+def test_first_fit_fills_one_worker_after_the_other() -> None:
+    """At light load only the first decode worker is used; with more, as few as hold the target."""
+    load = poisson_traffic(300, 20, 100, 40)
+    kind = Classes(kinds=(ServiceClass(ttft_s=10.0, tpot_s=0.0112),))  # 10 ms + 0.1 ms a sequence
+    first = disaggregated(1, 8, decode_router=FirstFitSlo())
+    columns = run(first, replace(load, classes=kind), RunOptions()).requests
+    used = set(columns["decode_worker"].tolist())
+    assert used == set(range(1, 1 + len(used)))
+    assert 2 <= len(used) < 8
+
+
+def test_first_fit_needs_its_targets() -> None:
+    """One sentence names the key that is not set."""
+    deployment = disaggregated(1, 1, decode_router=FirstFitSlo())
+    with pytest.raises(ConfigError, match=r"decode_router FirstFitSlo: needs ttft_s .*slo.ttft_s"):
+        run(deployment, traffic([0.0], 10, 2), RunOptions())
+
+
+def test_a_load_nobody_has_is_refused() -> None:
+    """One sentence names the field and what it may be."""
+    with pytest.raises(ValueError, match="power_of_two: load must be one of requests, tokens, kv"):
+        PowerOfTwo(load="luck")

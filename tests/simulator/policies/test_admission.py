@@ -18,9 +18,8 @@ from simulator.policies.admission import (
     Tier,
     TokenTiers,
     fullness,
-    lacking,
 )
-from simulator.policies.classes import Classes, ServiceClass, classed
+from simulator.policies.classes import Classes, ServiceClass, classed, lacking
 
 
 @dataclass(frozen=True)
