@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 
 from simulator.cluster.wiring import worker_spec
 from simulator.deployment import Batching, Deployment, Pool
@@ -183,13 +184,13 @@ def _kind(deployment: Deployment) -> str:
 
 def _told(here: Results, other: Results, deployment: Deployment) -> dict[str, Any]:
     """Return what is told of the counterpart, and how it compares request by request."""
-    flags = [
-        run.scan.select(run.slo.good().alias("good")).collect()["good"].to_numpy().astype(float)
+    frames = [
+        run.scan.select("request_id", run.slo.good().cast(pl.Float64).alias("good")).collect()
         for run in (here, other)
     ]
     more = low = high = None
-    if len(flags[0]) == len(flags[1]) > 0:  # else not the same requests arrived
-        found = batch_interval(flags[1] - flags[0])
+    if frames[0]["request_id"].equals(frames[1]["request_id"]) and frames[0].height:
+        found = batch_interval((frames[1]["good"] - frames[0]["good"]).to_numpy())
         more = found.mean
         low, high = (None, None) if math.isnan(found.half) else (found.low, found.high)
     return {

@@ -30,6 +30,7 @@ from simulator.policies.classes import Classes, ServiceClass, classed
 from simulator.record import RunRecord
 from simulator.results import SLO, Results
 from workloads.errors import TraceError
+from workloads.sessions import Turns, told
 from workloads.trace import Trace
 from workloads.workload import Workload
 
@@ -114,6 +115,7 @@ def simulate(
         clients=experiment.clients,
         classes=_classes(experiment, trace),
     )
+    turns = told(_turns(experiment.workload), trace, traffic.following)
     del trace  # of many requests its other columns take more memory than the run
     record = _run(experiment, traffic, progress)
     context = {
@@ -123,6 +125,7 @@ def simulate(
         "model": experiment.deployment.model.name,
         "workload": meta.name,
         "accounting": dataclasses.asdict(meta),
+        "turns": turns,
         "max_context": experiment.deployment.model.max_context,
         "prices": _prices(experiment.deployment),
         "wall_s": time.perf_counter() - started,
@@ -189,12 +192,15 @@ def _run(experiment: Experiment, traffic: Traffic, progress: OnProgress | None) 
 
 
 def traffic_of(workload: Workload, trace: Trace) -> Traffic:
-    """Return what the engine is fed: the trace's columns and the workload's clients.
+    """Return what the engine is fed: the trace's columns, who waits for whom, and the clients.
 
     Raises:
-        ConfigError: a closed-loop trace without clients, which says nothing of when to send.
+        ConfigError: a closed-loop trace that says nothing of when to send.
+        TraceError: its turns cannot be sent as the workload says.
     """
-    if trace.meta.loop == "closed" and workload.concurrency is None:
+    clients = workload.concurrency is not None
+    following = _turns(workload).follow(trace, clients=clients)
+    if trace.meta.loop == "closed" and following is None and not clients:
         raise ConfigError(
             f"trace {trace.meta.name!r} has no arrival times of its own: give workload.concurrency"
         )
@@ -203,7 +209,14 @@ def traffic_of(workload: Workload, trace: Trace) -> Traffic:
         input_tokens=trace.column("input_tokens"),
         output_tokens=trace.column("output_tokens"),
         concurrency=workload.concurrency,
+        following=following,
     )
+
+
+def _turns(workload: Workload) -> Turns:
+    """Return when a workload's later turns are sent; one of anybody's need not say."""
+    turns = getattr(workload, "turns", Turns())
+    return turns if isinstance(turns, Turns) else Turns()
 
 
 def _pool_words(pool: Pool) -> str:

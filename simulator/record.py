@@ -126,7 +126,9 @@ class RunRecord:
     ``timeline`` has ``time_s`` (T samples), and per gauge of :data:`GAUGES` an array (T, workers).
     Gauges are NaN while a worker is not ready. ``events`` are ``(time_s, kind, worker, detail)``
     rows: what happened to workers (-1: to a pool). ``decisions`` are a controller's, a mapping of
-    its fields each. ``room`` is where the columns of a large run lie.
+    its fields each. ``room`` is where the columns of a large run lie. ``rows`` says which of the
+    traffic's requests these are (``None``: the first n); ``never_sent`` of them never arrived, as
+    they waited for one that failed.
     """
 
     requests: Mapping[str, NDArray[np.float64] | NDArray[np.int32]]
@@ -139,3 +141,5 @@ class RunRecord:
     decisions: tuple[Mapping[str, object], ...] = ()
     notes: Mapping[str, object] = field(default_factory=dict)
     room: Room | None = None
+    rows: NDArray[np.uint32] | None = None
+    never_sent: int = 0

@@ -31,6 +31,7 @@ from simulator.record import (
     RunRecord,
     WorkerInfo,
 )
+from simulator.turns import of_sessions, warning_of_unsent
 
 Floats = NDArray[np.float64]
 
@@ -361,11 +362,14 @@ def scan_requests(record: RunRecord, identity: pl.DataFrame | None = None) -> pl
 
     NaN times and workers of -1 become null, status and reason become Enums, and every metric of
     :data:`DURATIONS` is a column. The columns of ``identity``, which has a row per request of the
-    workload, those that never arrived last, come first.
+    workload, come first.
     """
     columns = {name: record.requests[name] for name in (*TIMES, *COUNTS)}
     arrived = len(columns["arrival_s"])
-    named = {} if identity is None else identity.head(arrived).to_dict()
+    named = {}
+    if identity is not None:
+        these = identity.head(arrived) if record.rows is None else identity[record.rows]
+        named = these.to_dict()
     raw = pl.DataFrame({**named, **columns})
     clean = (
         (raw.lazy() if record.room is None else _in_batches(raw, record.room))
@@ -624,11 +628,15 @@ def _failed_reasons(requests: pl.LazyFrame) -> dict[str, int]:
     return dict(failed.group_by(reason).len().sort("reason").collect().iter_rows())
 
 
-def _warnings(told: Mapping[str, Any], arrived: Arrived, context: Mapping[str, Any]) -> list[str]:
+def _warnings(
+    told: Mapping[str, Any], arrived: Arrived, never_sent: int, context: Mapping[str, Any]
+) -> list[str]:
     """Return what a user has to know before trusting the results, a sentence each."""
     limit = context.get("max_context") or 0
     lost = warning(told, arrived.refused, limit)
-    return [*context.get("accounting", {}).get("warnings", ()), *([lost] if lost else [])]
+    unsent = warning_of_unsent(never_sent, arrived.requests)
+    from_file = context.get("accounting", {}).get("warnings", ())
+    return [*from_file, *(each for each in (lost, unsent) if each)]
 
 
 def missed_targets(requests: pl.LazyFrame, slo: SLO) -> dict[str, dict[str, Any]]:
@@ -695,7 +703,8 @@ def summarize(
     and E2E are :func:`owing`. Goodput is good requests per second of duration, attainment their
     share of all arrivals, rejected ones included. ``dropped`` is what
     :func:`simulator.dropped.dropped` tells.
-    ``measured`` is :func:`simulator.measured.beside`, empty where the traffic was not measured.
+    ``measured`` is :func:`simulator.measured.beside`, empty where the traffic was not measured, and
+    ``sessions`` :func:`simulator.turns.of_sessions`, empty where there are none.
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
     of completed requests; per GPU means per allocated GPU of all pools together (``gpus``, their
@@ -722,7 +731,7 @@ def summarize(
         ),
         "failed_reasons": _failed_reasons(requests),
         "dropped": lost,
-        "warnings": _warnings(lost, arrived, context),
+        "warnings": _warnings(lost, arrived, record.never_sent, context),
         "duration_s": duration,
         "ttft_s": spread.pop("ttft_s"),
         "tpot_s": spread.pop("tpot_s"),
@@ -735,6 +744,7 @@ def summarize(
         "missed": missed_targets(requests, slo),
         "first_token": record.first_token,
         "measured": beside(requests),
+        "sessions": of_sessions(requests, context.get("turns", {}), record.never_sent),
         "output_tokens_per_s": output,
         "output_tokens_per_s_per_gpu": None if output is None else _per(output, gpus),
         "input_tokens_per_s_per_gpu": None if inputs is None else _per(inputs, gpus),

@@ -19,6 +19,7 @@ FLOORS = {
     "simulator.record": 2,
     "simulator.dropped": 2,
     "simulator.measured": 2,
+    "simulator.turns": 2,
     "simulator.memory": 2,
     "simulator.nearest": 2,
     "simulator.intervals": 2,

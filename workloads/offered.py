@@ -6,6 +6,7 @@ import numpy as np
 
 from workloads.errors import TraceError
 from workloads.replay import Replay
+from workloads.sessions import Turns
 from workloads.trace import Trace
 from workloads.workload import TraceWorkload, Workload
 
@@ -19,6 +20,7 @@ class ReadWorkload:
 
     source: Trace
     replay: Replay = field(default_factory=Replay)
+    turns: Turns = field(default_factory=Turns)
     concurrency: int | None = None
 
     def trace(
@@ -42,6 +44,12 @@ class Clocked:
         """Clients of a closed loop: there are none."""
         return None
 
+    @property
+    def turns(self) -> Turns:
+        """When the other workload's later turns are sent."""
+        turns = getattr(self.workload, "turns", Turns())
+        return turns if isinstance(turns, Turns) else Turns()
+
     def trace(self, rng_arrivals: np.random.Generator, rng_lengths: np.random.Generator) -> Trace:
         """Return the workload's requests, their gaps stretched or compressed."""
         drawn = self.workload.trace(rng_arrivals, rng_lengths)
@@ -57,7 +65,10 @@ def read_once(workload: Workload) -> Workload:
     if not isinstance(workload, TraceWorkload):
         return workload
     return ReadWorkload(
-        source=workload.read(), replay=workload.replay, concurrency=workload.concurrency
+        source=workload.read(),
+        replay=workload.replay,
+        turns=workload.turns,
+        concurrency=workload.concurrency,
     )
 
 

@@ -15,6 +15,7 @@ from workloads.lengths import IndependentPairs, LengthPairs, Lengths
 from workloads.readers import read_trace
 from workloads.readers.hints import Hints
 from workloads.replay import Replay
+from workloads.sessions import Turns
 from workloads.trace import (
     SYNTHETIC,
     Trace,
@@ -48,7 +49,7 @@ class TraceWorkload:
     ``format`` is that of :func:`workloads.readers.read_trace`; ``time_unit``, ``block_size``,
     ``context`` and ``columns`` are those of :class:`workloads.readers.hints.Hints`;
     ``zero_output``, ``over_context`` and ``max_context`` those of
-    :class:`workloads.cleaning.Policy`.
+    :class:`workloads.cleaning.Policy`. ``turns`` says when the later turns of sessions are sent.
     """
 
     path: str
@@ -61,6 +62,7 @@ class TraceWorkload:
     over_context: str = "drop"
     max_context: int | None = None
     replay: Replay = field(default_factory=Replay)
+    turns: Turns = field(default_factory=Turns)
     concurrency: int | None = None
 
     def __post_init__(self) -> None:

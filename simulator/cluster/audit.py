@@ -97,8 +97,9 @@ def _totals(simulation: "Simulation") -> Iterator[str]:
         return
     columns = {**ledger.columns(), "generated": np.asarray(ledger.generated)}
     counts = np.bincount(columns["status"].astype(np.int64), minlength=len(STATUSES))
-    if counts[0] or counts.sum() != ledger.size:
-        yield f"conservation: {counts[0]} requests are neither finished, rejected nor failed"
+    lost = counts[0] - simulation.endings.never
+    if lost or counts.sum() != ledger.size:
+        yield f"conservation: {lost} requests are neither finished, rejected, failed nor unsent"
     served = columns["status"] == STATUSES.index("completed")
     begun = served | (columns["generated"] > 0)  # its prompt was computed at least once
     wanted = int(columns["output_tokens"][served].sum(dtype=np.int64))

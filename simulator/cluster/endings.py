@@ -10,18 +10,21 @@ from simulator.cluster.worker import Worker
 class Endings:
     """Counts the requests that are over; ``all_over`` is the event of the last one's end.
 
-    ``on_end`` hears of each, so that a client who waited for it can send the next.
+    ``on_end`` hears of each, so that whoever waited for it can send the next, and tells how many
+    requests will therefore ``never`` be sent; these are over too.
     """
 
-    __slots__ = ("_decoders", "all_over", "clock", "count", "ledger", "lingering", "on_end")
+    __slots__ = (
+        *("_decoders", "all_over", "clock", "count", "ledger", "lingering", "never", "on_end"),
+    )
 
     def __init__(self, clock: Clock, ledger: Ledger, decoders: Mapping[int, Worker]) -> None:
         self.clock = clock
         self.ledger = ledger
         self._decoders = decoders
         self.all_over = clock.env.event()
-        self.count = self.lingering = 0
-        self.on_end: Callable[[], None] | None = None
+        self.count = self.lingering = self.never = 0
+        self.on_end: Callable[[int], int]
 
     def completed(self, request: int) -> None:
         """Record the last token of a request."""
@@ -34,19 +37,19 @@ class Endings:
             load, index = worker.load, worker.index
             load.requests[index] -= 1
             load.kv_blocks[index] -= worker.blocks(ledger.prompt_tokens[request])
-        self._over()
+        self._over(request)
 
     def rejected(self, request: int, reason: int) -> None:
         """Record that a request was not let in."""
         self.ledger.status[request] = REJECTED
         self.ledger.reason[request] = reason
-        self._over()
+        self._over(request)
 
     def failed(self, request: int, reason: int) -> None:
         """Record that a request will never have its last token."""
         self.ledger.status[request] = FAILED
         self.ledger.reason[request] = reason
-        self._over()
+        self._over(request)
 
     def left(self, request: int, reason: int, *, lingers: bool) -> None:
         """Record that a client has gone; what ``lingers`` is freed when the step under way ends."""
@@ -58,17 +61,22 @@ class Endings:
         self.lingering -= 1
         self._end_if_over()
 
-    def _over(self) -> None:
+    def _over(self, request: int) -> None:
         self.count += 1
-        if self.on_end is not None:
-            self.on_end()
-        if self.count == self.ledger.size:
+        never = self.on_end(request)
+        self.never += never
+        if self.done == self.ledger.size:
             self._end_if_over()
+
+    @property
+    def done(self) -> int:
+        """How many requests are over, those that will never be sent included."""
+        return self.count + self.never
 
     @property
     def closed(self) -> bool:
         """Whether every request is over and nothing of any is left."""
-        return self.count == self.ledger.size and not self.lingering
+        return self.done == self.ledger.size and not self.lingering
 
     def _end_if_over(self) -> None:
         if self.closed and not self.all_over.triggered:

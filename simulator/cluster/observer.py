@@ -47,7 +47,8 @@ class Observer:
     def scrape(self, now: float) -> None:
         """Read every gauge and counter, and forget what is older than anybody asks for."""
         arrived = self._source.arrived
-        columns = {n: c[self._open : arrived] for n, c in self._ledger.columns().items()}
+        rows = self._source.rows(self._open, arrived)
+        columns = {n: c[rows] for n, c in self._ledger.columns().items()}
         first, finish = columns["first_token_s"], columns["finish_s"]
         fresh = (first > self._last_s) & (first <= now)
         ended = (finish > self._last_s) & (finish <= now)

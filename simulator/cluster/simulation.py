@@ -30,7 +30,7 @@ from simulator.cluster.migration import Migration
 from simulator.cluster.observer import Observer
 from simulator.cluster.router import Router
 from simulator.cluster.sharing import SharedLinks, even_split, water_level
-from simulator.cluster.source import Source
+from simulator.cluster.source import Sessions, Single, Source
 from simulator.cluster.team import AnyWorker, Roster, Team
 from simulator.cluster.telemetry import Telemetry
 from simulator.cluster.wiring import Ways
@@ -41,6 +41,7 @@ from simulator.policies.admission import AdmitAll
 from simulator.policies.autoscaling import Static
 from simulator.policies.classes import Classes, lacking
 from simulator.record import TIMES, GapHistogram, RunRecord, WorkerInfo
+from workloads.sessions import Following
 
 Column = NDArray[np.float64] | NDArray[np.int32]
 
@@ -50,7 +51,9 @@ class Traffic:
     """The requests: arrival seconds (rising), and lengths in tokens (at least 1), each (n,).
 
     With ``concurrency`` that many clients send them in order instead, each after its last answer.
-    ``clients`` says how long they wait for one, ``classes`` what service each request is due.
+    ``following`` says which wait for others; these have no time of their own (NaN), and clients
+    then send whole sessions. ``clients`` says how long they wait for an answer, ``classes`` what
+    service each request is due.
 
     Raises:
         ConfigError: unequal lengths, falling or negative arrivals, a length or count below 1.
@@ -62,6 +65,7 @@ class Traffic:
     concurrency: int | None = None
     clients: Clients = field(default_factory=Clients)
     classes: Classes = field(default_factory=Classes)
+    following: Following | None = None
 
     def __post_init__(self) -> None:
         arrival = self.arrival_s
@@ -69,6 +73,10 @@ class Traffic:
             raise ConfigError("traffic: arrival_s, input_tokens and output_tokens differ in length")
         if len(arrival) == 0:
             raise ConfigError("traffic: no requests to simulate")
+        if self.following is not None:
+            if self.following.requests != len(arrival):
+                raise ConfigError("traffic: arrival_s and following differ in length")
+            arrival = arrival[self.following.firsts]
         if not (np.isfinite(arrival).all() and arrival[0] >= 0 and (np.diff(arrival) >= 0).all()):
             raise ConfigError("traffic: arrival_s must be finite, at least 0 s and never fall")
         if min(self.input_tokens.min(), self.output_tokens.min()) < 1:
@@ -144,10 +152,9 @@ class Simulation:
         self._entry_s = deployment.entry_s
         self.entering = Delays(self.clock, ENTRY, self.gateway.place)
         self.leavers = self._leavers(traffic.clients)
-        self.source = Source(self.clock, self.ledger, self._enter, traffic.concurrency)
-        if self.source.closed:
-            self.endings.on_end = self.source.one_ended
-        self.telemetry = Telemetry(self.clock, self._sample_interval(), self._sampled)
+        self.source = self._source(traffic)
+        self.endings.on_end = self.source.ended
+        self.telemetry = Telemetry(self.clock, self._sample_interval(traffic), self._sampled)
         self._means = self._common(traffic.classes)
         self.controller = self._controller()
         self._start()
@@ -259,12 +266,22 @@ class Simulation:
             key_of=key_of(self.deployment.queue, self.ledger, classes),
         )
 
-    def _sample_interval(self) -> float:
+    def _source(self, traffic: Traffic) -> Source:
+        """Return what lets the requests in."""
+        args = self.clock, self.ledger, self._enter
+        if traffic.following is None:
+            return Single(*args, traffic.concurrency)
+        return Sessions(*args, traffic.following, traffic.concurrency)
+
+    def _sample_interval(self, traffic: Traffic) -> float:
         if self.options.sample_interval_s is not None:
             return self.options.sample_interval_s
         workers = sum(pool.workers for pool in self.deployment.pools)
         readings = 2 * self.ledger.size / workers  # at most two a request, over all of them
-        span = self.ledger.arrival[-1] - self.ledger.arrival[0]
+        arrival = traffic.arrival_s
+        if traffic.following is not None:
+            arrival = traffic.following.earliest(arrival)
+        span = float(arrival.max() - arrival.min())
         return max(0.01, span / min(max(readings, 50), 1000))
 
     def _live(self, alarm: Alarm, wake: Callable[[float], None]) -> None:
@@ -348,7 +365,7 @@ class Simulation:
     @property
     def done(self) -> int:
         """How many requests are over."""
-        return self.endings.count
+        return self.endings.done
 
     # --- running -------------------------------------------------------------------------------
 
@@ -372,7 +389,9 @@ class Simulation:
     def _patience(self) -> float:
         """Return until when a controller may still do something about requests that wait."""
         last = max((time for time, *_ in self.fleet.events), default=0.0)
-        return max(last, self.ledger.arrival[-1]) + 1000 * self.deployment.control.tick_s
+        arrived = self.source.arrived
+        (latest,) = np.asarray(self.ledger.arrival)[self.source.rows(arrived - 1, arrived)]
+        return max(last, float(latest)) + 1000 * self.deployment.control.tick_s
 
     def step(self) -> None:
         """Process one event."""
@@ -390,8 +409,7 @@ class Simulation:
 
     def record(self, *, sample: bool = True) -> RunRecord:
         """Return everything so far as columns, after a last sample of the gauges."""
-        arrived = self.source.arrived
-        columns = {name: column[:arrived] for name, column in self.ledger.columns().items()}
+        columns, sent = self.ledger.columns(), self.source.sent()
         if self.done < self.ledger.size:
             columns = {name: self._so_far(name, column) for name, column in columns.items()}
         if sample:
@@ -399,7 +417,7 @@ class Simulation:
                 worker.take_stock()
             self.telemetry.sample(self.clock.now)
         return RunRecord(
-            requests=columns,
+            requests={name: column[sent] for name, column in columns.items()},
             timeline=self.telemetry.timeline(len(self.fleet.lives)),
             workers=self._infos(),
             events=tuple(self._events()),
@@ -408,6 +426,8 @@ class Simulation:
             first_token=self.deployment.first_token,
             decisions=() if self.controller is None else self.controller.record(),
             room=self.ledger.room if self.ledger.room.mapped else None,
+            rows=None if isinstance(sent, slice) else sent,
+            never_sent=self.endings.never,
         )
 
     def _so_far(self, name: str, column: Column) -> Column:

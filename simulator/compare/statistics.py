@@ -238,13 +238,19 @@ def paired(first: Run, second: Run, metric: str) -> Floats | None:
     Raises:
         ConfigError: a file of requests cannot be read.
     """
-    closed = any(run.settings.get("workload.concurrency") is not None for run in (first, second))
-    same = IDENTITY if closed else (*IDENTITY, "arrival_s")
+    closed = any(map(_closed, (first, second)))
+    same = ("request_id", *IDENTITY) if closed else (*IDENTITY, "arrival_s")
     one, other = (read_frame(run, "requests", (*same, metric)) for run in (first, second))
     if not one.select(same).equals(other.select(same)):
         return None
     moved: Floats = (other[metric] - one[metric]).drop_nulls().cast(pl.Float64).to_numpy()
     return moved
+
+
+def _closed(run: Run) -> bool:
+    """Tell whether clients waited for answers before they sent more."""
+    by: object = (run.summary.get("sessions") or {}).get("by")
+    return run.settings.get("workload.concurrency") is not None or by == "completion"
 
 
 def batch_means(values: Floats) -> Floats:

@@ -144,7 +144,8 @@ def _measured_table(results: Results) -> str:
 def _notes(results: Results) -> str:
     """Return what reading the workload changed, and what was rejected, lost or failed, if any."""
     summary = results.summary
-    rows = [*prose.not_served(summary), *prose.losses(summary), *prose.changes(summary)]
+    rows = [*prose.not_served(summary), *prose.losses(summary)]
+    rows += [*prose.conversations(summary), *prose.changes(summary)]
     rows += _flat("", summary["accounting"])
     if not rows:
         return ""

@@ -88,6 +88,35 @@ def losses(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def conversations(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return, as label and text, what sent the turns of sessions and how they fared, if any."""
+    told = summary["sessions"]
+    if not told:
+        return []
+    parts = [SENT_BY[told["by"]]]
+    if told.get("sessions"):
+        parts.insert(0, f"{number(told['sessions'])} of {told['turns_mean']:.3g} turns on average")
+        lasted = told["duration_s"]
+        if lasted["count"]:
+            parts.append(f"whole ones took {seconds(lasted['p50'])}, p90 {seconds(lasted['p90'])}")
+    if told["never_sent"]:
+        parts.append(f"{number(told['never_sent'])} requests never sent after a failed one")
+    if told["unknown_delays"]:
+        parts.append(f"{number(told['unknown_delays'])} waits that nobody told are 0 s")
+    rows = [("sessions", "; ".join(parts))]
+    turns = told.get("ttft_by_turn_s") or {}
+    if len(turns) > 1:
+        each = [f"{turn}: {seconds(values['p50'])}" for turn, values in turns.items()]
+        rows.append(("TTFT p50 by turn", ", ".join(each)))
+    return rows
+
+
+SENT_BY = {
+    "clock": "every turn at its recorded time",
+    "completion": "turns sent after the answers they wait for",
+}
+
+
 def unfinished(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return, as label and text, how many answers are missing and what percentiles make of them."""
     most = max(summary[name].get("unfinished", 0) for name in ("ttft_s", "e2e_s"))

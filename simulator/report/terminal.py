@@ -95,6 +95,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("requests", ", ".join(counts) or "none"),
         *prose.not_served(summary),
         *prose.losses(summary),
+        *prose.conversations(summary),
         *prose.unfinished(summary),
         ("goodput", f"{number(summary['goodput_rps'])} requests/s"),
         ("SLO attainment", f"{share(summary['slo_attainment'])} of all arrivals"),

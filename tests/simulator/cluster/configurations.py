@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+import numpy as np
 from builders import A_FABRIC, A_GPU, A_MODEL, INSTANT, traffic
 from doorkeeper import drawn_classes
 
@@ -36,6 +37,7 @@ from simulator.policies.routing import (
     RoundRobin,
 )
 from simulator.policies.routing import Random as RandomRouter
+from workloads.sessions import Following
 
 GRID_S = 0.25
 ROUTERS = (RoundRobin, RandomRouter, LeastRequests, LeastTokens, LeastKV)
@@ -160,15 +162,15 @@ class Drawn:
         return "\n".join(
             [
                 *(repr(self.deployment), *told, f"clients = {load.concurrency}"),
-                *(repr(load.clients), repr(self.options)),
+                *(repr(load.clients), repr(load.following), repr(self.options)),
             ]
         )
 
 
-def draw(seed: int, *, changing: bool = False) -> Drawn:
+def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
     """Return the configuration of a seed. With ``grid`` many things happen at one instant.
 
-    ``changing``: its pools grow and shrink while it runs.
+    ``changing``: its pools grow and shrink while it runs. ``sessions``: requests wait for others.
     """
     rng = Random(seed)  # noqa: S311 - no secret
     grid = rng.random() < 0.35
@@ -201,6 +203,8 @@ def draw(seed: int, *, changing: bool = False) -> Drawn:
             load = replace(load, arrival_s=load.arrival_s * own.choice([1.0, 0.05]))
     if changing:
         deployment = _changing(rng, deployment, grid=grid)
+    if sessions:
+        load = replace(load, following=_following(rng, len(load.arrival_s), grid=grid))
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
 
 
@@ -222,6 +226,33 @@ def _changing(rng: Random, deployment: Deployment, *, grid: bool) -> Deployment:
         deployment,
         elastic=Elastic(startup=startup, changes=(*plan, *last)),
         transfer=replace(deployment.transfer, nics="own"),
+    )
+
+
+def _following(rng: Random, requests: int, *, grid: bool) -> Following | None:
+    """Return who waits for whom: chains, trees and joins; ``None`` where nobody does."""
+    links: list[tuple[int, int, float, bool]] = []
+    near = rng.choice([1, 3, 24])
+    for child in range(1, requests):
+        if rng.random() < 0.25:
+            continue
+        parents = {
+            rng.randint(max(0, child - near), child - 1) for _ in range(rng.choice([1, 1, 3]))
+        }
+        for parent in sorted(parents):
+            wait = rng.choice([0.0, GRID_S if grid else rng.uniform(0.0, 0.5)])
+            links.append((parent, child, wait, rng.random() < 0.15))
+    if not links:
+        return None
+    links.sort()
+    parents, children, waits, dispatched = (np.array(column) for column in zip(*links, strict=True))
+    return Following(
+        requests=requests,
+        parent=parents,
+        child=children,
+        delay_s=waits,
+        dispatch=dispatched,
+        go_on=rng.random() < 0.3,
     )
 
 

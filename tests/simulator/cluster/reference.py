@@ -9,7 +9,8 @@ Among simultaneous happenings, steps end first, then bytes arrive, then workers 
 requests arrive, then idle workers start, then gauges are read; within each by component.
 
 Of what can change while it runs it knows pools that are told to grow and shrink, whose workers
-finish what they have begun, and clients that leave.
+finish what they have begun, and clients that leave. Requests may wait for others: who is due is
+found by looking at everybody, whenever somebody asks.
 """
 
 from bisect import bisect_right, insort
@@ -56,10 +57,34 @@ class Job:
     asked: bool = False  # whether to let it in
     lingers: bool = False  # its client has gone, but not what a step under way is about
     tokens: list[float] = field(default_factory=list)
+    waits: list["Wait"] = field(default_factory=list)
+    session: int = 0
+    ended: float = inf
+    never: bool = False  # it will not be sent
 
     def blocks(self, site: "Site", tokens: int) -> int:
         """Return the KV blocks that ``tokens`` tokens fill on ``site``."""
         return ceil(tokens / site.pool.batching.block_size)
+
+
+@dataclass(eq=False)
+class Wait:
+    """What a request waits for: another's end, or its being sent, and ``seconds`` from then on."""
+
+    job: Job
+    seconds: float
+    sent: bool
+
+    def over(self) -> float:
+        """Return when this is over, as far as is known."""
+        since = self.job.moments.get("arrival_s", inf) if self.sent else self.job.ended
+        return since + self.seconds
+
+    def vain(self, *, go_on: bool) -> bool:
+        """Tell whether this is never over, or not as it should be."""
+        if self.job.never:
+            return True
+        return not (self.sent or go_on) and self.job.status in ("rejected", "failed")
 
 
 @dataclass(eq=False)
@@ -620,7 +645,11 @@ class World:
         until: float,
         patience: Clients,
         classes: Classes,
+        go_on: bool = False,
     ) -> None:
+        self.go_on = go_on
+        self.sessions: dict[int, float] = {}  # under way at some time, and since when
+        self.planned = [job.arrival for job in jobs]
         self.deployment, self.jobs, self.until = deployment, jobs, until
         self.patience = patience
         luck = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
@@ -629,7 +658,6 @@ class World:
         self.now = 0.0
         self.layerwise = deployment.transfer.mode == "push_layerwise"
         self.coming = list(jobs)
-        self.ended = 0
         self.clients = clients
         self.entries: list[Prefill | Batch] = []
         self.decoders: list[Batch] = []
@@ -656,6 +684,8 @@ class World:
         self.through_at = -inf  # when a flow last ended
         self.doorkeeper = Doorkeeper(self, classes, seed)
         self.build()
+        if clients is not None and any(job.waits for job in jobs):
+            self.begin_sessions()
 
     def build(self) -> None:
         """Set up the workers and their places."""
@@ -683,7 +713,7 @@ class World:
 
     def run(self) -> None:
         """Let happen what comes next until every request has ended, or the time is over."""
-        while self.ended < len(self.jobs) or any(job.lingers for job in self.jobs):
+        while self.unfinished() or any(job.lingers for job in self.jobs):
             when, _, _, act = min(self.happenings(), key=lambda happening: happening[:3])
             if when > self.until:
                 self.now = self.until
@@ -698,10 +728,17 @@ class World:
                     self.stop(site)
         self.look(last=True)
 
+    def unfinished(self) -> bool:
+        """Tell whether a request is under way or to come."""
+        return any(job.status == "incomplete" and not job.never for job in self.jobs)
+
     def happenings(self) -> Iterator[Happening]:
         """Yield everything that may happen next."""
         last = len(self.sites)
-        if self.coming and self.clients is None:
+        if any(job.waits for job in self.jobs):
+            if self.coming and min(map(self.due_at, self.coming)) < inf:
+                yield min(map(self.due_at, self.coming)), ARRIVE, 0, self.arrive_in_turn
+        elif self.coming and self.clients is None:
             yield self.coming[0].arrival, ARRIVE, 0, self.arrive
         elif self.coming and self.clients:
             yield self.now, ARRIVE, 0, self.dispatch
@@ -839,6 +876,48 @@ class World:
             self.coming[0].arrival = self.now
             self.enter(self.coming.pop(0))
 
+    def due_at(self, job: Job) -> float:
+        """Return when a request of a session is to be sent, as far as is known."""
+        if job.waits:
+            return max(wait.over() for wait in job.waits)
+        if self.clients is None:
+            return job.arrival
+        if job.session not in self.sessions:
+            return inf
+        together = [other for other in self.jobs if other.session == job.session]
+        first = min(self.planned[each.number] for each in together if not each.waits)
+        return self.sessions[job.session] + (self.planned[job.number] - first)
+
+    def arrive_in_turn(self) -> None:
+        """Let in who is due, the lowest number first; who came in may end at once."""
+        while True:
+            due = [job for job in self.coming if self.due_at(job) <= self.now]
+            if not due:
+                return
+            job = min(due, key=lambda each: (self.due_at(each), each.number))
+            self.coming.remove(job)
+            job.arrival = self.now
+            self.enter(job)
+
+    def begin_sessions(self) -> None:
+        """Let as many sessions begin as there are clients free, in the order of their firsts."""
+        assert self.clients is not None
+        for job in self.jobs:
+            under_way = {
+                each.session
+                for each in self.jobs
+                if each.session in self.sessions and each.status == "incomplete" and not each.never
+            }
+            if job.session not in self.sessions and len(under_way) < self.clients:
+                self.sessions[job.session] = self.now
+
+    def give_up(self) -> None:
+        """Take out who waits in vain."""
+        for job in self.jobs:  # a parent comes before its children
+            if job in self.coming and any(wait.vain(go_on=self.go_on) for wait in job.waits):
+                job.never = True
+                self.coming.remove(job)
+
     def enter(self, job: Job) -> None:
         """Let a request come in."""
         job.moments["arrival_s"] = job.arrival
@@ -972,10 +1051,14 @@ class World:
         job.status = "completed"
         self.end(job)
 
-    def end(self, job: Job) -> None:  # noqa: ARG002 - reads as said
-        """Count a request that is over; its client is free."""
-        self.ended += 1
-        if self.clients is not None:
+    def end(self, job: Job) -> None:
+        """Note that a request is over; its client is free, or who waits for it may be due."""
+        job.ended = self.now
+        if any(each.waits for each in self.jobs):
+            self.give_up()
+            if self.clients is not None:
+                self.begin_sessions()
+        elif self.clients is not None:
             self.clients += 1
 
     # --- routing -------------------------------------------------------------------------------

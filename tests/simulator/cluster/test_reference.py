@@ -11,7 +11,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 from configurations import Drawn, draw
-from reference import Job, World, histogram_fits, port_bandwidth
+from reference import Job, Wait, World, histogram_fits, port_bandwidth
 
 from simulator.cluster import leap, router
 from simulator.cluster.simulation import Simulation
@@ -23,9 +23,9 @@ NEAR = 1e-9
 """Moments closer than this can swap where rates are shared: their sums are rounded differently."""
 
 
-def run(seed: int, *, changing: bool = False) -> tuple[Drawn, RunRecord]:
+def run(seed: int, **kind: bool) -> tuple[Drawn, RunRecord]:
     """Run the engine on the configuration of a seed."""
-    drawn = draw(seed, changing=changing)
+    drawn = draw(seed, **kind)
     with pytest.MonkeyPatch.context() as patch:
         if seed % 3 == 0:
             patch.setattr(leap, "SCALAR", 0)
@@ -39,6 +39,13 @@ def reference(drawn: Drawn) -> World:
     load, options = drawn.traffic, drawn.options
     rows = zip(load.arrival_s, load.input_tokens, load.output_tokens, strict=True)
     jobs = [Job(at, float(when), int(i), int(o)) for at, (when, i, o) in enumerate(rows)]
+    following = load.following
+    if following is not None:
+        links = (following.parent, following.child, following.delay_s, following.dispatch)
+        for parent, child, delay, dispatch in zip(*links, strict=True):
+            jobs[child].waits.append(Wait(jobs[parent], float(delay), bool(dispatch)))
+        for job in jobs:
+            join(job, {wait.job.session for wait in job.waits}, jobs)
     world = World(
         drawn.deployment,
         jobs,
@@ -48,9 +55,18 @@ def reference(drawn: Drawn) -> World:
         until=float("inf") if options.until_s is None else options.until_s,
         patience=load.clients,
         classes=load.classes,
+        go_on=following is not None and following.go_on,
     )
     world.run()
     return world
+
+
+def join(job: Job, sessions: set[int], jobs: list[Job]) -> None:
+    """Put a request into one session with those it waits for, or into one of its own."""
+    job.session = job.number if not sessions else min(sessions)
+    for other in jobs[: job.number]:
+        if other.session in sessions:
+            other.session = job.session
 
 
 def differences(drawn: Drawn, record: RunRecord, world: World) -> list[str]:
@@ -69,6 +85,7 @@ def differences(drawn: Drawn, record: RunRecord, world: World) -> list[str]:
     for name, gauge in world.timeline().items():
         compare(name, record.timeline[name], gauge)
     compare("end", record.end_s, world.now)
+    compare("never sent", record.never_sent, sum(job.never for job in world.jobs))
     for info, site in zip(record.workers, world.sites, strict=True):
         for name, count in site.counts.items():
             compare(f"worker {site.number}: {name}", getattr(info, name), count)
@@ -92,9 +109,9 @@ def differences(drawn: Drawn, record: RunRecord, world: World) -> list[str]:
     return found
 
 
-def check(seed: int, *, changing: bool = False) -> bool:
+def check(seed: int, **kind: bool) -> bool:
     """Compare one configuration; tell whether it was decided by rounding alone."""
-    drawn, record = run(seed, changing=changing)
+    drawn, record = run(seed, **kind)
     world = reference(drawn)
     different = differences(drawn, record, world)
     near = drawn.deployment.transfer.sharing != "fifo" and world.closest < NEAR
@@ -117,6 +134,39 @@ def test_engine_agrees_while_pools_change(first: int) -> None:
     seeds = range(first, min(first + BLOCK, FIRST + COUNT // 2))
     undecided = [seed for seed in seeds if check(seed, changing=True)]
     assert len(undecided) <= 2, f"too many seeds are decided by rounding: {undecided}"
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + COUNT // 2, BLOCK))
+def test_engine_agrees_on_sessions(first: int) -> None:
+    """So it does where requests wait for others, and so does what is never sent."""
+    seeds = range(first, min(first + BLOCK, FIRST + COUNT // 2))
+    undecided = [seed for seed in seeds if check(seed, sessions=True)]
+    assert len(undecided) <= 2, f"too many seeds are decided by rounding: {undecided}"
+
+
+def test_drawn_sessions_reach_every_rule() -> None:
+    """Among 200 configurations with sessions, everything about them happens in at least 4."""
+    seen: Counter[str] = Counter()
+    for seed in range(200):
+        drawn, record = run(seed, sessions=True)
+        following = drawn.traffic.following
+        if following is None:
+            continue
+        told = {
+            "never sent": record.never_sent > 0,
+            "cut": record.never_sent + len(record.requests["status"]) < following.requests,
+            "go on": following.go_on and (record.requests["status"] > 1).any(),
+            "dispatch": following.dispatch.any(),
+            "join": (np.bincount(following.child) > 1).any(),
+            "several children": (np.bincount(following.parent) > 1).any(),
+            "clients": drawn.traffic.concurrency is not None,
+            "at times": drawn.traffic.concurrency is None,
+            "at once": (following.delay_s == 0).any(),
+        }
+        seen.update(name for name, holds in told.items() if holds)
+    assert len(seen) == 9
+    rare = {name: count for name, count in seen.items() if count < 4}
+    assert not rare, f"too few configurations with: {rare}"
 
 
 def test_drawn_configurations_reach_every_rule() -> None:
