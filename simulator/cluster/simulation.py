@@ -83,9 +83,10 @@ class Traffic:
             raise ConfigError("traffic: every request needs at least 1 input and 1 output token")
         if self.concurrency is not None and self.concurrency < 1:
             raise ConfigError(f"traffic: concurrency must be at least 1, not {self.concurrency!r}")
-        if len(self.classes.of) not in (0, len(arrival)):
+        if len(self.classes.of) not in (0, len(self.arrival_s)):
             raise ConfigError(
-                f"traffic: classes must be of {len(arrival)} requests, not {len(self.classes.of)}"
+                f"traffic: classes must be of {len(self.arrival_s)} requests, not "
+                f"{len(self.classes.of)}"
             )
 
 
