@@ -175,6 +175,7 @@ def test_the_slo_law_reads_the_worse_p90_capped_and_averaged() -> None:
     law = SloKeda(ttft_s=2.0, tpot_s=0.1, band=Band())
     traffic = seen(0, ttft_s=(0.2,) * 9 + (9.0,), tpot_s=(0.06,)).traffic
     assert law.share(traffic) == pytest.approx(0.6)
+    assert law.share(seen(0, ttft_s=(0.2, 1.0)).traffic) == 0.5
     assert law.share(seen(0, ttft_s=(99.0,)).traffic) == 2.0
     assert law.share(seen(0).traffic) == 0.0
     shown = pool(*[1] * 4)

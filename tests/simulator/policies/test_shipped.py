@@ -1,0 +1,65 @@
+"""What a policy is without settings is what its file in conf says: a default has one value."""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+GROUPS = ("admission", "autoscaler", "decode_router", "forecaster", "queue", "router")
+DELIBERATE = {
+    ("admission/early_rejection_predictive.yaml", "predicts"),  # what makes it another choice
+    ("autoscaler/dynamo_sla.yaml", "ttft_s"),  # the experiment's own targets
+    ("autoscaler/dynamo_sla.yaml", "tpot_s"),
+    ("autoscaler/keda_slo.yaml", "ttft_s"),  # each pool is asked for the latency it makes
+    ("autoscaler/keda_slo.yaml", "tpot_s"),
+    ("queue/priority.yaml", "aging_s"),  # without it nobody grows older
+}
+
+
+def policies_in(node: Any) -> Iterator[tuple[type, dict[str, Any]]]:
+    """Return every policy of a file, however deep, and its settings."""
+    if isinstance(node, dict):
+        module, _, name = str(node.get("_target_", "")).rpartition(".")
+        if module.startswith("simulator.policies"):
+            yield getattr(importlib.import_module(module), name), node
+        for each in node.values():
+            yield from policies_in(each)
+    elif isinstance(node, list):
+        for each in node:
+            yield from policies_in(each)
+
+
+def default(field: Field[Any]) -> Any:
+    """Return a field's default, ``MISSING`` where it has none."""
+    made = field.default_factory
+    return field.default if made is MISSING else made()
+
+
+FILES = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_defaults_are_what_is_shipped(path: Path) -> None:
+    """Each plain setting of a file equals its class's default, but for those that are listed."""
+    name = f"{path.parent.name}/{path.name}"
+    found = list(policies_in(yaml.safe_load(path.read_text("utf-8"))))
+    assert found
+    for kind, settings in found:
+        assert is_dataclass(kind)
+        for field in fields(kind):
+            told = settings.get(field.name, MISSING)
+            plain = told is not MISSING and not isinstance(told, dict | list)
+            if plain and default(field) is not MISSING and (name, field.name) not in DELIBERATE:
+                assert told == default(field), f"{kind.__name__}.{field.name}"
+
+
+def test_what_is_listed_as_deliberate_is_there() -> None:
+    """No entry outlives the setting it excuses."""
+    for name, field in DELIBERATE:
+        found = policies_in(yaml.safe_load((CONF / name).read_text("utf-8")))
+        assert any(field in settings for _, settings in found)
