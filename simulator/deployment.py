@@ -43,6 +43,8 @@ class Batching:
     the youngest sequence, which is recomputed: vLLM) or ``full`` (the whole sequence up to its
     last token, so nothing is ever preempted: TensorRT-LLM's GUARANTEED_NO_EVICT).
     ``kv_blocks`` overrides the number of blocks the memory model would give, per worker.
+    ``prefix_cache`` keeps the KV of prompts whose blocks have ids in the blocks that no request
+    needs, until one does (vLLM, SGLang and TensorRT-LLM: on).
     """
 
     max_num_batched_tokens: int = 8192
@@ -53,6 +55,7 @@ class Batching:
     reserve: str = "prompt"
     memory_utilization: float = 0.9
     kv_blocks: int | None = None
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         _at_least("batching", "max_num_batched_tokens", self.max_num_batched_tokens, 1)

@@ -22,6 +22,7 @@ import polars as pl
 import yaml
 
 from simulator.clients import Clients
+from simulator.cluster.prompts import blocks_of
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError
@@ -210,6 +211,7 @@ def traffic_of(workload: Workload, trace: Trace) -> Traffic:
         output_tokens=trace.column("output_tokens"),
         concurrency=workload.concurrency,
         following=following,
+        blocks=blocks_of(trace),
     )
 
 

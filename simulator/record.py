@@ -78,7 +78,8 @@ class WorkerInfo:
     It was asked for, got its GPUs, served, drained and ended at these seconds, ``nan`` where it
     never got there; ``allocated_s`` is how long it held its GPUs. ``state`` is its last, ``why`` it
     was asked for and ``because`` of what it ended are words. ``domain`` is the first scale-up
-    domain it lay in, -1 if it never got a place.
+    domain it lay in, -1 if it never got a place. For its prefix cache ``found_tokens`` of prompts
+    had not to be computed and ``kept_tokens`` not to be transferred; ``evicted_blocks`` made room.
     """
 
     worker: int
@@ -103,6 +104,9 @@ class WorkerInfo:
     ready_s: float = 0.0
     draining_s: float = math.nan
     ended_s: float = math.nan
+    found_tokens: int = 0
+    kept_tokens: int = 0
+    evicted_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

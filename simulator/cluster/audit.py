@@ -79,6 +79,12 @@ def _balances(simulation: "Simulation") -> Iterator[str]:
                 f"KV accounting: worker {worker.number} holds {worker.used} of "
                 f"{worker.capacity} blocks"
             )
+        idle = 0 if worker.cache is None else worker.cache.idle
+        if not 0 <= idle <= worker.capacity - worker.used:
+            yield (
+                f"KV accounting: worker {worker.number} has {idle} idle blocks cached beside "
+                f"{worker.used} of {worker.capacity}"
+            )
     for sent in (simulation.handoff, simulation.migration):
         moving = sent.started_bytes - sent.delivered_bytes - sent.bytes_in_flight
         moving -= sent.dropped_bytes
@@ -112,6 +118,7 @@ def _totals(simulation: "Simulation") -> Iterator[str]:
     prompts = int(columns["input_tokens"][begun].sum(dtype=np.int64)) + resumed
     prompts += int(columns["recomputed_tokens"].sum(dtype=np.int64))
     prompts += ledger.wasted_tokens
+    prompts -= int(columns["cached_tokens"].sum(dtype=np.int64))
     computed = sum(worker.prefill_tokens for worker in workers)
     if computed != prompts:
         yield f"tokens: {computed} prompt tokens were computed but {prompts} were due"

@@ -98,15 +98,28 @@ class BatchWorker(Worker):
 
     def reserve(self, request: int) -> None:
         """Set blocks aside for a transfer, at once or as soon as there are any, in order."""
-        blocks = self._incoming(request)
         self._coming += self._ledger.prompt_tokens[request]
-        if self._pending or self._paused or not self._has_room(blocks):
+        if self._pending or self._paused or not self._reserved(request):
             self._pending.append(request)
             if self.busy_since is None:
                 self._nudge()
             return
-        self.used += blocks
         self._listener.reserved(request)
+
+    def _reserved(self, request: int) -> bool:
+        """Set blocks aside for a transfer, if there are as many now."""
+        blocks = self._incoming(request)
+        if self.cache is None:
+            fits = self._has_room(blocks)
+            self.used += blocks if fits else 0
+            return fits
+        self._advance()  # what it has taken by now is no longer in the cache
+        found = self.cache.find(request, self._ledger.prompt_tokens[request])
+        if not self._has_room(blocks - found.blocks + found.idle):
+            return False
+        self._set_aside(request, blocks, self._ledger.prompt_tokens[request])
+        self.kept_tokens += self.found(request)
+        return True
 
     def _incoming(self, request: int) -> int:
         """Return the blocks to set aside for a request that comes with its KV."""
@@ -117,10 +130,13 @@ class BatchWorker(Worker):
     def take_in(self, request: int) -> bool:
         """Set blocks aside for a sequence of another worker, if there are as many now."""
         blocks = self._incoming(request)
+        if self.cache is not None:
+            self._advance()
         if self._pending or self._paused or not self._has_room(blocks):
             return False
         self._coming += self._ledger.prompt_tokens[request]
         self.used += blocks
+        self._fit()
         return True
 
     def migrate(self, depart: "Callable[[BatchWorker, int, int], bool]") -> None:
@@ -134,7 +150,9 @@ class BatchWorker(Worker):
 
     def departed(self, request: int) -> None:
         """Free the blocks of a sequence that has gone to another worker, or was lost on the way."""
-        self.used -= self._parked.pop(request)
+        if self.cache is not None:
+            self._advance()
+        self._free(request, self._parked.pop(request))
         if self._pending or self.prompts:
             self._interrupt()
         elif self.leaving is not None and self.empty:
@@ -157,7 +175,9 @@ class BatchWorker(Worker):
             if self._pending:
                 self._interrupt()
             return
-        self.used -= self._incoming(request)
+        if self.cache is not None:
+            self._advance()
+        self._free(request, self._incoming(request))
         self._ledger.moved_at.pop(request, None)
         if self._pending or self.prompts:
             self._interrupt()
@@ -432,6 +452,7 @@ class BatchWorker(Worker):
                 self._gaps.iterations(batch, batch, self.leap.context, count)
         if count > 1:
             self.used += self.leap.blocks_over(count - 1)
+            self._fit()
         self.leap.count(count, batch)
         self.decode_tokens += batch * count
         self.step_count += count
@@ -463,6 +484,7 @@ class BatchWorker(Worker):
         used = self.used
         self._commit(done)
         self.used += leap.growth[leap.step % self.block_size]  # taken as its iteration began
+        self._fit()
         leap.advance(done, began, self.used - used)
 
     def _interrupt(self) -> None:
@@ -507,11 +529,13 @@ class BatchWorker(Worker):
         """Grant reservations in order, as far as blocks go; preempted sequences go first."""
         pending = self._pending
         while pending and not self._paused:
-            blocks = self._incoming(pending[0])
-            if self.used + blocks > self.capacity:
+            request = pending[0]
+            tokens = self._ledger.prompt_tokens[request]
+            if not self._set_aside(request, self._incoming(request), tokens):
                 return
-            self.used += blocks
-            self._listener.reserved(pending.popleft())
+            self.kept_tokens += self.found(request)
+            pending.popleft()
+            self._listener.reserved(request)
 
     def _grow(self, now: float) -> None:
         """Take this iteration's new blocks, preempting the youngest until they fit.
@@ -524,6 +548,7 @@ class BatchWorker(Worker):
         while growth[phase] and self.used + growth[phase] > self.capacity:
             self._preempt(now)
         self.used += growth[phase]
+        self._fit()
 
     def _preempt(self, now: float) -> None:
         if self.partial:
@@ -535,7 +560,7 @@ class BatchWorker(Worker):
         generated = ledger.output_tokens[request] - left
         length = ledger.input_tokens[request] + generated
         self.leap.leave(length)
-        self.used -= self.blocks(length - 1)
+        self._free(request, self.blocks(length - 1))
         ledger.generated[request] = generated
         ledger.preemptions[request] += 1
         ledger.recomputed_tokens[request] += length - 1
@@ -544,7 +569,7 @@ class BatchWorker(Worker):
 
     def _drop_partial_prompt(self) -> None:
         request, partial = self.partial.popitem()
-        self.used -= self._held(request, self._target(request) + 1)
+        self._free(request, self._held(request, self._target(request) + 1))
         self._ledger.preemptions[request] += 1
         self._ledger.recomputed_tokens[request] += partial.done
         if self._placed(request):
@@ -573,6 +598,7 @@ class BatchWorker(Worker):
                 self._go_on_here(request)
                 continue
             ledger.decode_join[request] = now
+            self._name(request, ledger.input_tokens[request])
             if self._known:
                 self._take_over(request, now)
                 continue
@@ -601,7 +627,7 @@ class BatchWorker(Worker):
         if late:
             ledger.shown(request, now)
         if ledger.output_tokens[request] == ledger.generated[request]:
-            self.used -= self._held(request, ledger.prompt_tokens[request] + 1)
+            self._free(request, self._held(request, ledger.prompt_tokens[request] + 1))
             self._listener.finished(request)
             return
         self._add(request)
@@ -651,12 +677,11 @@ class BatchWorker(Worker):
             if request in self._running:
                 self._take_out(request)
             elif (partial := self.partial.pop(request, None)) is not None:
-                self.used -= self._held(request, self._target(request) + 1)
+                self._free(request, self._held(request, self._target(request) + 1))
                 if self._placed(request):
                     load.tokens[index] -= self._target(request) - partial.done
                 self._paused.pop(request, None)
-                ledger.give_up(request)
-                ledger.wasted_tokens += partial.done
+                self._waste(request, partial)
             load.requests[index] -= 1
             load.kv_blocks[index] -= self.blocks(ledger.prompt_tokens[request])
             self._listener.vanished(request)
@@ -670,9 +695,9 @@ class BatchWorker(Worker):
         self.leap.leave(length)
         ledger.generated[request] = generated
         if not self._stalled:
-            self.used -= self._held(request, length - 1)
+            self._free(request, self._held(request, length - 1))
             return
-        self.used -= self._held(request, length)
+        self._free(request, self._held(request, length))
         for waiting in (self._awaiting, self._unseen):
             if request in waiting:
                 waiting.remove(request)
@@ -693,7 +718,7 @@ class BatchWorker(Worker):
             del running[request]
             length = ledger.input_tokens[request] + ledger.output_tokens[request]
             self.leap.leave(length)
-            self.used -= -(-(length - 1) // self.block_size)
+            self._free(request, -(-(length - 1) // self.block_size))
             self._listener.finished(request)
 
     # --- prompts -------------------------------------------------------------------------------
@@ -704,10 +729,9 @@ class BatchWorker(Worker):
 
     def _admit(self, request: int, now: float) -> bool:
         """Set blocks aside for the prompt and its first token, if there are as many."""
-        blocks = self._held(request, self._target(request) + 1)
-        if self.used + blocks > self.capacity:
+        target = self._target(request)
+        if not self._set_aside(request, self._held(request, target + 1), target):
             return False
-        self.used += blocks
         if request not in self._paused:
             self._ledger.prefill_start[request] = now
         return True
@@ -734,7 +758,7 @@ class BatchWorker(Worker):
         for request in [each for each in step.finishing if each in self._going]:
             step.finishing.remove(request)
             self._paused.pop(request, None)
-            self.used -= self._held(request, self._target(request) + 1)
+            self._free(request, self._held(request, self._target(request) + 1))
             self._ledger.generated[request] += 1
 
     def _close_prompts(self, step: Step, now: float) -> None:
@@ -758,5 +782,5 @@ class BatchWorker(Worker):
                 self._ready.append(request)
                 continue
             self._paused.pop(request, None)
-            self.used -= self._held(request, self._target(request))
+            self._free(request, self._held(request, self._target(request)))
             self._listener.finished(request)

@@ -10,6 +10,7 @@ from simulator.cluster.ledger import Ledger
 from simulator.cluster.lines import KeyOf, OrderedLine
 from simulator.cluster.pace import Pace
 from simulator.cluster.prefill import PrefillWorker
+from simulator.cluster.prompts import PromptBlocks
 from simulator.cluster.timing import DecodeTimes
 from simulator.cluster.wiring import worker_spec
 from simulator.cluster.worker import Listener, WorkerSettings
@@ -24,7 +25,8 @@ class Means:
 
     ``leap`` bounds the iterations taken at once (``None``: as many as possible); where not all
     ``clients_stay``, workers keep what it takes to part with a sequence in a stall. ``key_of``
-    orders their prompts (``None``: as they come).
+    orders their prompts (``None``: as they come), ``prompts`` have ids of their blocks if there are
+    caches to be.
     """
 
     clock: Clock
@@ -34,6 +36,7 @@ class Means:
     leap: int | None = None
     clients_stay: bool = True
     key_of: KeyOf | None = None
+    prompts: PromptBlocks | None = None
 
 
 class Crew:
@@ -68,6 +71,7 @@ class Crew:
             gaps=self.gaps,
             recomputes=self._recomputes,
             keeps=self._keeps,
+            prompts=means.prompts if self.pool.batching.prefix_cache else None,
         )
         kind = PrefillWorker if self.pool.role == "prefill" else means.batch_worker
         worker = kind(means.clock, means.ledger, means.listener, settings)

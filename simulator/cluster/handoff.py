@@ -160,7 +160,8 @@ class Handoff:
         ledger = self._ledger
         source, target = ledger.prefill_worker[request], ledger.decode_worker[request]
         egress, ingress, route = self._ways.between(source, target)
-        size, payload = route.sizes(ledger.prompt_tokens[request])
+        there = self._decoders[target].found(request)
+        size, payload = route.sizes(ledger.prompt_tokens[request] - there)
         return Flow(
             request=request,
             egress=egress.next(),

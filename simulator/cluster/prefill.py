@@ -43,7 +43,7 @@ class PrefillWorker(Worker):
     def release(self, request: int) -> None:
         """Let go of a handed-over prompt's KV."""
         blocks = self.blocks(self._ledger.prompt_tokens[request])
-        self.used -= blocks
+        self._free(request, blocks)
         self.load.kv_blocks[self.index] -= blocks
         if self.prompts:
             self._wake_when_free()
@@ -60,8 +60,7 @@ class PrefillWorker(Worker):
         partial = self.partial.pop(request, None)
         if partial is not None:
             self.load.tokens[self.index] -= ledger.prompt_tokens[request] - partial.done
-            ledger.give_up(request)
-            ledger.wasted_tokens += partial.done
+            self._waste(request, partial)
             self._going[request] = self._flight[-1]
             return True
         for step in self._flight:
@@ -81,7 +80,7 @@ class PrefillWorker(Worker):
         for request in [each for each, last in self._going.items() if last is step]:
             del self._going[request]
             blocks = self.blocks(ledger.prompt_tokens[request])
-            self.used -= blocks
+            self._free(request, blocks)
             load.requests[index] -= 1
             load.kv_blocks[index] -= blocks
             if request in step.finishing:
@@ -129,10 +128,9 @@ class PrefillWorker(Worker):
 
     def _admit(self, request: int, now: float) -> bool:
         """Set the prompt's blocks aside, if there are as many."""
-        blocks = self.blocks(self._ledger.prompt_tokens[request])
-        if self.used + blocks > self.capacity:
+        tokens = self._ledger.prompt_tokens[request]
+        if not self._set_aside(request, self.blocks(tokens), tokens):
             return False
-        self.used += blocks
         self._ledger.prefill_start[request] = now
         return True
 

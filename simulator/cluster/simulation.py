@@ -28,6 +28,7 @@ from simulator.cluster.lines import key_of
 from simulator.cluster.links import Arrivals, Deliver, FifoLinks, Links
 from simulator.cluster.migration import Migration
 from simulator.cluster.observer import Observer
+from simulator.cluster.prompts import PromptBlocks
 from simulator.cluster.router import Router
 from simulator.cluster.sharing import SharedLinks, even_split, water_level
 from simulator.cluster.source import Sessions, Single, Source
@@ -53,7 +54,7 @@ class Traffic:
     With ``concurrency`` that many clients send them in order instead, each after its last answer.
     ``following`` says which wait for others; these have no time of their own (NaN), and clients
     then send whole sessions. ``clients`` says how long they wait for an answer, ``classes`` what
-    service each request is due.
+    service each request is due. Prompts have those parts in common that ``blocks`` says.
 
     Raises:
         ConfigError: unequal lengths, falling or negative arrivals, a length or count below 1.
@@ -66,9 +67,12 @@ class Traffic:
     clients: Clients = field(default_factory=Clients)
     classes: Classes = field(default_factory=Classes)
     following: Following | None = None
+    blocks: PromptBlocks | None = None
 
     def __post_init__(self) -> None:
         arrival = self.arrival_s
+        if self.blocks is not None and len(self.blocks.tokens) != len(arrival):
+            raise ConfigError("traffic: arrival_s and blocks differ in length")
         if not len(arrival) == len(self.input_tokens) == len(self.output_tokens):
             raise ConfigError("traffic: arrival_s, input_tokens and output_tokens differ in length")
         if len(arrival) == 0:
@@ -156,7 +160,7 @@ class Simulation:
         self.source = self._source(traffic)
         self.endings.on_end = self.source.ended
         self.telemetry = Telemetry(self.clock, self._sample_interval(traffic), self._sampled)
-        self._means = self._common(traffic.classes)
+        self._means = self._common(traffic)
         self.controller = self._controller()
         self._start()
 
@@ -250,7 +254,7 @@ class Simulation:
         self._live(leavers.alarm, leavers.wake)
         return leavers
 
-    def _common(self, classes: Classes) -> Means:
+    def _common(self, traffic: Traffic) -> Means:
         return Means(
             clock=self.clock,
             ledger=self.ledger,
@@ -264,7 +268,8 @@ class Simulation:
             batch_worker=self.batch_worker,
             leap=self.options.leap,
             clients_stay=self.leavers is None,
-            key_of=key_of(self.deployment.queue, self.ledger, classes),
+            key_of=key_of(self.deployment.queue, self.ledger, traffic.classes),
+            prompts=traffic.blocks,
         )
 
     def _source(self, traffic: Traffic) -> Source:
@@ -471,6 +476,9 @@ class Simulation:
             ready_s=life.ready_s,
             draining_s=life.draining_s,
             ended_s=life.ended_s if over else now,
+            found_tokens=served.found_tokens,
+            kept_tokens=served.kept_tokens,
+            evicted_blocks=0 if served.cache is None else served.cache.evicted,
         )
 
     def _events(self) -> Iterator[tuple[float, str, int, str]]:

@@ -4,10 +4,12 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from simulator.cluster.cache import PrefixCache
 from simulator.cluster.clock import ADMISSION, Alarm, Clock
 from simulator.cluster.gaps import GapLog
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.lines import Line
+from simulator.cluster.prompts import PromptBlocks
 from simulator.cluster.timing import DecodeTimes
 from simulator.deployment import Batching
 from simulator.latency.base import Busiest, StepModel, WorkerSpec
@@ -36,7 +38,8 @@ class WorkerSettings:
     """One worker's number and means; ``times`` and ``gaps`` are its pool's, which steps alike.
 
     ``recomputes``: it computes anew, as its own first, the token that ended a prompt elsewhere.
-    ``keeps``: it keeps computed prompts until it has no other left to compute.
+    ``keeps``: it keeps computed prompts until it has no other left to compute. ``prompts`` are the
+    ids of all requests' blocks, where it has a prefix cache.
     """
 
     worker: int
@@ -47,6 +50,7 @@ class WorkerSettings:
     gaps: GapLog
     recomputes: bool = False
     keeps: bool = False
+    prompts: PromptBlocks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +118,14 @@ class Step:
 
 @dataclass(slots=True)
 class Partial:
-    """A prompt of which ``done`` tokens are computed, on attention rank ``rank``."""
+    """A prompt of which ``done`` tokens are computed or were found, on attention rank ``rank``.
+
+    ``spared`` of those found had been computed for this request before.
+    """
 
     rank: int
     done: int
+    spared: int
 
 
 class Worker:
@@ -126,6 +134,10 @@ class Worker:
     ``load`` and ``index`` are its account in its team; ``leaving`` hears when it, told to stop,
     holds nothing any more. Its next ``slow_steps`` steps take ``slow_factor`` times as long as
     others.
+
+    ``used`` blocks are those of requests, each counted once however many have it. What others were
+    let go of stays in the ``cache``, if there is one, as long as nobody needs the room.
+    ``found_tokens`` need not be computed for that, and ``kept_tokens`` not be transferred.
     """
 
     __slots__ = (
@@ -136,9 +148,12 @@ class Worker:
         "block_size",
         "busy_since",
         "busy_so_far",
+        "cache",
         "capacity",
         "decode_tokens",
+        "found_tokens",
         "index",
+        "kept_tokens",
         "leaving",
         "load",
         "number",
@@ -174,6 +189,9 @@ class Worker:
         self.capacity = settings.spec.memory.kv_blocks
         self.block_size = settings.batching.block_size
         self.used = 0
+        prompts = settings.prompts
+        self.cache = None if prompts is None else PrefixCache(prompts, self.block_size)
+        self.found_tokens = self.kept_tokens = 0
         self.ranks = settings.spec.layout.attention_dp
         self.rank_tokens = settings.batching.rank_tokens(self.ranks)
         self.prompts: Line = deque()
@@ -237,6 +255,52 @@ class Worker:
         """Return how many KV blocks ``tokens`` tokens fill."""
         return -(-tokens // self.block_size)
 
+    def _fit(self) -> None:
+        """Let what nobody has make room for what requests have."""
+        if self.cache is not None:
+            self.cache.fit(self.capacity - self.used)
+
+    def _set_aside(self, request: int, blocks: int, tokens: int) -> bool:
+        """Set ``blocks`` aside for a prompt of ``tokens``, if there are as many.
+
+        Those that the cache has of it count among them; whoever has them already has them alone.
+        """
+        cache = self.cache
+        if cache is None:
+            fits = self.used + blocks <= self.capacity
+            self.used += blocks if fits else 0
+            return fits
+        found = cache.find(request, tokens)
+        new = blocks - found.blocks + found.idle
+        if self.used + new > self.capacity:
+            return False
+        cache.hold(request, found)
+        self.used += new
+        self._fit()
+        return True
+
+    def _free(self, request: int, blocks: int) -> None:
+        """Give back the blocks of a request that no other has."""
+        self.used -= blocks
+        if self.cache is not None:
+            self.used += self.cache.release(request)
+
+    def _name(self, request: int, tokens: int) -> None:
+        """Let others have what of a prompt's first ``tokens`` fills blocks, and have theirs."""
+        if self.cache is not None:
+            self.used -= self.cache.computed(request, tokens)
+
+    def found(self, request: int) -> int:
+        """Return the tokens of a request's prompt that the cache has for it."""
+        return 0 if self.cache is None else self.cache.shared(request) * self.block_size
+
+    def _waste(self, request: int, partial: Partial) -> None:
+        """Count a prompt that is given up half-way."""
+        ledger = self._ledger
+        ledger.give_up(request)
+        ledger.recomputed_tokens[request] += partial.spared
+        ledger.wasted_tokens += partial.done - partial.spared
+
     def _admit(self, request: int, now: float) -> bool:
         """Set aside the blocks a prompt needs to be computed, if there are as many."""
         raise NotImplementedError
@@ -292,6 +356,8 @@ class Worker:
         self.partial.clear()
         self.prompts.clear()
         self.used = 0
+        if self.cache is not None:
+            self.cache.clear()
         self._rest(self._clock.now)
         self.alarm.cancel()
         self.load = Load.of(1)
@@ -319,7 +385,7 @@ class Worker:
         room, chunked = step.room, batching.chunked_prefill
         while prompts and step.prompts < seats and (most := max(room)) > 0:
             request, rank = prompts[0], room.index(most)
-            if not chunked and step.chunks[rank] and self._target(request) > most:
+            if not chunked and step.chunks[rank] and self._left(request) > most:
                 break
             if not self._admit(request, now):
                 break
@@ -328,19 +394,45 @@ class Worker:
 
     def _compute(self, request: int, rank: int, step: Step) -> None:
         """Put the next chunk of an admitted prompt into the step: what there is room for."""
-        partial = self.partial.get(request)
-        done = partial.done if partial else 0
+        partial = self.partial.get(request) or self._begun(request, rank)
+        done = partial.done
         chunk = left = self._target(request) - done
         if chunk > step.room[rank] and self.settings.batching.chunked_prefill:
             chunk = step.room[rank]
         step.add(rank, chunk, done)
+        self._name(request, done + chunk)
         if self._placed(request):
             step.placed += chunk
         if chunk < left:
-            self.partial[request] = Partial(rank, done + chunk)
+            partial.done += chunk
+            self.partial[request] = partial
             return
         self.partial.pop(request, None)
         step.finishing.append(request)
+
+    def _left(self, request: int) -> int:
+        """Return the tokens that would have to be computed of a prompt that waits."""
+        target = self._target(request)
+        if self.cache is None:
+            return target
+        return target - self.cache.find(request, target).blocks * self.block_size
+
+    def _begun(self, request: int, rank: int) -> Partial:
+        """Return a prompt just admitted; what the cache has of it need not be computed.
+
+        Of a prompt that is to be computed once more that counts as not recomputed first.
+        """
+        found = self.found(request)
+        if not found:
+            return Partial(rank, 0, 0)
+        ledger = self._ledger
+        spared = min(found, ledger.recomputed_tokens[request])
+        ledger.recomputed_tokens[request] -= spared
+        ledger.cached_tokens[request] += found - spared
+        self.found_tokens += found
+        if self._placed(request):
+            self.load.tokens[self.index] -= found
+        return Partial(rank, found, spared)
 
     def busy_seconds(self, now: float) -> float:
         """Return the seconds this worker has spent in steps until ``now``."""

@@ -9,6 +9,7 @@ import numpy as np
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from hardware.link import Link
+from simulator.cluster.prompts import PromptBlocks
 from simulator.cluster.simulation import Traffic
 from simulator.deployment import Batching, Deployment, Pool, Transfer
 from simulator.latency.base import Busiest, Piece, WorkerSpec
@@ -147,6 +148,41 @@ def traffic(
         output_tokens=np.broadcast_to(np.asarray(outputs, dtype=np.int32), shape),
         concurrency=concurrency,
     )
+
+
+def prompt_blocks(prompts: Sequence[tuple[int, Sequence[int]]], block_size: int) -> PromptBlocks:
+    """Return prompts of so many tokens with these ids, each id a run or part of one."""
+    starts, first, count = [0], [], []
+    for _, ids in prompts:
+        for at, each in enumerate(ids):
+            if at and each == ids[at - 1] + 1:
+                count[-1] += 1
+            else:
+                first.append(each)
+                count.append(1)
+        starts.append(len(first))
+    return PromptBlocks(
+        block_size=block_size,
+        starts=np.array(starts, np.int64),
+        first=np.array(first, np.int64),
+        count=np.array(count, np.int64),
+        tokens=np.array([tokens for tokens, _ in prompts], np.int32),
+    )
+
+
+def shared(load: Traffic, block_size: int = 8, words: int = 2, seed: int = 0) -> Traffic:
+    """Return the traffic with prompts out of a random tree: each next block is one of ``words``.
+
+    The fewer words, the more they share. The blocks at the end of a prompt are partial.
+    """
+    rng = np.random.default_rng(seed)
+    numbers: dict[tuple[int, ...], int] = {}
+    prompts = []
+    for tokens in load.input_tokens.tolist():
+        drawn = tuple(rng.integers(0, words, -(-tokens // block_size)).tolist())
+        starts = [drawn[:upto] for upto in range(1, len(drawn) + 1)]
+        prompts.append((tokens, [numbers.setdefault(each, len(numbers)) for each in starts]))
+    return replace(load, blocks=prompt_blocks(prompts, block_size))
 
 
 def poisson_traffic(

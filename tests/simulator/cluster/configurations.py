@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from builders import A_FABRIC, A_GPU, A_MODEL, INSTANT, traffic
+from builders import A_FABRIC, A_GPU, A_MODEL, INSTANT, shared, traffic
 from doorkeeper import drawn_classes
 
 from hardware.fabric import Fabric
@@ -162,7 +162,7 @@ class Drawn:
         return "\n".join(
             [
                 *(repr(self.deployment), *told, f"clients = {load.concurrency}"),
-                *(repr(load.clients), repr(load.following), repr(self.options)),
+                *(repr(load.clients), repr(load.following), repr(self.options), repr(load.blocks)),
             ]
         )
 
@@ -205,7 +205,15 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
         deployment = _changing(rng, deployment, grid=grid)
     if sessions:
         load = replace(load, following=_following(rng, len(load.arrival_s), grid=grid))
+    if rng.random() < 0.7:
+        load = shared(load, rng.choice([1, 2, 3, 5]), rng.choice([1, 1, 1, 2]), rng.randrange(1000))
+        pools = tuple(_uncached(pool, rng.random() < 0.15) for pool in deployment.pools)
+        deployment = replace(deployment, pools=pools)
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
+
+
+def _uncached(pool: Pool, without: bool) -> Pool:
+    return replace(pool, batching=replace(pool.batching, prefix_cache=not without))
 
 
 def _changing(rng: Random, deployment: Deployment, *, grid: bool) -> Deployment:

@@ -1,7 +1,7 @@
 """The slow, obvious batch worker: one iteration at a time, one object per sequence.
 
 It shares no arithmetic with the leaping worker except the step model: blocks, contexts and tokens
-are counted per sequence, in loops.
+are counted per sequence, in loops, and so are the blocks of its prefix cache.
 """
 
 from collections import deque
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from plain_cache import PlainCache
 
 from simulator.cluster.batch import BatchWorker
 from simulator.cluster.clock import STEP_END
@@ -34,11 +35,15 @@ class Sequence:
 
 @dataclass
 class Begun:
-    """A prompt computed in part: ``done`` tokens of it, on attention rank ``at``."""
+    """A prompt computed in part: ``done`` tokens of it, on attention rank ``at``.
+
+    ``spared`` of them were found, and had been counted as to be recomputed.
+    """
 
     request: int
     at: int
     done: int
+    spared: int = 0
 
 
 class SteppingWorker(BatchWorker):
@@ -62,6 +67,43 @@ class SteppingWorker(BatchWorker):
         self.offered: set[int] = set()
         self.parked: dict[int, int] = {}
         self.alone = False
+        self.plain: PlainCache | None = None
+        if self.settings.prompts is not None:
+            self.plain = PlainCache(self.settings.prompts, self.settings.batching.block_size)
+            self.cache = self.plain  # type: ignore[assignment]
+
+    def take_blocks(self, request: int, need: int, tokens: int) -> bool:
+        """Have so many blocks for a prompt, those the cache has of it among them, if they fit."""
+        found = self.plain.find(request, tokens) if self.plain else None
+        new = need - (found.blocks - found.idle if found else 0)
+        if self.used + new > self.capacity:
+            return False
+        if self.plain and found:
+            self.plain.hold(request, found)
+        self.held[request] = need
+        self.take_more(new)
+        return True
+
+    def take_more(self, blocks: int) -> None:
+        """Have more blocks; idle ones make room."""
+        self.used += blocks
+        if self.plain:
+            self.plain.fit(self.capacity - self.used)
+
+    def give_back(self, request: int, blocks: int) -> None:
+        """Have no more what nobody else has of a request's blocks."""
+        self.used -= blocks - (self.plain.release(request) if self.plain else 0)
+
+    def forget_blocks(self) -> None:
+        """Lose everything."""
+        self.used = 0
+        if self.plain:
+            self.plain.clear()
+
+    def share(self, request: int, tokens: int) -> None:
+        """Let others find what a prompt has, and give back what others had first."""
+        if self.plain:
+            self.used -= self.plain.computed(request, tokens)
 
     def ceil(self, tokens: int) -> int:
         """Return the blocks that hold ``tokens``."""
@@ -128,7 +170,7 @@ class SteppingWorker(BatchWorker):
         if self.wanting or self.interrupted or self.used + need > self.capacity:
             return False
         self.held[request] = need
-        self.used += need
+        self.take_more(need)
         return True
 
     def migrate(self, depart: Any) -> None:
@@ -137,7 +179,7 @@ class SteppingWorker(BatchWorker):
 
     def departed(self, request: int) -> None:
         """Free what a sequence held that has gone."""
-        self.used -= self.parked.pop(request)
+        self.give_back(request, self.parked.pop(request))
         if self.wanting or self.prompts:
             self.start_if_idle()
         elif self.leaving is not None and self.empty:
@@ -171,17 +213,18 @@ class SteppingWorker(BatchWorker):
         for request in self.gone:
             for sequence in [each for each in self.batch if each.request == request]:
                 self.batch.remove(sequence)
-                self.used -= sequence.held
+                self.give_back(request, sequence.held)
                 ledger.generated[request] = ledger.output_tokens[request] - sequence.left
             for prompt in [each for each in self.begun if each.request == request]:
                 self.begun.remove(prompt)
-                self.used -= self.held[request]
+                self.give_back(request, self.held[request])
                 whole = ledger.input_tokens[request] + ledger.generated[request]
                 if self._placed(request):
                     self.load.tokens[self.index] -= whole - prompt.done
                 self.interrupted.pop(request, None)
                 ledger.give_up(request)
-                ledger.wasted_tokens += prompt.done
+                ledger.recomputed_tokens[request] += prompt.spared
+                ledger.wasted_tokens += prompt.done - prompt.spared
             self.disown(request)
             self._listener.vanished(request)
         self.gone = []
@@ -195,12 +238,13 @@ class SteppingWorker(BatchWorker):
         """Serve waiting reservations in order."""
         while self.wanting and not self.interrupted:
             request = self.wanting[0]
-            need = self.need(request, self._ledger.prompt_tokens[request] + self.come(request))
-            if self.used + need > self.capacity:
+            tokens = self._ledger.prompt_tokens[request]
+            if not self.take_blocks(
+                request, self.need(request, tokens + self.come(request)), tokens
+            ):
                 return
             self.wanting.popleft()
-            self.held[request] = need
-            self.used += need
+            self.kept_tokens += self.found(request)
             self._listener.reserved(request)
 
     def _placed(self, request: int) -> bool:
@@ -228,7 +272,7 @@ class SteppingWorker(BatchWorker):
             if self.wanting:
                 self.start_if_idle()
             return
-        self.used -= self.held.pop(request)
+        self.give_back(request, self.held.pop(request))
         self._ledger.moved_at.pop(request, None)
         if self.wanting or self.prompts:
             self.start_if_idle()
@@ -273,7 +317,7 @@ class SteppingWorker(BatchWorker):
         queues = self.batch, self.coming, self.landed, self.wanting, self.interrupted, self.begun
         for held in (*queues, self.prompts, self.decoding, self.due):
             held.clear()
-        self.used = 0
+        self.forget_blocks()
         self._rest(self._clock.now)
         self.alarm.cancel()
 
@@ -335,7 +379,7 @@ class SteppingWorker(BatchWorker):
         finished = sorted((s for s in self.batch if s.left == 0), key=lambda s: s.request)
         for sequence in finished:
             self.batch.remove(sequence)
-            self.used -= sequence.held
+            self.give_back(sequence.request, sequence.held)
             self._listener.finished(sequence.request)
 
     def reveal(self, sequence: Sequence, now: float) -> None:
@@ -351,12 +395,13 @@ class SteppingWorker(BatchWorker):
         """Emit the token at the end of each computed prompt."""
         ledger = self._ledger
         self.load.tokens[self.index] -= step.placed
+        for request in [each for each in step.finishing if each in self.gone]:
+            self.give_back(request, self.held[request])
         for request in step.finishing:
             self.prompts_closed += 1
             ledger.generated[request] += 1
             if request in self.gone:
                 self.interrupted.pop(request, None)
-                self.used -= self.held[request]
                 continue
             if request in self.interrupted:
                 if np.isnan(ledger.second_token[request]):
@@ -374,7 +419,7 @@ class SteppingWorker(BatchWorker):
             left = ledger.output_tokens[request] - ledger.generated[request]
             if left == 0:
                 self.interrupted.pop(request, None)
-                self.used -= self.held[request]
+                self.give_back(request, self.held[request])
                 self._listener.finished(request)
             else:
                 length = ledger.input_tokens[request] + ledger.generated[request]
@@ -412,6 +457,7 @@ class SteppingWorker(BatchWorker):
             self.batch.append(Sequence(request, length, left, self.held[request], last))
             return
         ledger.decode_join[request] = now
+        self.share(request, ledger.input_tokens[request])
         if self.settings.recomputes:
             ledger.unseen_tokens += 1
             ledger.generated[request] -= 1
@@ -427,7 +473,7 @@ class SteppingWorker(BatchWorker):
             since = None if known == 1 else now
         left, length = ledger.output_tokens[request] - known, ledger.input_tokens[request] + known
         if not left:
-            self.used -= self.held[request]
+            self.give_back(request, self.held[request])
             self._listener.finished(request)
             return
         self.batch.append(Sequence(request, length, left, self.held[request], since))
@@ -442,7 +488,7 @@ class SteppingWorker(BatchWorker):
                 break
             self.evict(now)
         for sequence in self.batch:
-            self.used += max(0, self.ceil(sequence.length) - sequence.held)
+            self.take_more(max(0, self.ceil(sequence.length) - sequence.held))
             sequence.held = max(sequence.held, self.ceil(sequence.length))
 
     def evict(self, now: float) -> None:
@@ -450,7 +496,7 @@ class SteppingWorker(BatchWorker):
         ledger = self._ledger
         if self.begun:
             last = self.begun.pop()
-            self.used -= self.held[last.request]
+            self.give_back(last.request, self.held[last.request])
             ledger.preemptions[last.request] += 1
             ledger.recomputed_tokens[last.request] += last.done
             if self._placed(last.request):
@@ -458,7 +504,7 @@ class SteppingWorker(BatchWorker):
             self.prompts.appendleft(last.request)
             return
         sequence = self.batch.pop()
-        self.used -= sequence.held
+        self.give_back(sequence.request, sequence.held)
         ledger.generated[sequence.request] = ledger.output_tokens[sequence.request] - sequence.left
         ledger.preemptions[sequence.request] += 1
         ledger.recomputed_tokens[sequence.request] += sequence.length - 1
@@ -481,10 +527,12 @@ class SteppingWorker(BatchWorker):
             request = self.prompts[0]
             at = sorted(range(ranks), key=lambda rank: (-free[rank], rank))[0]
             whole = self._ledger.input_tokens[request] + self._ledger.generated[request]
-            crowded = whole > free[at] and not batching.chunked_prefill and free[at] < shared
+            known = self.plain.find(request, whole).blocks if self.plain else 0
+            left = whole - known * batching.block_size
+            crowded = left > free[at] and not batching.chunked_prefill and free[at] < shared
             if free[at] <= 0 or crowded or not self.admit(request, whole, now):
                 break
-            prompt = Begun(self.prompts.popleft(), at, 0)
+            prompt = self.begin_prompt(self.prompts.popleft(), at)
             self.begun.append(prompt)
             free[at] -= self.compute(step, prompt, free[at])
         return step if step.tokens else None
@@ -494,13 +542,21 @@ class SteppingWorker(BatchWorker):
         """Return an even share of ``amount``, rounded up."""
         return amount // parts + (1 if amount % parts else 0)
 
+    def begin_prompt(self, request: int, at: int) -> Begun:
+        """Begin a prompt behind what was found of it."""
+        found, ledger = self.found(request), self._ledger
+        spared = min(found, ledger.recomputed_tokens[request])
+        ledger.recomputed_tokens[request] -= spared
+        ledger.cached_tokens[request] += found - spared
+        self.found_tokens += found
+        if self._placed(request):
+            self.load.tokens[self.index] -= found
+        return Begun(request, at, found, spared)
+
     def admit(self, request: int, whole: int, now: float) -> bool:
         """Set the blocks of a prompt aside, if there are as many."""
-        need = self.need(request, whole + 1)
-        if self.used + need > self.capacity:
+        if not self.take_blocks(request, self.need(request, whole + 1), whole):
             return False
-        self.used += need
-        self.held[request] = need
         if request not in self.interrupted:
             self._ledger.prefill_start[request] = now
         return True
@@ -513,6 +569,7 @@ class SteppingWorker(BatchWorker):
         step.add(prompt.at, chunk, prompt.done)
         step.placed += chunk if self._placed(request) else 0
         prompt.done += chunk
+        self.share(request, prompt.done)
         if chunk == left:
             self.begun.remove(prompt)
             step.finishing.append(request)

@@ -4,6 +4,7 @@ It shares nothing with the engine's but the question: every look counts everythi
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 
 from simulator.cluster.prompts import PromptBlocks
 
@@ -11,6 +12,7 @@ Block = tuple[int, int]
 """A block's place in its prompt and the id of its last token."""
 
 
+@cache
 def named(blocks: PromptBlocks, request: int, size: int) -> list[Block]:
     """Return a prompt's whole blocks of ``size`` tokens, one by one."""
     ids: list[int] = []

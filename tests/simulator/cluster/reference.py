@@ -3,7 +3,8 @@
 It has no event queue, no alarms, no leaps and no counters kept on the side: every iteration is
 taken, every token's time is kept, and what is held, waiting or placed is counted anew from the
 requests whenever somebody asks. From the program it uses the specifications (what is simulated,
-how a model lies in memory, how GPUs are wired) and a latency model's ``step_seconds`` alone.
+how a model lies in memory, how GPUs are wired) and a latency model's ``step_seconds`` alone. Its
+prefix caches go block by block.
 
 Among simultaneous happenings, steps end first, then bytes arrive, then workers come and go, then
 requests arrive, then idle workers start, then gauges are read; within each by component.
@@ -24,8 +25,10 @@ from typing import Any
 import numpy as np
 from copying import Copying, Wire
 from doorkeeper import Doorkeeper
+from plain_cache import PlainCache
 
 from simulator.clients import Clients
+from simulator.cluster.prompts import PromptBlocks
 from simulator.deployment import Deployment, Pool
 from simulator.latency.base import Busiest, WorkerSpec
 from simulator.layout import MemoryBudget, plan_memory
@@ -53,6 +56,8 @@ class Job:
     reason: str = ""
     preemptions: int = 0
     recomputed: int = 0
+    cached: int = 0
+    kept: int = 0  # tokens that its decode worker had before
     uncomputed: int = 0  # prompt tokens that a router still counts at its worker
     asked: bool = False  # whether to let it in
     lingers: bool = False  # its client has gone, but not what a step under way is about
@@ -106,6 +111,7 @@ class Begun:
     job: Job
     rank: int
     tokens: int = 0
+    spared: int = 0  # tokens found that were counted as to be recomputed
 
 
 @dataclass(eq=False)
@@ -132,14 +138,20 @@ class Site:
         self.foremost: set[Job] = set()  # of those in it
         self.begun: list[Begun] = []  # but not computed to the end, the latest last
         self.held: dict[Job, int] = {}
+        self.cache: PlainCache | None = None
+        if world.prompts is not None and pool.batching.prefix_cache:
+            self.cache = PlainCache(world.prompts, pool.batching.block_size)
         self.busy: list[list[float]] = []  # [from, to] of each spell of work
         self.sent = self.received = 0.0
         self.counts = {"steps": 0, "prefill_tokens": 0, "decode_tokens": 0}
 
     @property
     def used(self) -> int:
-        """KV blocks held now."""
-        return sum(self.held.values())
+        """KV blocks held now, those of several requests once."""
+        blocks = sum(self.held.values())
+        if self.cache is None:
+            return blocks
+        return blocks - sum(map(len, self.cache.has.values())) + len(self.cache.owned)
 
     def need(self, job: Job) -> int:
         """Return the blocks that computing the prompt of ``job`` takes."""
@@ -148,6 +160,44 @@ class Site:
     def fits(self, blocks: int) -> bool:
         """Tell whether ``blocks`` more can be held."""
         return self.used + blocks <= self.plan.kv_blocks
+
+    def more(self, job: Job, blocks: int, tokens: int) -> int:
+        """Return how many of a prompt's blocks are in nobody's hands yet that are to be held."""
+        if self.cache is None:
+            return blocks
+        found = self.cache.find(job.number, tokens)
+        return blocks - found.blocks + found.idle
+
+    def hold(self, job: Job, blocks: int, tokens: int) -> None:
+        """Hold blocks for a prompt, those that are cached among them."""
+        if self.cache is not None:
+            self.cache.hold(job.number, self.cache.find(job.number, tokens))
+        self.held[job] = blocks
+        self.trim()
+
+    def trim(self) -> None:
+        """Let what nobody holds make room."""
+        if self.cache is not None:
+            self.cache.fit(self.plan.kv_blocks - self.used)
+
+    def drop(self, job: Job) -> None:
+        """Hold nothing of a request any more."""
+        del self.held[job]
+        if self.cache is not None:
+            self.cache.release(job.number)
+
+    def share(self, job: Job, tokens: int) -> None:
+        """Let others find the first tokens of a prompt."""
+        if self.cache is not None:
+            self.cache.computed(job.number, tokens)
+
+    def known(self, job: Job) -> int:
+        """Return the tokens that are cached of a prompt that is held."""
+        return 0 if self.cache is None else self.cache.shared(job.number) * self.cache.size
+
+    def ready_for(self, job: Job) -> bool:
+        """Tell whether a prompt can be begun."""
+        return self.fits(self.more(job, self.need(job), job.prompt + len(job.tokens)))
 
     def chunks(self, riders: int) -> list[Chunk]:
         """Go on with prompts that were begun, then begin others, beside ``riders`` decodes."""
@@ -163,16 +213,28 @@ class Site:
             job, rank = self.queue[0], max(free, key=lambda rank: (free[rank], -rank))
             crowded = any(chunk.rank == rank for chunk in taken)
             whole = not batching.chunked_prefill
-            if whole and crowded and job.prompt + len(job.tokens) > free[rank]:
+            length = job.prompt + len(job.tokens)
+            found = 0 if self.cache is None else self.cache.find(job.number, length).blocks
+            if whole and crowded and length - found * batching.block_size > free[rank]:
                 break
-            if not self.fits(self.need(job)):
+            if not self.ready_for(job):
                 break
-            self.held[self.queue.pop(0)] = self.need(job)
+            self.hold(self.queue.pop(0), self.need(job), length)
             if not job.tokens:
                 job.moments["prefill_start_s"] = now
-            self.begun.append(Begun(job, rank))
+            self.begun.append(self.begin_prompt(job, rank))
             taken.append(self.chunk(self.begun[-1], free))
         return taken
+
+    def begin_prompt(self, job: Job, rank: int) -> Begun:
+        """Begin a prompt after what is known of it."""
+        known = self.known(job)
+        spared = min(known, job.recomputed)
+        job.recomputed -= spared
+        job.cached += known - spared
+        if not job.tokens:
+            job.uncomputed -= known
+        return Begun(job, rank, known, spared)
 
     def chunk(self, prompt: Begun, free: dict[int, int]) -> Chunk:
         """Take as much of a prompt as its rank is free to compute, or all of it."""
@@ -182,6 +244,7 @@ class Site:
         found = Chunk(job, rank, size, prompt.tokens, size == left, bool(job.tokens))
         free[rank] -= size
         prompt.tokens += size
+        self.share(job, prompt.tokens)
         if found.last:
             self.begun.remove(prompt)
         return found
@@ -314,7 +377,7 @@ class Prefill(Site):
                 self.running.remove(job)
                 del self.lacks[job]
                 job.tokens.pop()  # which nobody saw
-            del self.held[job]
+            self.drop(job)
             return
         last = [step for step in self.flight if any(c.job is job and c.last for c in step.chunks)]
         for prompt in [prompt for prompt in self.begun if prompt.job is job]:
@@ -337,7 +400,7 @@ class Prefill(Site):
             yield self.flight[0].ends, STEP, self.number, self.act
         if self.waits_for_stage():
             yield self.free_at, STEP, self.number, self.act
-        elif self.room() and (self.begun or (self.queue and self.fits(self.need(self.queue[0])))):
+        elif self.room() and (self.begun or (self.queue and self.ready_for(self.queue[0]))):
             yield self.world.now, START, self.number, self.act
 
     def room(self) -> bool:
@@ -406,7 +469,8 @@ class Prefill(Site):
         for chunk in step.chunks:
             chunk.job.uncomputed -= chunk.size
         for job in [job for job, last in self.parting.items() if last is step]:
-            del self.parting[job], self.held[job]
+            del self.parting[job]
+            self.drop(job)
             job.lingers = False
         self.tick(1)
         keeps = self.world.deployment.transfer.release == "idle"
@@ -414,7 +478,7 @@ class Prefill(Site):
             job.moments["prefill_end_s"] = self.world.now
             job.tokens.append(self.world.now)
             if self.world.ends_here(job):
-                del self.held[job]
+                self.drop(job)
                 self.world.finish(job)
             elif keeps and job.answer > 1:
                 self.running.append(job)
@@ -439,6 +503,7 @@ class Batch(Site):
         self.wanting: list[Job] = []
         self.preempted: set[Job] = set()
         self.stalled = False
+        self.parting: list[Job] = []  # nobody wants these; they stay until the step ends
 
     def leave(self, job: Job) -> None:
         """Part with a request nobody waits for: now, or when the step under way ends."""
@@ -447,10 +512,11 @@ class Batch(Site):
             self.preempted.discard(job)
         elif job in self.running or self.computes(job):
             job.lingers = True
+            self.parting.append(job)
         else:
             if job in self.landed:
                 self.landed.remove(job)
-            del self.held[job]
+            self.drop(job)
 
     def computes(self, job: Job) -> bool:
         """Tell whether a prompt is computed here."""
@@ -459,16 +525,19 @@ class Batch(Site):
 
     def let_go(self) -> None:
         """Free what is left of those who are gone."""
-        for job in [job for job in self.held if job.lingers]:
+        for job in self.parting:
             for prompt in [prompt for prompt in self.begun if prompt.job is job]:
                 self.begun.remove(prompt)
                 self.never_again(job)
+                job.recomputed += prompt.spared
             if job in self.running:
                 self.running.remove(job)
             self.preempted.discard(job)
             job.uncomputed = 0
             job.lingers = False
-            del self.held[job]
+            if job in self.held:
+                self.drop(job)
+        self.parting = []
 
     def need(self, job: Job) -> int:
         """Return the blocks of all tokens so far and the next one, or of the whole answer."""
@@ -494,10 +563,15 @@ class Batch(Site):
 
     def grant(self) -> None:
         """Set blocks aside in order; who was preempted comes first."""
-        while self.wanting and not self.preempted and self.fits(self.need_landing(self.wanting[0])):
+        while self.wanting and not self.preempted and self.ready_for_landing(self.wanting[0]):
             job = self.wanting.pop(0)
-            self.held[job] = self.need_landing(job)
+            self.hold(job, self.need_landing(job), job.prompt)
+            job.kept = self.known(job)
             self.world.send(job)
+
+    def ready_for_landing(self, job: Job) -> bool:
+        """Tell whether there is room for a transfer."""
+        return self.fits(self.more(job, self.need_landing(job), job.prompt))
 
     def happenings(self) -> Iterator[Happening]:
         """Yield the end of the step under way, or the start of one."""
@@ -508,10 +582,10 @@ class Batch(Site):
 
     def can_begin(self) -> bool:
         """Tell whether there is room for the next prompt, or for a transfer that waits."""
-        if self.queue and self.fits(self.need(self.queue[0])):
+        if self.queue and self.ready_for(self.queue[0]):
             return True
         first = self.wanting[:1] if not self.preempted else []
-        return any(self.fits(self.need_landing(job)) for job in first)
+        return any(self.ready_for_landing(job) for job in first)
 
     def act(self) -> None:
         """End the step under way and begin the next."""
@@ -540,11 +614,20 @@ class Batch(Site):
                 job.moments["second_token_s"] = self.world.now
             job.moments.setdefault("prefill_end_s", self.world.now)
             self.computed.append(job)
+        for job in [chunk.job for chunk in step.chunks if chunk.last and chunk.job.lingers]:
+            self.drop(job)
+        over = [job for job in self.computed if len(job.tokens) == job.answer]
+        self.let_go_of_all(over, self.computed)
         self.let_go()
-        for job in [job for job in self.running + self.computed if len(job.tokens) == job.answer]:
-            (self.running if job in self.running else self.computed).remove(job)
+        over = [job for job in self.running if len(job.tokens) == job.answer]
+        self.let_go_of_all(sorted(over, key=lambda job: job.number), self.running)
+
+    def let_go_of_all(self, over: list[Job], line: list[Job]) -> None:
+        """Finish those whose answers are whole."""
+        for job in over:
+            line.remove(job)
             self.preempted.discard(job)
-            del self.held[job]
+            self.drop(job)
             self.world.finish(job)
 
     def begin(self) -> None:
@@ -561,12 +644,13 @@ class Batch(Site):
         while self.landed and len(self.running) < batching.max_num_seqs:
             job = self.landed.pop(0)
             job.moments["decode_join_s"] = self.world.now
+            self.share(job, job.prompt)
             if self.world.deployment.recomputes:
                 job.tokens.pop()  # it is computed here, once more
             if len(job.tokens) < job.answer:
                 self.running.append(job)
                 continue
-            del self.held[job]
+            self.drop(job)
             self.world.finish(job)
         self.grant()
         chunks = self.chunks(len(self.running) if batching.piggyback else 0)
@@ -583,6 +667,7 @@ class Batch(Site):
             more = {job: max(self.held[job], wanted[job]) for job in self.running}
             if self.fits(sum(more.values()) - sum(self.held[job] for job in more)):
                 self.held.update(more)
+                self.trim()
                 return
             self.preempt()
 
@@ -598,7 +683,7 @@ class Batch(Site):
             self.preempted.add(job)
         self.queue.insert(0, job)
         self.foremost.add(job)
-        del self.held[job]
+        self.drop(job)
         job.preemptions += 1
         job.recomputed += lost
 
@@ -644,6 +729,7 @@ class World:
         interval: float,
         until: float,
         patience: Clients,
+        prompts: PromptBlocks | None,
         classes: Classes,
         go_on: bool = False,
     ) -> None:
@@ -651,7 +737,7 @@ class World:
         self.sessions: dict[int, float] = {}  # under way at some time, and since when
         self.planned = [job.arrival for job in jobs]
         self.deployment, self.jobs, self.until = deployment, jobs, until
-        self.patience = patience
+        self.patience, self.prompts = patience, prompts
         luck = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(4,)))
         self.whims = luck.random((len(jobs), 2))
         self.waiting: list[tuple[float, int, bool, Job]] = []  # until when, for the first token
@@ -961,7 +1047,7 @@ class World:
             if job in target.wanting:
                 target.wanting.remove(job)
             else:
-                del target.held[job]
+                target.drop(job)
                 self.unwire(job)
             job.decode = None
         if site is not None:
@@ -1133,7 +1219,7 @@ class World:
         path = self.deployment.fabric.path(
             self.slots[source], self.slots[target], gpu(self, source), gpu(self, target)
         )
-        size = self.copying.crossing(job.prompt)
+        size = self.copying.crossing(job.prompt - job.kept)
         trips = 2 if self.deployment.transfer.mode == "pull" else 1
         latency = path.latency_s * trips + path.setup_s + self.deployment.transfer.setup_s
         boxed = self.deployment.transfer.nics == "box"
@@ -1198,11 +1284,11 @@ class World:
             source, target = job.prefill, job.decode
             assert source is not None
             assert isinstance(target, Batch)
-            size = self.copying.payload(job.prompt)
+            size = self.copying.payload(job.prompt - job.kept)
             source.sent += size
             target.received += size
             job.moments["transfer_end_s"] = self.now
-            del source.held[job]
+            source.drop(job)
             due = job.moments["prefill_end_s"] + self.deployment.handover_s
             if self.layerwise and due > self.now:
                 self.told += 1
@@ -1341,6 +1427,7 @@ class World:
             "output_tokens": job.answer,
             "preemptions": job.preemptions,
             "recomputed_tokens": job.recomputed,
+            "cached_tokens": job.cached,
             "prefill_worker": job.prefill.number if job.prefill else -1,
             "decode_worker": job.decode.number if job.decode else -1,
             "status": ("incomplete", "completed", "rejected", "failed").index(job.status),

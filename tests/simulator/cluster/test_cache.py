@@ -1,12 +1,12 @@
 """The prefix cache equals one that goes block by block, and finds what whole traces share."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from builders import prompt_blocks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_cache import PlainCache, named
@@ -18,26 +18,6 @@ from workloads.readers import read_trace
 from workloads.trace import Trace
 
 TRACES = Path(__file__).parents[4] / "shared" / "traces"
-
-
-def prompt_blocks(prompts: Sequence[tuple[int, Sequence[int]]], block_size: int) -> PromptBlocks:
-    """Return prompts of so many tokens with these ids, each id a run or part of one."""
-    starts, first, count = [0], [], []
-    for _, ids in prompts:
-        for at, each in enumerate(ids):
-            if at and each == ids[at - 1] + 1:
-                count[-1] += 1
-            else:
-                first.append(each)
-                count.append(1)
-        starts.append(len(first))
-    return PromptBlocks(
-        block_size=block_size,
-        starts=np.array(starts, np.int64),
-        first=np.array(first, np.int64),
-        count=np.array(count, np.int64),
-        tokens=np.array([tokens for tokens, _ in prompts], np.int32),
-    )
 
 
 @st.composite

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import LinearLatency, colocated, disaggregated, poisson_traffic, traffic
+from builders import LinearLatency, colocated, disaggregated, poisson_traffic, shared, traffic
 from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 from oracle import SteppingSimulation
@@ -109,6 +109,8 @@ def test_every_request_ends_once_whatever_happens(
     startup = data.draw(STARTS)
     whole = elastic(base, *data.draw(plans(roles)), drain=drain, startup=startup)
     load = poisson_traffic(60, 6.0, 80, 30, seed)
+    if data.draw(st.booleans()):
+        load = shared(load, seed=seed)
     note(f"{whole.elastic}")
     options = RunOptions(seed=seed)
     leaping, stepping = run(whole, load, options), SteppingSimulation(whole, load, options).run()

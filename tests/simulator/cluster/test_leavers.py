@@ -12,6 +12,7 @@ from builders import (
     colocated,
     disaggregated,
     poisson_traffic,
+    shared,
     traffic,
 )
 from hypothesis import Phase, given, note, settings
@@ -79,6 +80,8 @@ def test_a_leap_changes_nothing_whoever_leaves(
         change |= {"latency": LinearLatency(base=0.25, **flat), **INSTANT_LINKS}
         load = replace(load, arrival_s=np.round(load.arrival_s * 4) / 4)
     load = replace(load, clients=data.draw(CLIENTS))
+    if data.draw(st.booleans()):
+        load = shared(load, seed=seed)
     note(f"{seed=} {load.clients}")
     deployment = colocated(2, **change) if mixed else disaggregated(1, 2, **change)
     compared(deployment, load, RunOptions(seed=seed, sample_interval_s=0.37))
@@ -97,6 +100,8 @@ def test_leaving_a_cluster_that_changes(data: st.DataObject, mixed: bool, seed: 
     plan = data.draw(plans(roles))
     whole = elastic(base, *plan, drain=data.draw(DRAINS), max_retries=retries)
     load = replace(poisson_traffic(40, 8.0, 100, 40, seed), clients=data.draw(CLIENTS))
+    if data.draw(st.booleans()):
+        load = shared(load, seed=seed)
     note(f"{seed=} {load.clients} {whole.elastic}")
     compared(whole, load, RunOptions(seed=seed))
     simulation = Simulation(whole, load, RunOptions(seed=seed))

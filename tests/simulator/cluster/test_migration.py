@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 
 import pytest
-from builders import disaggregated, poisson_traffic, traffic
+from builders import disaggregated, poisson_traffic, shared, traffic
 from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 from test_elastic import BATCHINGS, assert_each_token_was_seen_once, elastic, plans
@@ -51,6 +51,8 @@ def test_whatever_happens_on_the_way(data: st.DataObject, patient: bool, seed: i
     whole = elastic(base, *plan, drain=data.draw(DRAINS), max_retries=retries)
     clients = Clients() if patient else data.draw(CLIENTS)
     load = replace(poisson_traffic(40, 8.0, 80, 60, seed), clients=clients)
+    if data.draw(st.booleans()):
+        load = shared(load, seed=seed)
     note(f"{seed=} {clients} {whole.elastic}")
     record = compared(whole, load, RunOptions(seed=seed))
     if (record.requests["status"] == COMPLETED).all():

@@ -54,6 +54,7 @@ def reference(drawn: Drawn) -> World:
         interval=options.sample_interval_s or 1.0,
         until=float("inf") if options.until_s is None else options.until_s,
         patience=load.clients,
+        prompts=load.blocks,
         classes=load.classes,
         go_on=following is not None and following.go_on,
     )
@@ -89,6 +90,8 @@ def differences(drawn: Drawn, record: RunRecord, world: World) -> list[str]:
     for info, site in zip(record.workers, world.sites, strict=True):
         for name, count in site.counts.items():
             compare(f"worker {site.number}: {name}", getattr(info, name), count)
+        dropped = site.cache.evicted if site.cache else 0
+        compare(f"worker {site.number}: evicted_blocks", info.evicted_blocks, dropped)
         compare(f"worker {site.number}: busy_s", info.busy_s, site.busy_seconds())
         ended = min(site.stopped, world.now)
         compare(f"worker {site.number}: allocated_s", info.allocated_s, ended - site.asked)
@@ -190,6 +193,9 @@ FEATURES = (
         "reserve=full",
         "grid",
         "idle",
+        "found",
+        "found at a decode worker",
+        "evicted",
         "timeout",
         "cancelled",
         "queue_full",
@@ -227,6 +233,9 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "cancelled": (columns["reason"] == REASONS.index("cancelled")).any(),
         "overtaken": _overtaken(columns),
         "predicts": getattr(deployment.admission, "predicts", False),
+        "found": columns["cached_tokens"].any(),
+        "found at a decode worker": any(info.kept_tokens for info in record.workers),
+        "evicted": any(info.evicted_blocks for info in record.workers),
         "idle": deployment.transfer.release == "idle" and len(deployment.pools) > 1,
     }
     refused = columns["reason"][columns["status"] == STATUSES.index("rejected")]
