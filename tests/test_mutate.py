@@ -118,3 +118,9 @@ def test_every_generated_fault_is_python_and_another_program() -> None:
         for fault in script.generated(path):
             broken = data[: fault.start] + fault.fault.encode() + data[fault.end :]
             assert ast.dump(ast.parse(broken)) != whole, fault.key()
+
+
+def test_every_listed_fault_has_its_place_in_today_s_source() -> None:
+    """Who changes what a fault is listed for writes the fault anew."""
+    done = mutate(ROOT, "--check")
+    assert done.returncode == 0, done.stderr
