@@ -40,6 +40,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulator.advice_page import Told, write_advice
 from simulator.compare import Options, compare, find, write
+from simulator.compare.listing import listed, table
 from simulator.compare.reading import REPLICATIONS
 from simulator.compare.terminal import spread, told, unfinished
 from simulator.compare.writing import PAGE
@@ -69,6 +70,7 @@ from simulator.front import (
 from simulator.goodput.study import search, trials_of
 from simulator.goodput.writing import text_of, write_begun
 from simulator.goodput.writing import write as write_goodput
+from simulator.labels import Labels
 from simulator.nearest import dotted, suggest
 from simulator.plugins import add_folders, fault
 from simulator.repetition import Repeat, Repetition
@@ -197,16 +199,16 @@ class Job:
     """What Hydra calls with a composed configuration, here or in a launcher's worker process.
 
     ``command`` identifies the command line all jobs of a sweep belong to. ``outcomes`` are of the
-    jobs this very process ran, ``results`` those of a single run, ``answer`` an exploration's or
-    a comparison's, whose page is ``page``. ``writing`` is the folder of the repetition under way.
-    ``config_dir`` is the user's folder of settings, whose plug-ins can be imported.
+    jobs this very process ran, ``results`` those of a single run, ``answer`` an exploration's,
+    a comparison's or a list's, whose page is ``page``. ``writing`` is the folder of the repetition
+    under way. ``config_dir`` is the user's folder of settings, whose plug-ins can be imported.
     """
 
     command: str
     outcomes: list[Outcome] = field(default_factory=list)
     results: Results | None = None
     answer: str | None = None
-    page: str = REPORT
+    page: str | None = REPORT
     writing: Path | None = None
     sweeping: bool = False
     config_dir: str | None = None
@@ -260,11 +262,17 @@ class Job:
         settings = _plain(config)
         looking = {name: settings.pop(name) for name in LOOKING if name in settings}
         options: Options = build(looking.get("compare", {}), Options, "compare")
-        if build_task(settings) == "compare":
-            self.answer, self.page = _compare(looking.get("runs"), options, folder, sweeping), PAGE
+        labels: Labels = build(
+            {name: looking[name] for name in ("name", "tags") if name in looking}, Labels, ""
+        )
+        task, runs = build_task(settings), _runs(looking.get("runs"), settings, sweeping=sweeping)
+        if task == "list":
+            self.answer, self.page = table(listed(runs, labels)), None
+            discard(folder)
             return "done"
-        if looking.get("runs"):
-            raise ConfigError("runs is for task=compare: a simulation or exploration takes none")
+        if task == "compare":
+            self.answer, self.page = _compare(runs, labels, options, folder), PAGE
+            return "done"
         repeat = _repeat(looking, build_task(settings))
         _check_model(settings, _task_overrides())
         settings = resolve(settings, tell=True)
@@ -273,11 +281,13 @@ class Job:
         ran = not (sweeping and is_done(folder, text))
         if ran:
             self._run(settings, folder, text)
+        labels.leave(folder / SUMMARY)
         if not again:
             return "done" if ran else "skipped"
         try:
             for one in again:
                 ran |= self._again(one, folder / REPLICATIONS / one.name)
+                labels.leave(folder / REPLICATIONS / one.name / SUMMARY)
         finally:
             if not sweeping:
                 self.answer = _compare_own(folder, options)
@@ -460,17 +470,31 @@ def _compare_own(folder: Path, options: Options) -> str:
     return spread(done)
 
 
-def _compare(patterns: object, options: Options, folder: Path, sweeping: bool) -> str:
-    """Compare the runs that ``patterns`` name into ``folder`` and return what to say about it."""
+def _runs(patterns: object, settings: Mapping[str, Any], *, sweeping: bool) -> Sequence[str]:
+    """Return the folders and globs to look at; raise ``ConfigError`` where the task takes none."""
+    task = build_task(settings)
+    named: Sequence[str] | str = build(patterns or [], Sequence[str] | str, "runs")
+    if task not in ("compare", "list"):
+        if named:
+            raise ConfigError(
+                "runs is for task=compare and list: a simulation or exploration takes none"
+            )
+        return []
     if sweeping:
-        raise ConfigError("task=compare looks at runs that are done: call it without -m")
-    named: Sequence[str] | str = build(patterns, Sequence[str] | str, "runs")
-    named = [named] if isinstance(named, str) else named
-    if not named:
+        raise ConfigError(f"task={task} looks at runs that are done: call it without -m")
+    if not named and task == "compare":
         raise ConfigError("task=compare needs runs: runs=[DIR,…], folders or globs")
+    return [named] if isinstance(named, str) else named
+
+
+def _compare(patterns: Sequence[str], wanted: Labels, options: Options, folder: Path) -> str:
+    """Compare the runs of ``wanted`` labels into ``folder`` and return what to say about it."""
     with points_bar("runs") as progress:
-        found = find(named, progress and (lambda done, total: progress(done, total, done)))
-    done = compare(found.runs, options, unfinished(found))
+        found = find(patterns, progress and (lambda done, total: progress(done, total, done)))
+    runs = [run for run in found.runs if wanted.fit(run.labels, run.folder.name)]
+    if not runs:
+        raise ConfigError(f"none of the {len(found.runs):,} runs has this name and these tags")
+    done = compare(runs, options, unfinished(found))
     write(done, folder)
     for note in done.notes:
         complain(f"warning: {note}")
@@ -660,7 +684,8 @@ def _tell(job: Job) -> int:
         if job.answer is not None:
             say(f"\n{job.answer}\n\ncomparison: {Path(outcomes[0].folder) / PAGE}")
     elif job.answer is not None and outcomes:
-        say(f"{job.answer}\n\nreport: {Path(outcomes[0].folder) / job.page}")
+        page = f"\n\nreport: {Path(outcomes[0].folder) / job.page}" if job.page else ""
+        say(f"{job.answer}{page}")
     _warn(outcomes)
     for name, outcome in zip(labels(outcomes), outcomes, strict=True):
         if outcome.status == "failed":

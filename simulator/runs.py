@@ -72,6 +72,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def read_account(folder: Path) -> dict[str, Any]:
+    """Return how a sweep's job in ``folder`` ended, nothing of any other folder."""
+    return _read_json(folder / JOB)
+
+
 def is_done(folder: Path, config: str) -> bool:
     """Tell whether ``folder`` holds the complete run of exactly the settings ``config``."""
     return read_summary(folder).get("config_digest") == config_digest(config)
@@ -174,16 +179,22 @@ def _again(outcome: Outcome) -> str:
 
 def runs_table(rows: Sequence[tuple[str, Mapping[str, Any], str]]) -> str:
     """Return one line per run: its name, the main numbers of its summary, and its folder."""
-    heads = ("TTFT p50", "TTFT p99", "TPOT p50", "goodput", "in SLO", "out/s/GPU")
+    heads = headline(None)
     width = max(len(name) for name in ["job", *(name for name, _, _ in rows)])
     lines = [f"{'job':<{width}}" + "".join(f"{head:>12}" for head in heads) + "  folder"]
     for name, summary, folder in rows:
-        cells = "".join(f"{cell:>12}" for cell in _sweep_cells(summary))
+        cells = "".join(f"{cell:>12}" for cell in headline(summary))
         lines.append(f"{name:<{width}}{cells}  {folder}")
     return "\n".join(lines)
 
 
-def _sweep_cells(summary: Mapping[str, Any]) -> tuple[str, ...]:
+HEADLINE = ("TTFT p50", "TTFT p99", "TPOT p50", "goodput", "in SLO", "out/s/GPU")
+
+
+def headline(summary: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return the main numbers of a summary: none of an empty one, of ``None`` what they are."""
+    if not summary:
+        return HEADLINE if summary is None else ("",) * len(HEADLINE)
     ttft, tpot = summary["ttft_s"], summary["tpot_s"]
     return (
         _rank(ttft, "p50", "{:.3f} s"),

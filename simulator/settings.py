@@ -55,7 +55,7 @@ class ReportOptions:
                 )
 
 
-TASKS = ("simulate", "explore", "goodput", "calibrate", "compare")
+TASKS = ("simulate", "explore", "goodput", "calibrate", "compare", "list")
 """What the command line can do with the settings."""
 
 _DEPLOYMENT = (
@@ -72,8 +72,8 @@ _DEPLOYMENT = (
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes")
 _TASK = ("task", "explore", "counterpart", "goodput")
-LOOKING = ("runs", "compare", "seeds", "band")
-"""Settings of how often to run and how to look at runs: no part of any run's own."""
+LOOKING = ("runs", "compare", "seeds", "band", "name", "tags")
+"""Settings of how often to run, how to look at runs and to find them: no part of any run's own."""
 KEYS = (
     "model",
     "hardware",

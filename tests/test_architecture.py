@@ -23,6 +23,7 @@ FLOORS = {
     "simulator.memory": 2,
     "simulator.nearest": 2,
     "simulator.intervals": 2,
+    "simulator.labels": 2,
     "simulator.model": 2,
     "simulator.huggingface": 2,
     "simulator.layout": 2,

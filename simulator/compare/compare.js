@@ -17,10 +17,10 @@
 
   function order() {
     const wanted = filter.value.toLowerCase();
-    const names = data.columns[1].text;
+    const texts = data.columns.filter((each) => ["configuration", "tags"].includes(each.head));
     const rows = [];
     for (let row = 0; row < data.count; row++) {
-      if (names[row].toLowerCase().includes(wanted)) rows.push(row);
+      if (texts.some((each) => each.text[row].toLowerCase().includes(wanted))) rows.push(row);
     }
     const values = keys(data.columns[sorted]);
     const sign = down ? -1 : 1;

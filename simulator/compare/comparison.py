@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 CHANCE = ("seed", "latency.scale")
 """Settings in which repetitions of one point differ, and nothing else."""
 
-REPEATED = ("seed", "latency.scale", "seeds", "band")
-"""Overrides that ask for repetitions."""
+REPEATED = ("seed", "latency.scale", "seeds", "band", "name", "tags")
+"""Overrides that ask for repetitions or call a run something: they tell no point from another."""
 
 MOST_SIGNS = 40
 """Of a setting's value in words; the table has it whole."""
@@ -80,8 +80,9 @@ class Comparison:
 
     ``table`` has a row per run, in their order: ``run``, ``point``, ``name``, ``deployment``,
     ``folder``, ``seed``, ``latency.scale``, the settings that differ by dotted key (``keys``; those
-    that tell the others are ``shown``), the numbers of :data:`METRICS` by their place in
-    ``summary.json``, and what :func:`_derived` and :func:`_marks` add. ``notes`` are sentences to
+    that tell the others are ``shown``), ``tags`` where any run has some, the numbers of
+    :data:`METRICS` by their place in ``summary.json``, and what :func:`_derived` and
+    :func:`_marks` add. ``notes`` are sentences to
     know before numbers are trusted.
     """
 
@@ -208,10 +209,15 @@ def _plainness(run: Run) -> tuple[float, int]:
 
 
 def _names(runs: Sequence[Run], shown: Sequence[str], *, pools: bool) -> list[str]:
-    """Return what tells each of ``runs`` from the others: overrides, settings, or its folder.
+    """Return what tells each of ``runs`` from the others.
+
+    That is the name it was given, else overrides, settings, or its folder.
 
     ``pools`` says that the pools differ.
     """
+    called = [run.labels.name for run in runs]
+    if len({*called, None}) > len(called):  # each has a name of its own
+        return [str(name) for name in called]
     given = [run.overrides for run in runs]
     told = [each for each in given if each is not None]
     if len(told) == len(given) and len(runs) > 1:
@@ -272,6 +278,8 @@ def _frame(runs: Sequence[Run], points: Sequence[Point], keys: Sequence[str]) ->
         bounds = [least(run.summary, metric.path) for run in runs]
         if any(bound is not None for bound in bounds):
             numbers[f"{metric.path}{LEAST}"] = pl.Series(bounds, dtype=pl.Float64)
+    if any(run.labels.tags for run in runs):
+        columns["tags"] = [", ".join(run.labels.tags) for run in runs]
     static = pl.Series([_static(run.settings) for run in runs], dtype=pl.Boolean)
     warned = pl.Series([len(run.summary.get("warnings") or ()) for run in runs], dtype=pl.Int64)
     frame = pl.DataFrame({**columns, **numbers, "static": static, "warnings": warned})

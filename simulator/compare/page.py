@@ -97,7 +97,7 @@ def _table(comparison: Comparison) -> str:
     return (
         '<div class="card wide"><p>★ the best, ◆ on the cost–attainment front, ◇ on the '
         f"throughput–interactivity front.{mean} Click a head to sort.</p>"
-        '<p><label>Only names with <input id="filter" type="search"></label> '
+        '<p><label>Only names and tags with <input id="filter" type="search"></label> '
         '<span id="count"></span></p>'
         '<div class="scroll" id="rows-table"></div>'
         '<p><button id="more" type="button" hidden>Show all</button></p></div>'
@@ -114,6 +114,8 @@ def _island(name: str, content: object) -> str:
 def _rows(comparison: Comparison) -> dict[str, Any]:
     """Return the table's columns: a head each, and a sort value and a text per point."""
     columns = [_marks(comparison), {"head": "configuration", "text": _names(comparison)}]
+    if "tags" in comparison.table.columns:
+        columns.append({"head": "tags", "text": _tags(comparison)})
     if comparison.repeated:
         counts = [len(point.runs) for point in comparison.points]
         columns.append(_numbers("runs", counts, [str(count) for count in counts]))
@@ -130,6 +132,11 @@ def _rows(comparison: Comparison) -> dict[str, Any]:
 
 def _names(comparison: Comparison) -> list[str]:
     return [point.name for point in comparison.points]
+
+
+def _tags(comparison: Comparison) -> list[str]:
+    tags = comparison.table["tags"]
+    return [str(tags[point.base]) for point in comparison.points]
 
 
 def _numbers(head: str, values: Sequence[float | None], texts: Sequence[str]) -> dict[str, Any]:

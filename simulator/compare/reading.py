@@ -15,6 +15,7 @@ import yaml
 from simulator.compare.flat import flat
 from simulator.compare.metrics import LATENCIES, METRICS, Value, at
 from simulator.errors import ConfigError
+from simulator.labels import Labels, labels_of
 from simulator.results import config_digest
 from simulator.runs import JOB, SEARCHES, SUMMARY
 from simulator.yaml_text import parse
@@ -60,6 +61,11 @@ class Run:
         return int(self.summary.get("seed") or 0)
 
     @property
+    def labels(self) -> Labels:
+        """Its name and tags."""
+        return labels_of(self.summary, self.folder / SUMMARY)
+
+    @property
     def scale(self) -> float:
         """The factor on every step's time."""
         return float(self.settings.get("latency.scale", 1.0) or 1.0)
@@ -83,7 +89,7 @@ def find(patterns: Sequence[str], on_read: OnRead | None = None) -> Found:
     complete: dict[Path, None] = {}
     incomplete: dict[Path, None] = {}
     for pattern in patterns:
-        for folder in _matching(pattern):
+        for folder in matching(pattern):
             done, begun = _below(folder)
             if not done:
                 raise ConfigError(_nothing(folder, begun))
@@ -159,7 +165,7 @@ def read_frame(run: Run, name: str, columns: Sequence[str]) -> pl.DataFrame:
         raise ConfigError(f"{path}: {told or ' '.join(str(error).split())}") from error
 
 
-def _matching(pattern: str) -> list[Path]:
+def matching(pattern: str) -> list[Path]:
     """Return the folders a pattern means; a folder of that very name comes before any glob."""
     if Path(pattern).is_dir():
         return [Path(pattern)]
@@ -269,6 +275,7 @@ def _check(run: Run) -> None:
         raise ConfigError(f"{path}: slo must be targets in seconds but got {slo!r}")
     if not (seed is None or (isinstance(seed, int) and not isinstance(seed, bool))):
         raise ConfigError(f"{path}: seed must be a whole number but got {seed!r}")
+    _ = run.labels  # or what is wrong with them
     warnings = run.summary.get("warnings", [])
     if not (isinstance(warnings, list) and all(isinstance(each, str) for each in warnings)):
         raise ConfigError(f"{path}: warnings must be sentences but got {warnings!r}")
