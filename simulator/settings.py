@@ -28,7 +28,8 @@ from simulator.latency.roofline import Roofline
 from simulator.layout import TENSOR_DTYPE, Precision
 from simulator.model import Model
 from simulator.plugins import TARGET
-from simulator.policies.autoscaling import Control, Schedule
+from simulator.policies.autoscaling import LEAST_INTERVAL_S, Control, Schedule, Static
+from simulator.policies.matching import Matcher, RateMatched, Unmatched
 from simulator.results import SLO
 from workloads.trace import Trace
 from workloads.workload import Workload
@@ -69,7 +70,7 @@ _DEPLOYMENT = (
     "first_token",
     "gateway_s",
 )
-_ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler")
+_ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler", "rate_matcher")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes")
 _TASK = ("task", "explore", "counterpart", "goodput")
 LOOKING = ("runs", "compare", "seeds", "band", "name", "tags")
@@ -351,18 +352,40 @@ def _control(settings: Mapping[str, Any]) -> Control:
     if "autoscaler" in settings:
         hint = get_type_hints(Control)["policy"]
         policy = build(settings["autoscaler"], hint, "autoscaler")
+        _check_schedule(policy)
+    policy = _matched(settings, policy)
     own = _fields(_seeing(settings, policy), "control", _CONTROL, Control)
-    if "autoscaler" in settings:
+    if policy is not None:
         own["policy"] = policy
-        if isinstance(own["policy"], Schedule) and not own["policy"].steps:
-            raise ConfigError(
-                "autoscaler.steps: a schedule without steps changes nothing; give some, as "
-                "autoscaler.steps=[[60,decode,3]], or autoscaler=static"
-            )
+    if isinstance(policy, RateMatched):
+        own["interval_s"] = None  # each has its own, that of the autoscaler being this one
     try:
         return Control(**own)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _check_schedule(policy: object) -> None:
+    if isinstance(policy, Schedule) and not policy.steps:
+        raise ConfigError(
+            "autoscaler.steps: a schedule without steps changes nothing; give some, as "
+            "autoscaler.steps=[[60,decode,3]], or autoscaler=static"
+        )
+
+
+def _matched(settings: Mapping[str, Any], autoscaler: Any) -> Any:
+    """Return the autoscaler, together with a rate matcher where there is one."""
+    matcher = build(settings.get("rate_matcher"), Matcher | Unmatched | None, "rate_matcher")
+    if matcher is None or isinstance(matcher, Unmatched):
+        return autoscaler
+    control = settings.get("control", {})
+    every = control.get("interval_s") if isinstance(control, Mapping) else None
+    every = build(every, float | None, "control.interval_s")
+    if every is not None and not every >= LEAST_INTERVAL_S:
+        raise ConfigError(
+            f"control: interval_s must be at least {LEAST_INTERVAL_S:g} s but got {every!r}"
+        )
+    return RateMatched(matcher=matcher, autoscaler=autoscaler or Static(), scaler_s=every)
 
 
 _CONTROL = ("interval_s", "observing", "bounds")

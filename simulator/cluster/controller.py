@@ -1,6 +1,6 @@
 """A controller: it wakes on its interval, looks, lets its policy decide, and has it carried out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from simulator.cluster.clock import CONTROL, TICK, Alarm
@@ -65,8 +65,15 @@ class Controller:
     def _decide(self, seen: Observation) -> None:
         plan, self._state = self._control.policy.decide(seen, self._state)
         self._check(plan.workers)
-        for role, asked in plan.workers.items():
-            self._carry_out(role, asked, plan, seen)
+        grants = {
+            role: self._grant(role, asked, seen.now_s) for role, asked in plan.workers.items()
+        }
+        if plan.together and not _whole(grants.values()):
+            plan = plan._replace(flips=(), reason=f"{plan.reason}; both legs or neither")
+            grants = {role: (before, asked, before) for role, (before, asked, _) in grants.items()}
+        for role, counts in grants.items():
+            self._note(role, counts, plan, seen)
+        self._carry_out(grants, plan, seen.now_s)
         if plan.reason and not plan.workers:
             self._hold(plan, seen)
 
@@ -91,16 +98,23 @@ class Controller:
             )
         )
 
-    def _carry_out(self, role: str, asked: int, plan: Plan, seen: Observation) -> None:
-        """Give a pool what its bounds allow of what is asked; the fleet's own count is current."""
-        now, counts = seen.now_s, self._fleet.counts(role)
+    def _grant(self, role: str, asked: int, now: float) -> tuple[int, int, int]:
+        """Return workers before, asked for, and what bounds allow; the fleet's count is current."""
+        counts = self._fleet.counts(role)
         before, coming = counts["desired"], counts[PENDING] + counts[STARTING]
         bounds = self._control.bounds_of(role)
-        granted = bounds.hold(asked, before, coming, now - self._changed[role])
-        self._note(role, (before, asked, granted), plan, seen)
-        if granted != before:
-            self._changed[role] = now
-            self._fleet.want(role, granted, plan.reason)
+        return before, asked, bounds.hold(asked, before, coming, now - self._changed[role])
+
+    def _carry_out(
+        self, grants: Mapping[str, tuple[int, int, int]], plan: Plan, now: float
+    ) -> None:
+        """Give pools what they were granted: flips, then who shrinks, then who grows."""
+        for flip in plan.flips:
+            self._fleet.flip(flip.pool, flip.to, flip.workers, plan.reason)
+        for role, (before, _, granted) in sorted(grants.items(), key=_growth):
+            if granted != before:
+                self._changed[role] = now
+                self._fleet.want(role, granted, plan.reason)
 
     def _check(self, workers: Mapping[str, int]) -> None:
         name = type(self._control.policy).__name__
@@ -118,3 +132,17 @@ class Controller:
                 raise ConfigError(
                     f"autoscaler {name}: wants {count} {role} workers; at most {MAX_WORKERS} may be"
                 )
+
+
+def _whole(grants: Iterable[tuple[int, int, int]]) -> bool:
+    """Tell whether opposing changes are granted in full; other ones may be in part."""
+    grants = list(grants)
+    ups, downs = (
+        any(sign * (asked - before) > 0 for before, asked, _ in grants) for sign in (1, -1)
+    )
+    return not (ups and downs) or all(asked == granted for _, asked, granted in grants)
+
+
+def _growth(grant: tuple[str, tuple[int, int, int]]) -> int:
+    before, _, granted = grant[1]
+    return granted - before

@@ -41,6 +41,7 @@ from simulator.errors import ConfigError, InvariantError
 from simulator.policies.admission import AdmitAll
 from simulator.policies.autoscaling import Static
 from simulator.policies.classes import Classes, lacking
+from simulator.policies.matching import RateMatched
 from simulator.record import TIMES, GapHistogram, RunRecord, WorkerInfo
 from workloads.sessions import Following
 
@@ -240,6 +241,9 @@ class Simulation:
         control = self.deployment.control
         if isinstance(control.policy, Static):
             return None
+        if isinstance(control.policy, RateMatched):
+            gpus = {role: p.crew.spec.layout.gpus for role, p in self.fleet.pools.items()}
+            control.policy.check(gpus, self.deployment.elastic.quota_gpus)
         observer = Observer(control.observing, self.fleet, self.ledger, self.source)
         return Controller(control, self.fleet, observer)
 

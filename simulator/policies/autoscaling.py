@@ -81,11 +81,25 @@ class Observation:
     planned: Mapping[str, int] = field(default_factory=dict)
 
 
+class Flip(NamedTuple):
+    """So many ready workers of a pool drain and then serve in another one, on their own GPUs."""
+
+    pool: str
+    to: str
+    workers: int
+
+
 class Plan(NamedTuple):
-    """Workers desired per pool; pools that are not named stay as they are. Why, in words."""
+    """Workers desired per pool; pools that are not named stay as they are. Why, in words.
+
+    ``flips`` are ways to get there, counted in ``workers``: what they cannot do is started and
+    stopped. ``together``: where one pool grows and another shrinks, both do in full or neither.
+    """
 
     workers: Mapping[str, int]
     reason: str = ""
+    flips: tuple[Flip, ...] = ()
+    together: bool = False
 
 
 class Autoscaler(Protocol[State]):
