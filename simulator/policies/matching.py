@@ -109,21 +109,21 @@ class Common:
             value = getattr(self, name)
             if value is None or not 0 < value < math.inf:
                 raise ValueError(
-                    f"rate_matcher: {name} must be above 0 s, as workers' rates are looked for "
+                    f"common: {name} must be above 0 s, as workers' rates are looked for "
                     f"within it, but got {value!r}: set slo.{name}"
                 )
         if not LEAST_INTERVAL_S <= self.interval_s < math.inf:
             raise ValueError(
-                f"rate_matcher: interval_s must be at least {LEAST_INTERVAL_S:g} s but got "
+                f"common: interval_s must be at least {LEAST_INTERVAL_S:g} s but got "
                 f"{self.interval_s!r}"
             )
         if not 0 < self.utilization <= 1:
             raise ValueError(
-                f"rate_matcher: utilization must lie in (0, 1] but got {self.utilization!r}"
+                f"common: utilization must lie in (0, 1] but got {self.utilization!r}"
             )
         if self.gpus is not None and self.gpus < 2:
             raise ValueError(
-                f"rate_matcher: gpus must be at least 2, one for each pool, but got {self.gpus!r}"
+                f"common: gpus must be at least 2, one for each pool, but got {self.gpus!r}"
             )
 
     @property
