@@ -118,9 +118,7 @@ class Common:
                 f"{self.interval_s!r}"
             )
         if not 0 < self.utilization <= 1:
-            raise ValueError(
-                f"common: utilization must lie in (0, 1] but got {self.utilization!r}"
-            )
+            raise ValueError(f"common: utilization must lie in (0, 1] but got {self.utilization!r}")
         if self.gpus is not None and self.gpus < 2:
             raise ValueError(
                 f"common: gpus must be at least 2, one for each pool, but got {self.gpus!r}"
