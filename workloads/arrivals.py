@@ -5,7 +5,7 @@ horizon; with both, whichever ends first. Seconds from the start of the workload
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,9 @@ MAX_ARRIVALS = 10_000_000
 
 RATES = (1e-9, 1e9)
 """Requests/s from one in thirty years to a billion; what lies beyond is taken for a mistake."""
+
+RATE_FIELDS = ("rate", "mean_rate")
+"""What arrivals call their mean requests/s; a ``mean_rate`` of ``None`` is their own ``mean``."""
 
 MAX_STAYS = 10_000_000
 """More changes of an MMPP's state than this is taken for a mistake in its dwell times."""
@@ -334,6 +337,23 @@ class Diurnal:
             below = self.expected(middle) < points
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return np.maximum.accumulate((low + high) / 2)
+
+
+def rate_field(arrivals: object) -> str | None:
+    """Return the setting of arrivals that is their mean requests/s, if they have one."""
+    if not is_dataclass(arrivals):
+        return None
+    names = {each.name for each in fields(arrivals)}
+    return next((name for name in RATE_FIELDS if name in names), None)
+
+
+def mean_rate(arrivals: object) -> float | None:
+    """Return the mean requests/s that arrivals are set to; ``None`` where nothing says it."""
+    name = rate_field(arrivals)
+    if name is None:
+        return None
+    value = getattr(arrivals, name)
+    return float(getattr(arrivals, "mean") if value is None else value)  # noqa: B009 - any's
 
 
 def _weibull_cv(shape: float) -> float:

@@ -82,6 +82,28 @@ class Uniform:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Geometric:
+    """1, 2, 3, … each less likely than the one before by the same factor; ``mean`` on average.
+
+    P(k) = (1 − p)^(k − 1)·p with p = 1/``mean``, before clipping: how many turns a chat has, if
+    each may be the last.
+    """
+
+    mean: float
+    max: int = DEFAULT_MAX
+
+    def __post_init__(self) -> None:
+        checks.at_least("geometric length", "mean", self.mean, 1)
+        _check_tokens("geometric length", "max", self.max)
+
+    def quantile(self, u: Uniforms) -> Tokens:
+        """Return the numbers at ``u``."""
+        if self.mean == 1:
+            return np.ones(u.shape, dtype=np.int32)
+        return _rounded(np.ceil(np.log1p(-u) / np.log1p(-1 / self.mean)), self.max)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogNormal:
     """exp(N(``mu``, ``sigma``²)) tokens, rounded; in place of ``mu``, ``median`` or ``mean``.
 

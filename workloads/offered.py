@@ -1,17 +1,16 @@
 """A workload at another rate: the same draws, or the same trace, faster or slower."""
 
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 
 import numpy as np
 
+from workloads.arrivals import mean_rate, rate_field
+from workloads.conversations import Conversations
 from workloads.errors import TraceError
 from workloads.replay import Replay
 from workloads.sessions import Turns
 from workloads.trace import Trace
 from workloads.workload import TraceWorkload, Workload
-
-RATE_FIELDS = ("rate", "mean_rate")
-"""What arrivals call their mean requests/s; a ``mean_rate`` of ``None`` is their own ``mean``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,7 +75,8 @@ def at_rate(workload: Workload, rate: float) -> Workload:
     """Return ``workload`` at ``rate`` requests/s on average, by its own setting where it has one.
 
     A trace is replayed at that ``target_rate``; arrivals with a ``rate`` are drawn at another, from
-    the same random numbers; of any other workload the clock is turned.
+    the same random numbers; of conversations, sessions come so often that their requests do; of any
+    other workload the clock is turned.
 
     Raises:
         TraceError: a closed loop, which has no rate of its own.
@@ -89,6 +89,8 @@ def at_rate(workload: Workload, rate: float) -> Workload:
     if isinstance(workload, TraceWorkload | ReadWorkload):
         replay = replace(workload.replay, rate_scale=1.0, target_rate=rate)
         return replace(workload, replay=replay)
+    if isinstance(workload, Conversations):
+        return replace(workload, request_rate=rate)
     name = _rate_field(workload)
     if name is not None:
         arrivals = replace(workload.arrivals, **{name: rate})  # type: ignore[attr-defined]
@@ -100,6 +102,8 @@ def rate_setting(workload: Workload) -> str | None:
     """Return the setting that :func:`at_rate` changes; ``None`` where it turns the clock itself."""
     if isinstance(workload, TraceWorkload | ReadWorkload):
         return "workload.replay.target_rate"
+    if isinstance(workload, Conversations):
+        return "workload.request_rate"
     name = _rate_field(workload)
     return None if name is None else f"workload.arrivals.{name}"
 
@@ -115,17 +119,15 @@ def own_rate(workload: Workload, trace: Trace) -> float:
             f"trace {trace.meta.name!r}: has no rate, which needs arrivals at two instants at "
             f"least, but its {len(trace)} request(s) arrive at one"
         )
-    name = _rate_field(workload)
-    if name is None:
-        return float(trace.mean_rate)
-    set_to = getattr(workload.arrivals, name)  # type: ignore[attr-defined]
-    return float(workload.arrivals.mean if set_to is None else set_to)  # type: ignore[attr-defined]
+    if isinstance(workload, Conversations):
+        known = workload.mean_rate
+    else:
+        known = mean_rate(getattr(workload, "arrivals", None))
+    return float(trace.mean_rate) if known is None else known
 
 
 def _rate_field(workload: Workload) -> str | None:
     """Return the setting of a workload's arrivals that is their mean rate, if they have one."""
-    arrivals = getattr(workload, "arrivals", None)
-    if not is_dataclass(workload) or not is_dataclass(arrivals):
+    if not is_dataclass(workload):
         return None
-    names = {each.name for each in fields(arrivals)}
-    return next((name for name in RATE_FIELDS if name in names), None)
+    return rate_field(getattr(workload, "arrivals", None))

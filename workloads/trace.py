@@ -247,9 +247,9 @@ class Trace:
 
     @property
     def duration_s(self) -> float:
-        """Seconds from the first to the last arrival."""
-        arrivals = self.column("arrival_s")
-        return float(arrivals[-1] - arrivals[0])
+        """Seconds from the first to the last arrival that is known."""
+        arrivals = self.frame["arrival_s"].drop_nulls()
+        return float(arrivals[-1] - arrivals[0]) if arrivals.len() else 0.0
 
     @property
     def mean_rate(self) -> float:
