@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_measured_readers import BENCH, FAILED, RECORD, STAMPED
+from test_other_readers import SPANS, exported
 from test_session_readers import HEADER, TURNS, agent, chat, play
+from test_table_readers import BLIS
 
 from workloads.cleaning import Policy
 from workloads.errors import TraceError
@@ -33,6 +35,19 @@ def parquet(frame: pl.DataFrame, **metadata: str) -> bytes:
     stream = BytesIO()
     frame.write_parquet(stream, metadata=metadata or None)
     return stream.getvalue()
+
+
+BASETEN = pl.DataFrame(
+    {
+        "timestamp_start_unix_ms": [1_767_225_600_000, 1_767_225_603_000],
+        "input_tokens": [40, 70],
+        "output_tokens": [5, 6],
+        "total_hashes": [["h1", "h2"], ["h1", "h3", "h4"]],
+        "provided_session_id": ["s", "s"],
+        "duration_e2e_ms": [1000, 2000],
+        "block_size": [32, 32],
+    }
+)
 
 
 def canonical() -> bytes:
@@ -122,6 +137,36 @@ SAMPLES: dict[str, bytes] = {
     "replay": (
         f"{','.join(REPLAY)},arrival_time\n0,0,0,100,9,30,5\n0,1,109,20,5,0,5\n1,0,0,64,3,0,90\n"
     ).encode(),
+    "burstgpt": b"Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Log Type\n"
+    b"100.5,a,4,g,10,5,c\n103.0,b,9,g,10,0,c\n109.0,a,3,g,20,5,\n",
+    "vidur": b"arrived_at,num_prefill_tokens,num_decode_tokens\n0.0,100,20\n1.5,200,30\n",
+    "lengths": b"num_prefill_tokens,num_decode_tokens,pd_ratio\n100,20,5\n7,7,1\n",
+    "splitwise": b"request_id,application_id,arrival_timestamp,prompt_size,token_size\n0,1,0.5,9,2",
+    "blis": BLIS.encode(),
+    "llmservingsim": lines(
+        {"input_toks": 20, "output_toks": 5, "arrival_time_ns": 7, "input_tok_ids": [1] * 20}
+    ),
+    "aibrix": lines(
+        {
+            "timestamp": 5,
+            "requests": [
+                {"Prompt Length": 7, "Output Length": 2},
+                {"Prompt Length": 7} | {"Output Length": 9},
+            ],
+        }
+    ),
+    "chats": lines(
+        {"id": 1, "conversations": [{"from": "human", "tokens": 9}, {"from": "gpt", "tokens": 4}]}
+    ),
+    "otlp": lines(exported(*SPANS)),
+    "spans": lines(
+        {
+            "span_id": "a",
+            "start_time": "2026-01-01T00:00:00Z",
+            "end_time": "2026-01-01T00:00:01Z",
+            "attributes": {"gen_ai.usage.input_tokens": 5, "gen_ai.usage.output_tokens": 2},
+        }
+    ),
     "dates": f"{CSV}2026-03-04 05:06:07.0000001,100,5\n2026-03-04 05:06:08,200,7\n".encode(),
     "offsets": f"{CSV}2026-03-04T05:06:07Z,100,5\n2026-03-04T07:06:08.5+02:00,9,7\n".encode(),
     "quotes": b',"TIMESTAMP",ContextTokens,"GeneratedTokens",model,ttft_s\r\n'
@@ -138,6 +183,7 @@ SAMPLES: dict[str, bytes] = {
     "engine_log": "\n".join(map(json.dumps, (STAMPED, STAMPED))).encode(),
     "canonical": canonical(),
     "parquet": parquet(COLUMNS),
+    "baseten": parquet(BASETEN),
 }
 PIECES = [
     *(b"", b"\n", b"\r", b"\0", b'"', b",", b"{", b"}", b"[", b"]", b":", b"-", b".", b"\\", b" "),
@@ -173,6 +219,15 @@ def mutated(content: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
         at = int(place * len(content))
         content = content[:at] + piece + content[at + length :]
     return content
+
+
+def refusal(path: Path, **told: Any) -> str:
+    """Read a file; return the one line it is refused with, or nothing."""
+    try:
+        read_trace(str(path), **told)
+    except TraceError as error:
+        return str(error)
+    return ""
 
 
 def check(path: Path, content: bytes, **settings: Any) -> None:
@@ -228,7 +283,8 @@ def test_a_damaged_archive_is_refused(
     check(path, mutated(gzip.compress(SAMPLES[sample], mtime=0), changes))
 
 
-@given(sample=st.sampled_from(["canonical", "parquet"]), changes=edits)
+@settings(max_examples=3 * EXAMPLES)
+@given(sample=st.sampled_from(["canonical", "parquet", "baseten"]), changes=edits)
 def test_a_mutated_parquet_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, sample: str, changes: Any
 ) -> None:
@@ -253,3 +309,43 @@ def test_the_samples_themselves_are_read(tmp_path: Path, name: str) -> None:
     path = tmp_path / "sample"
     path.write_bytes(SAMPLES[name])
     assert len(read_trace(str(path), context="full")) >= 1
+
+
+MAPPINGS = st.dictionaries(
+    st.sampled_from(["arrival_s", "input_tokens", "output_tokens", "session_id", "parent_id"]),
+    st.sampled_from(["TIMESTAMP", "input_length", "request_id", "a.b", "input_tokens", "x"]),
+    min_size=1,
+)
+
+
+@settings(max_examples=5 * EXAMPLES)
+@given(
+    sample=st.sampled_from(["quotes", "lines", "array", "parquet"]), changes=edits, told=MAPPINGS
+)
+def test_a_mapped_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, sample: str, changes: Any, told: Any
+) -> None:
+    """Whatever is said of whatever file, there is a trace or a sentence."""
+    told = {"input_tokens": "ContextTokens", "output_tokens": "GeneratedTokens"} | told
+    path = tmp_path_factory.getbasetemp() / "mapped.trace"
+    path.write_bytes(mutated(SAMPLES[sample], changes))
+    text = refusal(path, columns=told, time_unit="ms")
+    assert "\n" not in text
+    assert text == "" or path.name in text or "workload.columns" in text
+
+
+@settings(max_examples=5 * EXAMPLES)
+@given(changes=edits, of_lengths=st.booleans())
+def test_a_mutated_client_is_drawn_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: Any, of_lengths: bool
+) -> None:
+    """Either of ServeGen's two files may be damaged; nothing in them is evaluated."""
+    path = tmp_path_factory.getbasetemp() / "chunk-1-trace.csv"
+    rows = b"0,0.02,1,Gamma,0.5,1\n600,0.1,1.5,Weibull,0.7,3\n1200,0,0,,0,0\n"
+    lengths = json.dumps({"0": {"input_tokens": "{10: 0.5, 20: 0.5}", "output_tokens": "{3: 1}"}})
+    beside = path.with_name("chunk-1-dataset.json")
+    beside.write_bytes(mutated(lengths.encode(), changes) if of_lengths else lengths.encode())
+    path.write_bytes(rows if of_lengths else mutated(rows, changes))
+    text = refusal(path, format="servegen")
+    assert "\n" not in text
+    assert text == "" or "chunk-1" in text

@@ -10,6 +10,7 @@ from workloads.readers.aiperf import AIPerf
 from workloads.readers.applied_compute import AppliedCompute
 from workloads.readers.azure import Azure
 from workloads.readers.bailian import Bailian
+from workloads.readers.baseten import Baseten
 from workloads.readers.bench import Bench
 from workloads.readers.canonical import Canonical
 from workloads.readers.dynamo import Dynamo
@@ -17,7 +18,10 @@ from workloads.readers.engine_log import EngineLog
 from workloads.readers.hints import Hints
 from workloads.readers.mapped import Mapped
 from workloads.readers.mooncake import Mooncake
+from workloads.readers.otel import OTel
+from workloads.readers.others import OTHERS
 from workloads.readers.ragpulse import RAGPulse
+from workloads.readers.servegen import ServeGen
 from workloads.readers.source import read_head, require_file
 from workloads.readers.tables import TABLES
 from workloads.readers.tracelab import TraceLab
@@ -58,6 +62,10 @@ READERS: tuple[Reader, ...] = (
     Weka(),
     TraceLab(),
     *TABLES,
+    *OTHERS,
+    OTel(),
+    Baseten(),
+    ServeGen(),
     Mapped(),
 )
 """Every known format. A new one is one module and one entry here."""
@@ -83,21 +91,23 @@ def read_trace(
     known = [reader.name for reader in READERS]
     if format not in ("auto", *known):
         raise TraceError(f"trace: format must be auto or one of {_list(known)} but got {format!r}")
-    file = require_file(path, folder=_holds_sessions)
+    file = require_file(path, folder=lambda folder: _of_folder(folder) is not None)
     if hints.columns is not None and format == "auto":
         format = Mapped.name  # noqa: A001
     reader = _detect(file) if format == "auto" else READERS[known.index(format)]
     return reader.read(file, policy or Policy(), hints)
 
 
-def _holds_sessions(folder: Path) -> bool:
-    """Tell whether a folder is one that is read whole."""
-    return Weka().sniff(b"", folder)
+def _of_folder(folder: Path) -> Reader | None:
+    """Return the reader that takes a folder whole, if there is one."""
+    whole: tuple[Reader, ...] = (ServeGen(), Weka())
+    return next((reader for reader in whole if reader.sniff(b"", folder)), None)
 
 
 def _detect(path: Path) -> Reader:
-    if path.is_dir():
-        return Weka()
+    whole = _of_folder(path) if path.is_dir() else None
+    if whole is not None:
+        return whole
     head = read_head(path)
     matches = [reader for reader in READERS if reader.sniff(head, path)]
     if len(matches) == 1:

@@ -12,10 +12,11 @@ import polars as pl
 
 from workloads.cleaning import Policy, Raw, clean, limit_context
 from workloads.errors import TraceError
+from workloads.readers.baseten import NEEDED as OF_BASETEN
 from workloads.readers.columns import coded, identity, ignored, kept
 from workloads.readers.fields import tokens
 from workloads.readers.hints import Hints
-from workloads.readers.parquet import MAGIC, first_line, own_threads_silent, require_size
+from workloads.readers.parquet import MAGIC, first_line, names_of, own_threads_silent, require_size
 from workloads.readers.rows import Columns, has_columns, read_rows
 from workloads.readers.source import sha256
 from workloads.readers.times import AUTO, Clock
@@ -38,9 +39,11 @@ class Canonical:
 
     name = "canonical"
 
-    def sniff(self, head: bytes, path: Path) -> bool:  # noqa: ARG002 - the content decides
+    def sniff(self, head: bytes, path: Path) -> bool:
         """Tell whether the file is parquet, or CSV with the columns' names."""
-        return head.startswith(MAGIC) or has_columns(head, COLUMNS)
+        if head.startswith(MAGIC):
+            return not set(OF_BASETEN) <= set(names_of(path))
+        return has_columns(head, COLUMNS)
 
     def read(self, path: Path, policy: Policy, hints: Hints) -> Trace:
         """Return the trace; of ``policy`` only ``over_context`` applies to one of our own."""

@@ -12,11 +12,28 @@ from workloads.errors import TraceError
 from workloads.trace import MAX_ROWS
 
 MAGIC = b"PAR1"
+ARROW = b"ARROW1"
 FREE_ROWS = 10_000_000
 MAX_ROWS_PER_BYTE = 10
 """A trace's row takes some bytes even compressed; far more rows than that are a trap."""
 
 SLICE = 1_000_000
+
+
+def scan_of(path: Path) -> pl.LazyFrame:
+    """Return a parquet or Arrow file, not yet read."""
+    with path.open("rb") as stream:
+        arrow = stream.read(len(ARROW)) == ARROW
+    return pl.scan_ipc(path) if arrow else pl.scan_parquet(path, glob=False)
+
+
+def names_of(path: Path) -> list[str]:
+    """Return the names of a file's columns; of a damaged one none."""
+    try:
+        with told(path):
+            return list(scan_of(path).collect_schema())
+    except TraceError:
+        return []
 
 
 def scanned(path: Path, names: Sequence[str]) -> pl.Schema:

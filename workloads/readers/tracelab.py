@@ -96,13 +96,19 @@ def _times(events: object, where: Where) -> tuple[int, int]:
 
 def unix_ms(stamp: object, where: Where) -> int:
     """Return a date with an offset from UTC as milliseconds since 1970."""
+    date = date_of(stamp)
+    if date is None:
+        where.fail(0, "timestamp", stamp, "a date like 2026-06-01T05:40:20.151Z")
+    return (date - EPOCH) // timedelta(milliseconds=1)
+
+
+def date_of(stamp: object) -> datetime | None:
+    """Return ISO 8601 text with an offset from UTC as a date, anything else as ``None``."""
     try:
         date = datetime.fromisoformat(stamp) if isinstance(stamp, str) else None
     except ValueError:
-        date = None
-    if date is None or date.tzinfo is None or date.year < 1970:
-        where.fail(0, "timestamp", stamp, "a date like 2026-06-01T05:40:20.151Z")
-    return (date - EPOCH) // timedelta(milliseconds=1)
+        return None
+    return date if date is not None and date.tzinfo is not None and date >= EPOCH else None
 
 
 def _replay(calls: Calls, hints: Hints) -> Raw:
