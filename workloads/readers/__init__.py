@@ -120,8 +120,8 @@ def _detect(path: Path) -> Reader:
             f"(row 1 is {_text(row)})"
         )
     raise TraceError(
-        f"{path}: not a known trace format ({_list([reader.name for reader in READERS])}); "
-        f"row 1 is {_text(row)}"
+        f"{path}: not a known trace format; row 1 is {_text(row)}; workload.columns reads any CSV, "
+        "JSON lines or parquet by its columns"
     )
 
 
