@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from simulator.policies.autoscaling import Observation, PoolSeen, TrafficSeen
+from simulator.policies.engines import Engine
 from simulator.policies.windows import (
     Behavior,
     Limits,
@@ -186,16 +187,28 @@ class SloKeda:
     The share is the mean over ``average_s`` of the worse of TTFT and TPOT, no more than ``cap``,
     and 0 without traffic. While workers start, a rise counts only the ready ones' share.
     A target of ``None`` is not looked at: a prefill pool has no TPOT.
+
+    ``signal`` ``observed`` reads the latencies of the rate window, as requests got their tokens;
+    ``predicted`` what the next request would meet, the worst of the last ``rate_s`` (which the p90
+    of as many seconds of arrivals comes to). llm-d's predictor is learnt; here the workers' step
+    times are known.
     """
 
     ttft_s: float | None = 3.0
     tpot_s: float | None = 0.1
     average_s: float = 45.0
+    rate_s: float = 60.0
     cap: float = 2.0
+    signal: str = "observed"
     band: Band = field(default_factory=Band)
     limits: Limits = field(default_factory=_slo_limits)
 
     def __post_init__(self) -> None:
+        if self.signal not in ("observed", "predicted"):
+            raise ValueError(
+                f"slo_keda: signal must be observed or predicted but got {self.signal!r}"
+            )
+        _positive("slo_keda", "rate_s", self.rate_s)
         if self.ttft_s is None and self.tpot_s is None:
             raise ValueError("slo_keda: needs ttft_s or tpot_s but got neither")
         if not 0 < self.band.low < self.band.high:
@@ -205,15 +218,35 @@ class SloKeda:
     def decide(self, pool: PoolSeen, seen: Observation, memory: Memory) -> tuple[int, str, Memory]:
         """Return the workers the pool shall have, why, and what to remember."""
         now_s = seen.now_s
-        told = (
-            *since(memory.signals, now_s - self.average_s),
-            Told(now_s, self.share(seen.traffic)),
-        )
-        share = mean_since(told, now_s - self.average_s)
+        kept_s = self.average_s + (self.rate_s if self.signal == "predicted" else 0.0)
+        told = (*since(memory.signals, now_s - kept_s), Told(now_s, self._raw(pool, seen.traffic)))
+        share = self._averaged(told, now_s)
         wanted = self.wanted(pool, share)
         after = memory._replace(signals=told)
         granted, after = self.limits.apply(wanted, pool.desired, now_s, after)
         return granted, f"{share:.2f} of the SLO asks for {wanted}", after
+
+    def _raw(self, pool: PoolSeen, traffic: TrafficSeen) -> float:
+        if self.signal == "observed":
+            return self.share(traffic)
+        each = expected(pool, traffic)
+        if not each:
+            return 0.0
+        ttft, tpot = map(max, zip(*each, strict=True))
+        pairs = ((ttft, self.ttft_s), (tpot, self.tpot_s))
+        worst: float = max(value / target for value, target in pairs if target)
+        return min(worst, self.cap)
+
+    def _averaged(self, told: tuple[Told, ...], now_s: float) -> float:
+        """Return the mean over ``average_s``; of predictions each is the worst of ``rate_s``."""
+        if self.signal == "observed":
+            return mean_since(told, now_s - self.average_s)
+        looks = [each.at_s for each in since(told, now_s - self.average_s)]
+        worst = (
+            max(each.value for each in told if at_s - self.rate_s < each.at_s <= at_s)
+            for at_s in looks
+        )
+        return sum(worst) / len(looks)
 
     def share(self, traffic: TrafficSeen) -> float:
         """Return the window's p90 latencies as a share of their targets."""
@@ -230,6 +263,41 @@ class SloKeda:
         if share < self.band.low:
             return workers - math.floor(workers * (1 - share / self.band.low))
         return workers
+
+
+def expected(pool: PoolSeen, traffic: TrafficSeen) -> tuple[tuple[float, float], ...]:
+    """Return the TTFT and TPOT that a next request would meet at each worker, in seconds.
+
+    Prompts wait for those queued, and sequences for the KV of those that are ahead of them to be
+    free; iterations carry the prompts that arrive meanwhile. Nothing where it cannot be told.
+    """
+    columns = (pool.queued_tokens, pool.waiting, pool.running, pool.kv_tokens)
+    if pool.engine is None or not pool.ready or not traffic.requests:
+        return ()
+    known = [each for each in columns if each is not None]
+    if len(known) < len(columns):
+        return ()
+    arriving = traffic.rate * traffic.input_tokens / pool.ready
+    found = {
+        load: _next(pool.engine, traffic, arriving, load) for load in set(zip(*known, strict=True))
+    }
+    return tuple(found[load] for load in zip(*known, strict=True))
+
+
+def _next(
+    engine: Engine, traffic: TrafficSeen, arriving: float, load: tuple[int, ...]
+) -> tuple[float, float]:
+    queued, waiting, running, kv = load
+    each, answer = traffic.input_tokens, max(1.0, traffic.output_tokens)
+    batch, context = running + 1, math.ceil(kv + each)
+    gap = engine.step_s(batch, context)
+    for _ in range(3):  # an iteration carries what arrives in it
+        riding = min(math.ceil(arriving * gap), engine.max_num_batched_tokens - batch)
+        gap = engine.mixed_s(max(1, riding), each, batch, context)
+    first = engine.prompts_s(queued + each, each, running, max(1, kv))
+    seats = min(engine.max_num_seqs, engine.kv_tokens / (each + answer / 2))
+    over = max(0.0, waiting + running + 1 - seats)
+    return max(first, over * answer * gap / max(1.0, seats)), gap
 
 
 def _p90(values: tuple[float, ...]) -> float:

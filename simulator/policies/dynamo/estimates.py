@@ -59,11 +59,16 @@ class Burden(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What estimates are judged by: targets, the part of them a reduction may fill, the floor."""
+    """What estimates are judged by: targets, the part of them a reduction may fill, the floor.
+
+    ``consolidated``: a reduction is judged by what the others would then have to do; else by what
+    each has now.
+    """
 
     targets: Targets
     sensitivity: float
     least: int
+    consolidated: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +154,9 @@ class Estimates:
 
     def _queue_fits(self, at: Burden) -> bool:
         """Tell whether the queue's part of the time, one worker fewer, leaves a margin."""
+        if not self.terms.consolidated:
+            now = self._first_s(at, 1.0, at.kv, at.running)
+            return now < self.terms.targets.ttft_s * self.terms.sensitivity
         scale = self._scale
         kv = math.ceil((at.kv + at.coming) * scale)
         batch = math.ceil((at.running + self._sequences(at, at.coming)) * scale)
@@ -175,10 +183,12 @@ class Estimates:
 
     def _batch_fits(self, at: Burden) -> bool:
         """Tell whether one worker fewer had KV for all, and a margin to the target."""
+        target = self.terms.targets.tpot_s * self.terms.sensitivity
+        if not self.terms.consolidated:
+            return self._step_s(at, 1.0, 0) < target
         queued = at.queued if self.role == "mixed" else 0
         if int((at.kv + at.coming + queued) * self._scale) >= self.engine.kv_tokens:
             return False
-        target = self.terms.targets.tpot_s * self.terms.sensitivity
         return self._step_s(at, self._scale, queued) < target
 
     def _step_s(self, at: Burden, scale: float, queued: int) -> float:

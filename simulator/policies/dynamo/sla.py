@@ -50,7 +50,8 @@ class DynamoSla:
     ``max_change`` workers more or fewer; a target nobody can keep is sized by the fastest batch.
     With ``load`` that is only a lower bound, and every ``load_s`` one worker is added where every
     one's estimate exceeds its target, or taken where the others would stay within ``sensitivity``
-    of it. Dynamo corrects its engine model by what it measures; here the model is exact.
+    of it (not ``consolidated``: where each is within it now, the rule before PR 9294). Dynamo
+    corrects its engine model by what it measures; here the model is exact.
     """
 
     sees: ClassVar[Mapping[str, object]] = MappingProxyType(
@@ -62,6 +63,7 @@ class DynamoSla:
     load: bool = False
     load_s: float = 5.0
     sensitivity: float = 0.8
+    consolidated: bool = True
     max_change: int = 8
     forecaster: Forecaster = field(default_factory=Arima)
     budget: Budget = field(default_factory=Budget)
@@ -196,7 +198,10 @@ class DynamoSla:
             return Plan({}, "has not looked often enough"), known
 
         terms = Terms(
-            targets=self.targets, sensitivity=self.sensitivity, least=self.budget.min_endpoint
+            targets=self.targets,
+            sensitivity=self.sensitivity,
+            least=self.budget.min_endpoint,
+            consolidated=self.consolidated,
         )
 
         def propose(role: str, pool: PoolSeen, pending: int) -> int | None:

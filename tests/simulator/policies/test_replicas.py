@@ -1,12 +1,14 @@
 """Autoscalers of replicas: their laws worked by hand, and the contract every policy keeps."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from views import engine, flow
 
 from simulator.cli import compose
 from simulator.policies.autoscaling import Observation, PoolSeen, TrafficSeen
-from simulator.policies.kubernetes import Band, Hpa, PerWorker, Saturation, SloKeda, Total
+from simulator.policies.kubernetes import Band, Hpa, PerWorker, Saturation, SloKeda, Total, expected
 from simulator.policies.serving import Kpa, RayServe
 from simulator.policies.windows import Behavior, Limits, Memory, PerPool, Rate, Told
 from simulator.testing import check_autoscaler
@@ -186,6 +188,34 @@ def test_the_slo_law_reads_the_worse_p90_capped_and_averaged() -> None:
     assert told == [0.5, 0.75, 1.0, 1.5]  # at 45 s the look of 0 s has gone
 
 
+def test_the_slo_law_may_read_what_the_next_request_would_meet() -> None:
+    """A queue of 4,000 tokens at 0.1 ms each and 1,000 of its own: 0.5 s, over 1 s a half."""
+    law = SloKeda(ttft_s=1.0, tpot_s=None, signal="predicted", limits=FREE)
+    gauges = {"queued_tokens": (4000,), "kv_tokens": (0,), "engine": engine()}
+    busy = pool(0, **gauges)
+    flowing = replace(seen(0), traffic=flow(1.0))
+    _, why, memory = law.decide(busy, flowing, Memory())
+    assert why.startswith("0.50 of the SLO")
+    # ... and the worst of a minute still counts when it has gone, averaged over 45 s
+    idle = pool(0, **(gauges | {"queued_tokens": (0,)}))
+    _, why, memory = law.decide(idle, replace(flowing, now_s=30.0), memory)
+    assert why.startswith("0.50 of the SLO")
+    _, why, memory = law.decide(idle, replace(flowing, now_s=75.0), memory)
+    assert why.startswith("0.10 of the SLO")
+    # no traffic, or no engine: nothing
+    assert law.decide(busy, seen(0), Memory())[1].startswith("0.00")
+    unknown = replace(busy, engine=None)
+    assert law.decide(unknown, flowing, Memory())[1].startswith("0.00")
+
+
+def test_a_full_worker_is_predicted_to_be_waited_for() -> None:
+    """KV for 100,000 / 1,050 = 95 sequences; 20 beyond wait for 20 / 95 of an answer's time."""
+    shown = pool(95, waiting=(19,), queued_tokens=(0,), kv_tokens=(0,), engine=engine())
+    ((first, gap),) = expected(shown, flow(1.0))
+    seats = 100_000 / 1050
+    assert first == pytest.approx((19 + 95 + 1 - seats) * 100 * gap / seats)
+
+
 # --- Knative ---------------------------------------------------------------------------------
 
 
@@ -296,6 +326,8 @@ def test_constant_load_settles(name: str) -> None:
         lambda: PerWorker(target=0),
         lambda: Hpa(triggers=()),
         lambda: SloKeda(ttft_s=None, tpot_s=None),
+        lambda: SloKeda(signal="guessed"),
+        lambda: SloKeda(rate_s=0.0),
         lambda: SloKeda(band=Band(0.6, 0.5)),
         lambda: Kpa(stable_s=1.0),
         lambda: Kpa(least=3, most=2),
