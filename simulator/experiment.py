@@ -21,6 +21,7 @@ import numpy as np
 import polars as pl
 import yaml
 
+from simulator.aggregates import Aggregates
 from simulator.clients import Clients
 from simulator.cluster.prompts import blocks_of
 from simulator.cluster.simulation import RunOptions, Traffic, run
@@ -50,7 +51,7 @@ class Experiment:
     simulated seconds (``None``: by the arrivals' span and the requests). The clock stops at
     ``until_s`` simulated seconds, or with ``None`` when the last request is done. ``clients`` say
     how long those who sent the requests wait for them, ``classes`` what service tenants, by name,
-    are due.
+    are due; ``measured`` are statistics of a run of such traffic to put results beside.
 
     Raises:
         ConfigError: a negative seed, or an interval or stop that is not positive.
@@ -64,6 +65,7 @@ class Experiment:
     until_s: float | None = None
     clients: Clients = field(default_factory=Clients)
     classes: Mapping[str, ServiceClass] = field(default_factory=dict)
+    measured: Aggregates = field(default_factory=Aggregates)
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -109,6 +111,7 @@ def simulate(
     """
     started = time.perf_counter()
     text = config_text(_plain(experiment)) if config is None else config
+    measured = experiment.measured.read()
     trace = experiment.trace() if trace is None else trace
     meta, identity = trace.meta, trace.identity()
     traffic = replace(
@@ -127,6 +130,7 @@ def simulate(
         "workload": meta.name,
         "accounting": dataclasses.asdict(meta),
         "turns": turns,
+        "measured": measured,
         "max_context": experiment.deployment.model.max_context,
         "prices": _prices(experiment.deployment),
         "wall_s": time.perf_counter() - started,

@@ -11,6 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from simulator.aggregates import Statistics
+
 Floats = NDArray[np.float64]
 
 TTFT, E2E = "src_ttft_s", "src_e2e_s"
@@ -32,9 +34,18 @@ FEWEST = 2
 
 
 def has_measurements(requests: pl.LazyFrame) -> bool:
-    """Tell whether the requests came with their source's latencies."""
-    names = requests.collect_schema()
-    return TTFT in names and E2E in names
+    """Tell whether the requests came with their source's latencies, or with one of them."""
+    return bool(_told(requests))
+
+
+def _told(requests: pl.LazyFrame) -> dict[str, pl.Expr]:
+    """Return the durations that the source's columns tell."""
+    names = set(requests.collect_schema().names())
+    return {
+        name: each
+        for name, (_, each) in MEASURED.items()
+        if names.issuperset(each.meta.root_names())
+    }
 
 
 def pairs(requests: pl.LazyFrame) -> dict[str, tuple[Floats, Floats]]:
@@ -43,35 +54,50 @@ def pairs(requests: pl.LazyFrame) -> dict[str, tuple[Floats, Floats]]:
     Two arrays of one length each; no entry where no request has both. Nothing without
     measurements.
     """
-    if not has_measurements(requests):
-        return {}
-    measured = {f"measured {name}": expression for name, (_, expression) in MEASURED.items()}
-    frame = requests.select(*MEASURED, **measured).collect()
+    told = _told(requests)
+    measured = {f"measured {name}": expression for name, expression in told.items()}
+    frame = requests.select(*told, **measured).collect() if told else pl.DataFrame()
     found = {}
-    for name in MEASURED:
+    for name in told:
         both = frame.select(pl.col(f"measured {name}").cast(pl.Float64), name).drop_nulls()
         if both.height:
             found[name] = (both.to_series(0).to_numpy(), both.to_series(1).to_numpy())
     return found
 
 
-def beside(requests: pl.LazyFrame) -> dict[str, dict[str, Any]]:
+def beside(
+    requests: pl.LazyFrame, aggregates: Mapping[str, Statistics] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return, per duration, statistics of both and the simulation's error, ready for JSON.
 
     ``error`` is simulated / measured − 1 of each statistic; ``correlation`` is Pearson's, of single
-    requests, ``None`` where either does not vary.
+    requests, ``None`` where either does not vary. Durations that no single request was measured in
+    are put beside ``aggregates``; then ``requests`` are the simulated ones, and ``ranks`` holds
+    whatever percentiles are told.
     """
-    return {name: _beside(*both) for name, both in pairs(requests).items()}
+    found = {name: _beside(*both) for name, both in pairs(requests).items()}
+    for name, told in (aggregates or {}).items():
+        column = requests.select(pl.col(name).cast(pl.Float64)).collect().to_series()
+        simulated = column.drop_nulls().drop_nans().to_numpy()
+        if name not in found and len(simulated):
+            found[name] = _compared(told, simulated) | {"correlation": None, "ranks": dict(told)}
+    return found
 
 
 def _beside(measured: Floats, simulated: Floats) -> dict[str, Any]:
-    told, ours = _statistics(measured), _statistics(simulated)
+    told = _compared(_statistics(measured), simulated)
+    return told | {"correlation": _correlation(measured, simulated)}
+
+
+def _compared(told: Statistics, simulated: Floats) -> dict[str, Any]:
+    ours = _statistics(simulated)
     return {
-        "requests": len(measured),
-        "measured": told,
+        "requests": len(simulated),
+        "measured": {name: told.get(name) for name in ours},
         "simulated": ours,
-        "error": {name: ours[name] / told[name] - 1 if told[name] else None for name in told},
-        "correlation": _correlation(measured, simulated),
+        "error": {
+            name: value / told[name] - 1 if told.get(name) else None for name, value in ours.items()
+        },
     }
 
 

@@ -703,7 +703,7 @@ def summarize(
     and E2E are :func:`owing`. Goodput is good requests per second of duration, attainment their
     share of all arrivals, rejected ones included. ``dropped`` is what
     :func:`simulator.dropped.dropped` tells.
-    ``measured`` is :func:`simulator.measured.beside`, empty where the traffic was not measured, and
+    ``measured`` is :func:`simulator.measured.beside`, empty where nothing was measured, and
     ``sessions`` :func:`simulator.turns.of_sessions`, empty where there are none.
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
@@ -743,7 +743,7 @@ def summarize(
         "slo": dict(slo.named()),
         "missed": missed_targets(requests, slo),
         "first_token": record.first_token,
-        "measured": beside(requests),
+        "measured": beside(requests, context.get("measured")),
         "sessions": of_sessions(requests, context.get("turns", {}), record.never_sent),
         "output_tokens_per_s": output,
         "output_tokens_per_s_per_gpu": None if output is None else _per(output, gpus),

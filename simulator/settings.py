@@ -71,7 +71,7 @@ _DEPLOYMENT = (
     "gateway_s",
 )
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler", "rate_matcher")
-_RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes")
+_RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes", "measured")
 _TASK = ("task", "explore", "counterpart", "goodput")
 LOOKING = ("runs", "compare", "seeds", "band", "name", "tags")
 """Settings of how often to run, how to look at runs and to find them: no part of any run's own."""

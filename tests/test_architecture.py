@@ -24,6 +24,7 @@ FLOORS = {
     "simulator.nearest": 2,
     "simulator.intervals": 2,
     "simulator.labels": 2,
+    "simulator.aggregates": 2,
     "simulator.model": 2,
     "simulator.huggingface": 2,
     "simulator.layout": 2,

@@ -12,7 +12,7 @@ MOST_SETTINGS = 20_000
 
 UNTOLD = (
     *("report", "counterpart", "task", "runs", "compare", "seeds", "band", "explore"),
-    *("goodput", "name", "tags"),
+    *("goodput", "name", "tags", "measured"),
 )
 """Groups that do not change what a simulation does."""
 
