@@ -10,6 +10,7 @@ import polars as pl
 
 from workloads import checks, lineage
 from workloads.lineage import Links
+from workloads.parts import parts_of
 from workloads.trace import STATUS, Trace, TraceMeta, Transform, canonical_frame, token_sum
 from workloads.where import Where
 
@@ -77,7 +78,7 @@ def clean(raw: Raw, policy: Policy) -> Trace:
         pl.lit("ok", dtype=STATUS).alias("status"),
     )
     time = "arrival_s" if "arrival_s" in rows.columns else "time_ns"
-    inversions = int((rows[time].drop_nulls().diff() < 0).sum())
+    inversions = _Gaps.of(rows[time].drop_nulls()).inversions
     if "parent_id" in rows.columns:
         links = Links.of(rows, "parent_id", time)
         lineage.require_no_circle(links.parent, Where(raw.path, raw.first_row), raw.parent_field)
@@ -291,30 +292,66 @@ def _finish(rows: pl.DataFrame, meta: TraceMeta, utc_offset: str | None) -> Trac
     known = times.drop_nulls()
     if known.len() < times.len():
         meta = replace(meta, loop="closed")
-    ties = int((known.diff() == 0).sum())
-    if ties:
-        meta = meta.after(Transform(name="ties_kept", counts={"rows": ties}))
-    meta = _warned_of_a_gap(rows.filter(times.is_not_null()), known, meta)
+    gaps = _Gaps.of(known)
+    if gaps.ties:
+        meta = meta.after(Transform(name="ties_kept", counts={"rows": gaps.ties}))
+    meta = _warned_of_a_gap(rows, times, gaps, meta)
     if times.name == "time_ns" and known.len():
         first = int(known[0])
         if utc_offset is not None:
             meta = replace(meta, t0=f"{np.datetime64(first, 'ns')}{utc_offset}")
-        seconds = (times - first).to_numpy() / 1e9
-        rows = rows.with_columns(pl.Series("arrival_s", seconds).fill_nan(None))
+        arrivals = _seconds_since(times, first)
+        rows = rows.drop("time_ns").with_columns(arrivals.alias("arrival_s"))
     return Trace(canonical_frame(rows), meta)
 
 
-def _warned_of_a_gap(rows: pl.DataFrame, times: pl.Series, meta: TraceMeta) -> TraceMeta:
+def _seconds_since(times: pl.Series, first: int) -> pl.Series:
+    """Return ns as seconds since ``first``; null stays null."""
+    seconds, at = np.empty(times.len()), 0
+    for part in parts_of(times):  # floats with NaN where there are nulls
+        seconds[at : at + part.size] = (part - first) / 1e9
+        at += part.size
+    series = pl.Series(seconds)
+    return series.fill_nan(None) if times.null_count() else series
+
+
+@dataclass(frozen=True, slots=True)
+class _Gaps:
+    """What there is to say of the gaps between times, in the file's order."""
+
+    inversions: int = 0
+    ties: int = 0
+    longest: float = 0.0
+    before: int = 0
+    """The row, of those with a time, that the longest gap lies before."""
+
+    @classmethod
+    def of(cls, times: pl.Series) -> "_Gaps":
+        """Return them, looked at part by part."""
+        inversions = ties = before = at = 0
+        longest, last = 0.0, None
+        for part in parts_of(times):
+            gaps = np.diff(part) if last is None else np.diff(part, prepend=last)
+            if gaps.size:
+                inversions += int((gaps < 0).sum())
+                ties += int((gaps == 0).sum())
+                place = int(gaps.argmax())
+                if gaps[place] > longest:
+                    longest, before = float(gaps[place]), at + place + (last is None)
+            at, last = at + part.size, part[-1:]
+        return cls(inversions, ties, longest, before)
+
+
+def _warned_of_a_gap(
+    rows: pl.DataFrame, times: pl.Series, gaps: _Gaps, meta: TraceMeta
+) -> TraceMeta:
     """Return ``meta`` with a warning if days pass without a request, as one wrong time makes it."""
-    gaps = times.diff()
-    at = gaps.arg_max()
-    if at is None:
-        return meta
-    days = float(gaps[at]) / (DAY_S if times.name == "arrival_s" else DAY_S * 1e9)
+    days = gaps.longest / (DAY_S if times.name == "arrival_s" else DAY_S * 1e9)
     if days <= LONGEST_GAP_DAYS:
         return meta
+    row = rows.filter(times.is_not_null())["source_row"][gaps.before]
     text = (
-        f"{meta.name}: {days:,.0f} days pass without a request before data row "
-        f"{rows['source_row'][at] + 1}; a wrong time there, or workload.time_unit, would explain it"
+        f"{meta.name}: {days:,.0f} days pass without a request before data row {row + 1}; a wrong "
+        "time there, or workload.time_unit, would explain it"
     )
     return replace(meta, warnings=(*meta.warnings, text))

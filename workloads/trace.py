@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from workloads import checks
 from workloads.errors import TraceError
+from workloads.parts import parts_of
 
 MAX_TOKENS = 100_000_000
 """More tokens than this in one request is taken for a mistake in the file."""
@@ -350,9 +351,11 @@ def _check_nulls(frame: pl.DataFrame, meta: TraceMeta) -> None:
 
 
 def _check_ids(frame: pl.DataFrame, meta: TraceMeta) -> None:
-    ids = frame["request_id"].to_numpy()
-    if not np.array_equal(ids, np.arange(ids.size, dtype=np.uint32)):
-        raise TraceError(f"trace {meta.name!r}: request_id must count 0, 1, 2, … without gaps")
+    at = 0
+    for part in parts_of(frame["request_id"]):
+        if not np.array_equal(part, np.arange(at, at + part.size, dtype=np.uint32)):
+            raise TraceError(f"trace {meta.name!r}: request_id must count 0, 1, 2, … without gaps")
+        at += part.size
 
 
 def _check_parents(frame: pl.DataFrame, meta: TraceMeta) -> None:
@@ -385,13 +388,15 @@ def _check_delays(frame: pl.DataFrame, meta: TraceMeta) -> None:
 
 def _check_tokens(frame: pl.DataFrame, meta: TraceMeta) -> None:
     for name in ("input_tokens", "output_tokens"):
-        tokens = frame[name].to_numpy()
-        wrong = np.flatnonzero((tokens < 1) | (tokens > MAX_TOKENS))
-        if wrong.size:
-            raise TraceError(
-                f"trace {meta.name!r}: row {wrong[0]}, {name} {tokens[wrong[0]]} must lie in "
-                f"1..{MAX_TOKENS} tokens"
-            )
+        at = 0
+        for tokens in parts_of(frame[name]):
+            wrong = np.flatnonzero((tokens < 1) | (tokens > MAX_TOKENS))
+            if wrong.size:
+                raise TraceError(
+                    f"trace {meta.name!r}: row {at + wrong[0]}, {name} {tokens[wrong[0]]} must lie "
+                    f"in 1..{MAX_TOKENS} tokens"
+                )
+            at += tokens.size
 
 
 def _check_token_account(frame: pl.DataFrame, meta: TraceMeta) -> None:
@@ -404,7 +409,11 @@ def _check_token_account(frame: pl.DataFrame, meta: TraceMeta) -> None:
 
 def token_sum(frame: pl.DataFrame) -> int:
     """Return the input and output tokens of all rows together."""
-    return sum(int(frame[name].cast(pl.Int64).sum()) for name in ("input_tokens", "output_tokens"))
+    return sum(
+        int(np.sum(part.to_numpy(), dtype=np.int64))
+        for name in ("input_tokens", "output_tokens")
+        for part in frame[name].get_chunks()
+    )
 
 
 def _check_order(frame: pl.DataFrame, meta: TraceMeta) -> None:

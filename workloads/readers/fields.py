@@ -3,11 +3,12 @@
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 
 from workloads.errors import TraceError
-from workloads.readers.source import Lines
+from workloads.readers.source import Blanks, Lines, lines_of, read_blocks
 from workloads.trace import MAX_TOKENS
 from workloads.where import Where, shown
 
@@ -35,22 +36,73 @@ def csv_names(line: str) -> list[str]:
     return [name.strip() for name in names]
 
 
-def csv_batches(batches: Iterator[Lines], needed: Sequence[str], path: str) -> Iterator[Batch]:
+def csv_batches(path: Path, needed: Sequence[str]) -> Iterator[Batch]:
     """Yield the data rows below the header, every column by its name, repeated ones by number.
 
     Raises ``TraceError`` for a ``needed`` column that is missing or there twice, and rows with more
     or fewer fields than the header, or a quoted field that does not end on its line.
     """
-    first = next(batches, None)
-    if first is None:
+    blanks, row = Blanks(path), 1
+    header: list[str] = []
+    empty = True
+    for block in read_blocks(path):
+        piece: bytes | pl.Series = block
+        if isinstance(piece, bytes) and not header:
+            first, _, piece = piece.partition(b"\n")
+            top = blanks.without(Lines(1, lines_of(path, first or b"\n", 1)))
+            row = 2
+            header = [] if top is None else csv_header(top.text[0], needed, str(path))
+        fields = split_at_once(piece, header) if isinstance(piece, bytes) else None
+        if fields is not None:
+            blanks.filled()
+            yield Batch(first_row=row, fields=fields)
+            row, empty = row + fields.height, False
+            continue
+        text = lines_of(path, piece, row) if isinstance(piece, bytes) else piece
+        lines = blanks.without(Lines(row, text))
+        row += text.len()
+        if lines is not None and not header:
+            header = csv_header(lines.text[0], needed, str(path))
+            lines = Lines(lines.first_row + 1, lines.text[1:])
+        if lines is not None and lines.text.len():
+            yield Batch(first_row=lines.first_row, fields=split_by_line(lines, header, str(path)))
+            empty = False
+    if not header:
         raise TraceError(f"{path}: the file holds only blank lines")
-    header = csv_header(first.text[0], needed, path)
-    rest = Lines(2, first.text[1:]) if first.text.len() > 1 else next(batches, None)
-    if rest is None:
+    if empty:
         raise TraceError(f"{path}: the file has a header but no requests")
-    yield Batch(first_row=rest.first_row, fields=_split(rest, header, path))
-    for lines in batches:
-        yield Batch(first_row=lines.first_row, fields=_split(lines, header, path))
+
+
+def split_at_once(block: bytes, header: Sequence[str]) -> pl.DataFrame | None:
+    """Return all columns of a block of whole lines as text, if nothing in it is out of the way.
+
+    Quotes, blank lines, rows of another width and what is no text are left to those who tell of
+    them.
+    """
+    width = len(header)
+    if width < 2 or not block or b'"' in block or b"\0" in block:
+        return None
+    if b"\r" in block:
+        block = block.replace(b"\r\n", b"\n")
+        if b"\r" in block:
+            return None
+    rows = block.count(b"\n") + (not block.endswith(b"\n"))
+    if block.count(b",") != rows * (width - 1):
+        return None
+    try:
+        fields = pl.read_csv(
+            block,
+            has_header=False,
+            schema={f"column {at}": pl.String for at in range(width)},
+            quote_char=None,
+            empty_string_is_null=False,
+        )
+    except (pl.exceptions.PolarsError, UnicodeDecodeError):
+        return None
+    if fields.height != rows or any(fields[name].null_count() for name in fields.columns):
+        return None
+    fields.columns = list(header)
+    return fields
 
 
 def csv_header(line: str, needed: Sequence[str], path: str) -> list[str]:
@@ -75,7 +127,7 @@ def csv_header(line: str, needed: Sequence[str], path: str) -> list[str]:
     ]
 
 
-def _split(lines: Lines, header: Sequence[str], path: str) -> pl.DataFrame:
+def split_by_line(lines: Lines, header: Sequence[str], path: str) -> pl.DataFrame:
     """Return every column of the lines as text."""
     if lines.text.str.contains('"', literal=True).any():
         return _split_quoted(lines, header, path)

@@ -22,7 +22,7 @@ from workloads.readers.hints import Hints
 from workloads.readers.objects import first_object
 from workloads.readers.parquet import MAGIC, scanned, slices
 from workloads.readers.rows import Columns, read_batches
-from workloads.readers.source import read_head, read_lines
+from workloads.readers.source import read_head
 from workloads.trace import Trace
 from workloads.where import Where, shown
 
@@ -52,7 +52,7 @@ class Mapped:
         elif first_object(head) is not None:
             batches, first_row = _objects(path, columns), 1
         else:
-            batches, first_row = csv_batches(read_lines(path), _all(columns), str(path)), 2
+            batches, first_row = csv_batches(path, _all(columns)), 2
         told = (hints.time_unit, (self.name, self.name), first_row)
         return read_batches(path, columns, policy, batches, told)
 

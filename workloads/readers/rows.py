@@ -12,7 +12,7 @@ from workloads.errors import TraceError
 from workloads.lineage import by_name, column
 from workloads.readers.columns import MAX_TURN, coded, identity, ignored, kept
 from workloads.readers.fields import Batch, csv_batches, csv_names, tokens
-from workloads.readers.source import read_lines, sha256
+from workloads.readers.source import sha256
 from workloads.readers.times import OFFSET, Clock, Times, resolution
 from workloads.trace import Trace, Transform
 from workloads.where import Where
@@ -79,10 +79,7 @@ def read_batches(
     time_unit, dated, first_row = told
     table = _Table(path=str(path), columns=columns, first_row=first_row)
     clock = Clock(native=columns.unit, stated=time_unit)
-    frames = [table.parsed(batch, clock) for batch in batches]
-    if not frames:
-        raise TraceError(f"{path}: holds no request")
-    rows = pl.concat(frames, how="diagonal_relaxed" if table.ragged(frames) else "vertical_relaxed")
+    rows = table.gathered(batches, clock)
     times = table.times(rows, clock)
     rows, counts = linked(rows.with_columns(times.ns.alias("time")), columns)
     rows = coded(rows).rename({"time": "time_ns"})
@@ -147,7 +144,7 @@ def _named_parents(rows: pl.DataFrame) -> tuple[pl.DataFrame, list[Transform]]:
 
 
 def _batches(path: Path, columns: Columns) -> Iterator[Batch]:
-    return csv_batches(read_lines(path), columns.needed, str(path))
+    return csv_batches(path, columns.needed)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -183,9 +180,13 @@ class _Table:
         more = kept([name for name in present if name not in used])
         return told | {name: target for name, target in more.items() if target not in told.values()}
 
-    def ragged(self, frames: Sequence[pl.DataFrame]) -> bool:
-        """Tell whether batches have not all the same columns."""
-        return any(frame.columns != frames[0].columns for frame in frames)
+    def gathered(self, batches: Iterable[Batch], clock: Clock) -> pl.DataFrame:
+        """Return all batches' rows, which may not all have the same columns."""
+        frames = [self.parsed(batch, clock) for batch in batches]
+        if not frames:
+            raise TraceError(f"{self.path}: holds no request")
+        ragged = any(frame.columns != frames[0].columns for frame in frames)
+        return pl.concat(frames, how="diagonal_relaxed" if ragged else "vertical_relaxed")
 
     def times(self, frame: pl.DataFrame, clock: Clock) -> Times:
         """Return the whole file's times in ns."""

@@ -112,6 +112,27 @@ def read_text(path: Path) -> Iterator[str]:
             yield _decode(path, held, row)
 
 
+def read_blocks(path: Path) -> Iterator[bytes | pl.Series]:
+    """Yield the file in blocks of whole lines, as bytes not yet looked at, or as lines (zstd).
+
+    :func:`lines_of` makes lines of the former; errors are those of :func:`read_lines`.
+    """
+    with _open(path) as (stream, codec):
+        if codec == "zstd":
+            batches = pl.scan_lines(path, glob=False).collect_batches()
+            yield from (_without_mark(text) for text in _zstd_batches(path, batches))
+        else:
+            yield from _whole_lines(path, stream)
+
+
+def lines_of(path: Path, block: bytes, first_row: int) -> pl.Series:
+    """Return the lines of a block without their ends; raise ``TraceError`` where it is no text."""
+    lines = _decode(path, block, first_row).split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return pl.Series(lines, dtype=pl.String).str.strip_suffix("\r")
+
+
 def _character_end(block: bytes) -> int:
     """Return where the last character that is complete ends, at most 3 bytes before the end."""
     for back in range(1, min(4, len(block)) + 1):
@@ -204,11 +225,9 @@ def _check_expansion(path: Path, size: int, *, plain: bool = False) -> None:
 def _decoded(path: Path, blocks: Iterator[bytes]) -> Iterator[pl.Series]:
     row = 1
     for block in blocks:
-        lines = _decode(path, block, row).split("\n")
-        if not lines[-1]:
-            lines.pop()
-        row += len(lines)
-        yield pl.Series(lines, dtype=pl.String).str.strip_suffix("\r")
+        lines = lines_of(path, block, row)
+        row += lines.len()
+        yield lines
 
 
 def _decode(path: Path, block: bytes, first_row: int) -> str:
@@ -245,22 +264,39 @@ def _without_mark(text: pl.Series) -> pl.Series:
     return text.str.strip_prefix("\ufeff")
 
 
-def _without_trailing_blanks(path: Path, batches: Iterator[Lines]) -> Iterator[Lines]:
-    blank_row: int | None = None
-    for batch in batches:
+class Blanks:
+    """Passes a file's lines on without blank ones at its end; one in between is refused."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._blank_row: int | None = None
+
+    def filled(self) -> None:
+        """Hear that filled lines come next; raise ``TraceError`` if a blank one came before."""
+        if self._blank_row is not None:
+            raise TraceError(f"{self._path}: row {self._blank_row} is blank, expected a request")
+
+    def without(self, batch: Lines) -> Lines | None:
+        """Return the lines up to the last filled one, if there is one."""
         filled = batch.text.str.strip_chars().str.len_bytes() > 0
-        if blank_row is None and filled.all():
-            yield batch
-            continue
+        if self._blank_row is None and filled.all():
+            return batch
         where = filled.arg_true()
         if not where.len():
-            blank_row = blank_row or batch.first_row
-            continue
+            self._blank_row = self._blank_row or batch.first_row
+            return None
         last = int(where[-1])
         gap = (~filled).arg_true()
-        if blank_row is None and gap[0] < last:
-            blank_row = batch.first_row + int(gap[0])
-        if blank_row is not None:
-            raise TraceError(f"{path}: row {blank_row} is blank, expected a request")
-        blank_row = batch.first_row + last + 1
-        yield Lines(batch.first_row, batch.text[: last + 1])
+        if self._blank_row is None and gap[0] < last:
+            self._blank_row = batch.first_row + int(gap[0])
+        self.filled()
+        self._blank_row = batch.first_row + last + 1
+        return Lines(batch.first_row, batch.text[: last + 1])
+
+
+def _without_trailing_blanks(path: Path, batches: Iterator[Lines]) -> Iterator[Lines]:
+    blanks = Blanks(path)
+    for batch in batches:
+        kept = blanks.without(batch)
+        if kept is not None:
+            yield kept

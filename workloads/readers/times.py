@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NoReturn
 
+import numpy as np
 import polars as pl
 
 from workloads import checks
 from workloads.errors import TraceError
+from workloads.parts import parts_of
 from workloads.where import Where, shown
 
 UNITS: Mapping[str, int] = MappingProxyType({"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1})
@@ -48,6 +50,11 @@ DOUBTED_GAP_S = 10.0
 
 OFFSET = re.compile(r"\d\s*(?:[Zz]|UTC|[+-]\d\d(?::?\d\d)?)\s*$")
 """What ends a time of day that bears an offset from UTC."""
+
+SHAPE = re.compile(
+    r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.(?P<fraction>\d{1,9}))?(?P<offset>Z|[+-]\d\d:\d\d)?"
+)
+"""The shape most files write all their dates in."""
 
 NO_SECONDS = r"^(\S+ \d\d:\d\d)(\s*(?:[Zz]|UTC|[+-]\d\d\S*)?)$"
 """A time of day in hours and minutes alone, with or without an offset."""
@@ -93,10 +100,10 @@ class Clock:
         unit, warnings = self._recognised(span, epoch) if self.stated == AUTO else stated
         most = LAST_NS // UNITS[unit]
         where.require(times <= most, times, f"{WORDS[unit]} in 0..{most}")
-        whole = times.cast(pl.Int64)
-        ns = whole * UNITS[unit] + ((times - whole) * UNITS[unit]).round().cast(pl.Int64)
         utc_offset = "+00:00" if unit == epoch else None
-        return Times(ns=ns, unit=unit, utc_offset=utc_offset, warnings=warnings)
+        return Times(
+            ns=_counted(times, UNITS[unit]), unit=unit, utc_offset=utc_offset, warnings=warnings
+        )
 
     def _recognised(self, span: "_Span", epoch: str | None) -> tuple[str, tuple[str, ...]]:
         """Return the unit the numbers are taken to be in, and what to say about it."""
@@ -125,12 +132,26 @@ class Clock:
         return dates_ns(text, where, utc_offset=utc_offset)
 
 
+def _counted(times: pl.Series, unit_ns: int) -> pl.Series:
+    """Return numbers of a unit as Int64 ns, whole numbers exactly."""
+    ns, at = np.empty(times.len(), dtype=np.int64), 0
+    for part in parts_of(times):
+        whole = part.astype(np.int64)
+        fraction = np.rint((part - whole) * unit_ns).astype(np.int64)
+        ns[at : at + part.size] = whole * unit_ns + fraction
+        at += part.size
+    return pl.Series(times.name, ns)
+
+
 def dates_ns(text: pl.Series, where: Where, *, utc_offset: bool) -> pl.Series:
     """Return dates with a time of day as Int64 ns since 1970: ISO 8601, up to 9 digits of seconds.
 
     Between date and time stands a ``T`` or a space, the fraction and even the seconds may be
     missing, and the offset, which all rows have (``utc_offset``) or none, may be ``Z``.
     """
+    ns = _of_one_shape(text, utc_offset=utc_offset)
+    if ns is not None:
+        return ns
     plain = text.str.strip_chars()
     if plain.str.contains("[Tt,]").any():
         plain = plain.str.replace(r"^(\S{8,10})[Tt]", "$1 ").str.replace(r"(:\d\d),", "$1.")
@@ -147,10 +168,43 @@ def dates_ns(text: pl.Series, where: Where, *, utc_offset: bool) -> pl.Series:
     return times.to_physical()
 
 
+def _of_one_shape(text: pl.Series, *, utc_offset: bool) -> pl.Series | None:
+    """Return dates that are all written alike, as ns; ``None`` leaves them to be read one by one.
+
+    Only minutes are read as dates, each run of equal ones once; seconds are numbers.
+    """
+    first = SHAPE.fullmatch(text[0] or "") if text.len() and not text.null_count() else None
+    widths = text.str.len_bytes()
+    if first is None or (first["offset"] is not None) != utc_offset or widths.min() != widths.max():
+        return None
+    digits, tail = len(first["fraction"] or ""), re.escape(first["offset"] or "")
+    fraction = rf"\.[0-9]{{{digits}}}" if digits else ""
+    if not text.str.contains(rf"^.{{16}}:[0-5][0-9]{fraction}{tail}$").all():
+        return None
+    runs = text.str.slice(0, 16).rle().struct
+    minutes = (
+        runs.field("value").str.replace("T", " ", literal=True)
+        + ":00"
+        + ((first["offset"] or "").replace("Z", "+00:00"))
+    )
+    pattern = "%Y-%m-%d %H:%M:%S" + ("%#z" if utc_offset else "")
+    times = minutes.str.to_datetime(pattern, time_unit="ns", strict=False)
+    year = runs.field("value").str.slice(0, 4)
+    if times.null_count() or not ((year >= "1970") & (year <= LAST_YEAR)).all():
+        return None
+    ns = np.repeat(times.to_physical().to_numpy(), runs.field("len").to_numpy())
+    ns += text.str.slice(17, 2).cast(pl.UInt8).to_numpy() * np.int64(10**9)
+    if digits:
+        ns += text.str.slice(20, digits).cast(pl.UInt32).to_numpy() * np.int64(10 ** (9 - digits))
+    return pl.Series(text.name, ns)
+
+
 def resolution(ns: pl.Series) -> str:
     """Return the coarsest of s, ms, us, 100ns and ns that all times are whole multiples of."""
-    steps = {"s": 10**9, "ms": 10**6, "us": 10**3, "100ns": 100}
-    return next((name for name, step in steps.items() if (ns % step == 0).all()), "ns")
+    steps = {"s": 10**9, "ms": 10**6, "us": 10**3, "100ns": 100, "ns": 1}
+    for part in parts_of(ns):
+        steps = {name: step for name, step in steps.items() if (part % step == 0).all()}
+    return next(iter(steps))
 
 
 class _Span:

@@ -24,7 +24,7 @@ from workloads.readers.hints import Hints
 from workloads.readers.objects import first_object
 from workloads.readers.prompts import Sessions, Streams, require_ids
 from workloads.readers.rows import has_names
-from workloads.readers.source import read_head, read_lines
+from workloads.readers.source import read_head
 from workloads.readers.times import Clock
 from workloads.trace import Trace
 from workloads.where import Where
@@ -147,7 +147,7 @@ def _replay(calls: Calls, hints: Hints) -> Raw:
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of the replay CSV, numbers as such."""
-    for batch in csv_batches(read_lines(path), REPLAY, str(path)):
+    for batch in csv_batches(path, REPLAY):
         where = Where(str(path), batch.first_row)
         names = [*REPLAY[1:], *([ARRIVAL] if ARRIVAL in batch.fields.columns else [])]
         numbers = [tokens(batch.fields[name], where).alias(name) for name in names]
