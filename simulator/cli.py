@@ -39,6 +39,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulator.advice_page import Told, write_advice
+from simulator.bound import with_regret
 from simulator.compare import Options, compare, find, write
 from simulator.compare.listing import listed, table
 from simulator.compare.reading import REPLICATIONS
@@ -96,6 +97,7 @@ from simulator.settings import (
     build_experiment,
     build_exploration,
     build_goodput,
+    build_regret,
     build_report_options,
     build_task,
     resolve,
@@ -307,6 +309,7 @@ class Job:
         results = _simulate(
             build_experiment(settings),
             text,
+            regret=build_regret(settings),
             counterpart=not self.sweeping if asked is None else asked,
             most=MOST_REQUESTS if asked is None else None,
             enabled=first,
@@ -324,18 +327,29 @@ class Job:
         discard(folder, keep=True)
         enabled = os.getpid() == self.process
         with progress_bar(enabled=enabled) as progress:
-            results = simulate(build_experiment(one.settings), config=text, progress=progress)
+            experiment = build_experiment(one.settings)
+            results = simulate(experiment, config=text, progress=progress)
+        if build_regret(one.settings):
+            results = with_regret(experiment, results, experiment.trace())
         results.write(folder, report=None)
         return True
 
 
 def _simulate(
-    experiment: Experiment, text: str, *, counterpart: bool, most: int | None, enabled: bool
+    experiment: Experiment,
+    text: str,
+    *,
+    regret: bool,
+    counterpart: bool,
+    most: int | None,
+    enabled: bool,
 ) -> Results:
-    """Return the results, with its ``counterpart``'s for at most so many requests."""
+    """Return the results, with its ``counterpart``'s for at most so many requests, its regret."""
     with progress_bar(enabled=enabled) as progress:
         trace = experiment.trace()
         results = simulate(experiment, config=text, progress=progress, trace=trace)
+    if regret:
+        results = with_regret(experiment, results, trace)
     if not counterpart:
         return results
     if most is not None and len(trace) > most:

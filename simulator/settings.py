@@ -72,7 +72,7 @@ _DEPLOYMENT = (
 )
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler", "rate_matcher")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes", "measured")
-_TASK = ("task", "explore", "counterpart", "goodput")
+_TASK = ("task", "explore", "counterpart", "regret", "goodput")
 LOOKING = ("runs", "compare", "seeds", "band", "name", "tags")
 """Settings of how often to run, how to look at runs and to find them: no part of any run's own."""
 KEYS = (
@@ -230,6 +230,12 @@ def build_goodput(settings: Mapping[str, Any]) -> Goodput:
 def build_counterpart(settings: Mapping[str, Any]) -> bool | None:
     """Return whether to simulate the counterpart too (``None``: where that is quick)."""
     asked: bool | None = build(settings.get("counterpart"), bool | None, "counterpart")
+    return asked
+
+
+def build_regret(settings: Mapping[str, Any]) -> bool:
+    """Return whether to tell what a clairvoyant would have needed; raise ``ConfigError``."""
+    asked: bool = build(settings.get("regret", False), bool, "regret")
     return asked
 
 

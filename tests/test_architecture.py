@@ -44,6 +44,7 @@ FLOORS = {
     "simulator.experiment": 7,
     "simulator.advice_page": 7,
     "simulator.counterpart": 7,
+    "simulator.bound": 7,
     "simulator.correction": 7,
     "simulator.goodput": 7,
     "simulator.configuration": 7,

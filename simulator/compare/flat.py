@@ -11,7 +11,7 @@ MOST_SETTINGS = 20_000
 """Of one run; a file that says more of them was not written by this program."""
 
 UNTOLD = (
-    *("report", "counterpart", "task", "runs", "compare", "seeds", "band", "explore"),
+    *("report", "counterpart", "regret", "task", "runs", "compare", "seeds", "band", "explore"),
     *("goodput", "name", "tags", "measured"),
 )
 """Groups that do not change what a simulation does."""

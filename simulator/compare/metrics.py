@@ -75,6 +75,7 @@ METRICS = (
     Metric(path="gpu_hours.prefill", label="prefill GPU-hours", better=-1),
     Metric(path="gpu_hours.decode", label="decode GPU-hours", better=-1),
     Metric(path="gpu_hours.mixed", label="mixed GPU-hours", better=-1),
+    Metric(path="clairvoyant.regret", label="regret", better=-1, optional=True),
     Metric(path="usd", label="cost", better=-1, write=_usd, optional=True),
     Metric(path="slo_attainment", label="in SLO", better=1, write=share),
     Metric(path="goodput_rps", label="goodput (req/s)", better=1),

@@ -334,3 +334,14 @@ def _plural(word: str, count: int) -> str:
 
 def _join(parts: list[str]) -> str:
     return f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else "".join(parts)
+
+
+def regret(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return, as label and text, how many GPU-hours would have done for the same, if asked."""
+    told = summary.get("clairvoyant")
+    if told is None:
+        return []
+    if told["regret"] is None:
+        return [("regret", told["reason"] or "–")]
+    words = f"at least {number(told['gpu_hours'])} GPU-hours hold the targets for the same requests"
+    return [("regret", f"{share(told['regret'])}: {words}")]

@@ -103,6 +103,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("output tokens/s/GPU", number(summary["output_tokens_per_s_per_gpu"])),
         ("input tokens/s/GPU", number(summary["input_tokens_per_s_per_gpu"])),
         ("GPU-hours", ", ".join(hours) or "0"),
+        *prose.regret(summary),
         *prose.changes(summary),
         ("KV utilisation", ", ".join(f"{pool} {share(u)}" for pool, u in used.items()) or "–"),
         ("time spent", ", ".join(spent) or "–"),
