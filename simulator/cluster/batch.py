@@ -115,9 +115,10 @@ class BatchWorker(Worker):
             return fits
         self._advance()  # what it has taken by now is no longer in the cache
         found = self.cache.find(request, self._ledger.prompt_tokens[request])
-        if not self._has_room(blocks - found.blocks + found.idle):
+        new = blocks - found.blocks + found.idle
+        if not self._has_room(new):
             return False
-        self._set_aside(request, blocks, self._ledger.prompt_tokens[request])
+        self._hold(request, found, new)
         self.kept_tokens += self.found(request)
         return True
 

@@ -55,11 +55,21 @@ class PrefixCache:
     part from it, and O(log n) for what is let go of and goes.
     """
 
-    __slots__ = ("_blocks", "_heap", "_held", "_nodes", "_root", "_serial", "_size", "_stamp",
-                 "evicted", "idle")  # fmt: skip
+    __slots__ = (
+        "_heap",
+        "_held",
+        "_nodes",
+        "_path_of",
+        "_root",
+        "_serial",
+        "_size",
+        "_stamp",
+        "evicted",
+        "idle",
+    )  # fmt: skip
 
     def __init__(self, blocks: PromptBlocks, block_size: int) -> None:
-        self._blocks = blocks
+        self._path_of = blocks.paths(block_size).of
         self._size = block_size
         self.evicted = 0
         self._stamp = self._serial = 0
@@ -77,7 +87,7 @@ class PrefixCache:
 
     def find(self, request: int, tokens: int) -> Found:
         """Return what is there of a prompt of which the last of ``tokens`` is to be computed."""
-        path = self._blocks.path(request, self._size)
+        path = self._path_of(request)
         most = (tokens - 1) // self._size
         node, at, idle = self._root, 0, 0
         for end, name in path:

@@ -49,20 +49,40 @@ class PromptBlocks:
         if runs and (self.count.min() < 1 or self.first.min() < 0):
             raise ConfigError("prompt blocks: a run needs a first id of at least 0, and an id")
 
-    def path(self, request: int, block_size: int) -> Path:
-        """Return a prompt's whole blocks of ``block_size`` tokens.
+    def paths(self, block_size: int) -> "Paths":
+        """Return what tells prompts' paths in blocks of ``block_size`` tokens."""
+        return Paths(self, block_size)
 
-        A block goes by the id of its last token, so sizes need not divide each other: one that
-        lies across two ids is known only with the second of them.
-        """
-        size, at, ends = self.block_size, 0, 0
-        tokens = int(self.tokens[request])
-        runs = slice(self.starts[request], self.starts[request + 1])
+    def path(self, request: int, block_size: int) -> Path:
+        """Return one prompt's path."""
+        return self.paths(block_size).of(request)
+
+
+class Paths:
+    """Prompts' whole blocks of ``block_size`` tokens.
+
+    A block goes by the id of its last token, so sizes need not divide each other: one that lies
+    across two ids is known only with the second of them.
+    """
+
+    __slots__ = ("_block_size", "_count", "_first", "_size", "_starts", "_tokens")
+
+    def __init__(self, blocks: PromptBlocks, block_size: int) -> None:
+        self._size, self._block_size = blocks.block_size, block_size
+        columns = blocks.starts, blocks.first, blocks.count, blocks.tokens
+        # Read one by one a memoryview is quicker than an array.
+        self._starts, self._first, self._count, self._tokens = (
+            np.ascontiguousarray(column).data for column in columns
+        )
+
+    def of(self, request: int) -> Path:
+        """Return a prompt's path."""
+        at, ends, tokens, count = 0, 0, self._tokens[request], self._count
         path: list[tuple[int, int]] = []
-        for first, count in zip(self.first[runs].tolist(), self.count[runs].tolist(), strict=True):
-            name = first - at
-            at += count
-            end = min(at * size, tokens) // block_size
+        for run in range(self._starts[request], self._starts[request + 1]):
+            name = self._first[run] - at
+            at += count[run]
+            end = min(at * self._size, tokens) // self._block_size
             if end == ends:
                 continue
             if path and path[-1][1] == name:

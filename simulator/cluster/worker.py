@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from simulator.cluster.cache import PrefixCache
+from simulator.cluster.cache import Found, PrefixCache
 from simulator.cluster.clock import ADMISSION, Alarm, Clock
 from simulator.cluster.gaps import GapLog
 from simulator.cluster.ledger import Ledger
@@ -274,10 +274,15 @@ class Worker:
         new = blocks - found.blocks + found.idle
         if self.used + new > self.capacity:
             return False
-        cache.hold(request, found)
+        self._hold(request, found, new)
+        return True
+
+    def _hold(self, request: int, found: Found, new: int) -> None:
+        """Let a request have what was found of its prompt; so many blocks were nobody's."""
+        assert self.cache is not None  # noqa: S101 - where something was found
+        self.cache.hold(request, found)
         self.used += new
         self._fit()
-        return True
 
     def _free(self, request: int, blocks: int) -> None:
         """Give back the blocks of a request that no other has."""
