@@ -78,8 +78,9 @@ class WorkerInfo:
     It was asked for, got its GPUs, served, drained and ended at these seconds, ``nan`` where it
     never got there; ``allocated_s`` is how long it held its GPUs. ``state`` is its last, ``why`` it
     was asked for and ``because`` of what it ended are words. ``domain`` is the first scale-up
-    domain it lay in, -1 if it never got a place. For its prefix cache ``found_tokens`` of prompts
-    had not to be computed and ``kept_tokens`` not to be transferred; ``evicted_blocks`` made room.
+    domain it lay in, -1 if it never got a place. Where it has a ``prefix_cache``,
+    ``found_tokens`` of prompts had not to be computed, which would have taken some ``spared_s``,
+    and ``kept_tokens`` not to be transferred; ``evicted_blocks`` made room.
     """
 
     worker: int
@@ -104,7 +105,9 @@ class WorkerInfo:
     ready_s: float = 0.0
     draining_s: float = math.nan
     ended_s: float = math.nan
+    prefix_cache: bool = False
     found_tokens: int = 0
+    spared_s: float = 0.0
     kept_tokens: int = 0
     evicted_blocks: int = 0
 

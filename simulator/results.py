@@ -569,6 +569,25 @@ def kv_utilization(workers: Sequence[WorkerInfo]) -> dict[str, float | None]:
     }
 
 
+def prefix_cache(workers: Sequence[WorkerInfo]) -> dict[str, float | None]:
+    """Return what prefix caches spared, empty where there are none.
+
+    ``hit_share`` is of the prompt tokens that were due, ``spared_prefill_s`` what those found would
+    have taken alone, ``kept_tokens`` those that decode workers had not to be sent.
+    """
+    caches = [worker for worker in workers if worker.prefix_cache]
+    if not caches:
+        return {}
+    found = sum(worker.found_tokens for worker in caches)
+    return {
+        "hit_tokens": found,
+        "hit_share": _per(found, found + sum(worker.prefill_tokens for worker in workers)),
+        "spared_prefill_s": sum(worker.spared_s for worker in caches),
+        "kept_tokens": sum(worker.kept_tokens for worker in caches),
+        "evicted_blocks": sum(worker.evicted_blocks for worker in caches),
+    }
+
+
 def _totals(requests: pl.LazyFrame, slo: SLO, end_s: float) -> dict[str, Any]:
     completed = pl.col("status") == "completed"
     arrived = pl.col("arrival_s").is_not_null()
@@ -708,8 +727,8 @@ def summarize(
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
     of completed requests; per GPU means per allocated GPU of all pools together (``gpus``, their
-    time-mean). ``rejected_token_share`` is of the tokens that arrived, ``usd`` what
-    :func:`cost_usd` counts.
+    time-mean). ``prefix_cache`` is what :func:`prefix_cache` counts, ``rejected_token_share`` of
+    the tokens that arrived, ``usd`` what :func:`cost_usd` counts.
     """
     totals = _totals(requests, slo, record.end_s)
     duration, gpus = totals["duration_s"], mean_gpus(record.workers, record.end_s)
@@ -752,6 +771,7 @@ def summarize(
         "gpu_hours": gpu_hours(record.workers),
         "usd": cost_usd(record.workers, context.get("prices", {})),
         "kv_utilization": kv_utilization(record.workers),
+        "prefix_cache": prefix_cache(record.workers),
         "workers": turnover(record.workers),
         "preemptions": totals["preemptions"],
         "recomputed_tokens": totals["recomputed_tokens"],

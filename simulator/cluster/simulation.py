@@ -480,7 +480,9 @@ class Simulation:
             ready_s=life.ready_s,
             draining_s=life.draining_s,
             ended_s=life.ended_s if over else now,
+            prefix_cache=served.cache is not None,
             found_tokens=served.found_tokens,
+            spared_s=served.spared_s,
             kept_tokens=served.kept_tokens,
             evicted_blocks=0 if served.cache is None else served.cache.evicted,
         )

@@ -137,7 +137,8 @@ class Worker:
 
     ``used`` blocks are those of requests, each counted once however many have it. What others were
     let go of stays in the ``cache``, if there is one, as long as nobody needs the room.
-    ``found_tokens`` need not be computed for that, and ``kept_tokens`` not be transferred.
+    ``found_tokens`` need not be computed for that, which alone would have taken ``spared_s``, and
+    ``kept_tokens`` not be transferred.
     """
 
     __slots__ = (
@@ -169,6 +170,7 @@ class Worker:
         "settings",
         "slow_factor",
         "slow_steps",
+        "spared_s",
         "step_count",
         "used",
     )
@@ -192,6 +194,7 @@ class Worker:
         prompts = settings.prompts
         self.cache = None if prompts is None else PrefixCache(prompts, self.block_size)
         self.found_tokens = self.kept_tokens = 0
+        self.spared_s = 0.0
         self.ranks = settings.spec.layout.attention_dp
         self.rank_tokens = settings.batching.rank_tokens(self.ranks)
         self.prompts: Line = deque()
@@ -435,9 +438,28 @@ class Worker:
         ledger.recomputed_tokens[request] -= spared
         ledger.cached_tokens[request] += found - spared
         self.found_tokens += found
+        self.spared_s += self._spared(found, self._target(request))
         if self._placed(request):
             self.load.tokens[self.index] -= found
         return Partial(rank, found, spared)
+
+    def _spared(self, found: int, tokens: int) -> float:
+        """Return the seconds it takes to compute what was found of a prompt of ``tokens``, alone.
+
+        As one step less what its rest takes; or, if it takes several, in chunks of one size, whose
+        seconds rise evenly from the first to the last.
+        """
+        if tokens <= self.rank_tokens:
+            return self._alone(tokens, 0) - self._alone(tokens - found, found)
+        steps = -(-found // self.rank_tokens)
+        chunk = -(-found // steps)
+        return steps * (self._alone(chunk, 0) + self._alone(chunk, max(0, found - chunk))) / 2
+
+    def _alone(self, chunk: int, done: int) -> float:
+        """Return the seconds of a step with one chunk of one prompt."""
+        pairs = chunk * done + chunk * (chunk + 1) // 2
+        seconds = self.settings.steps.step_seconds
+        return seconds(chunk, pairs, done, 1, 0, 0, Busiest(chunk, 1))
 
     def busy_seconds(self, now: float) -> float:
         """Return the seconds this worker has spent in steps until ``now``."""

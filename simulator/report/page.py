@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from simulator.measured import STATISTICS as MEASURED_STATISTICS
+from simulator.record import WorkerInfo
 from simulator.report import counterpart, parts, prose
 from simulator.report.figures import view
 from simulator.report.sections import SECTIONS
@@ -102,7 +103,14 @@ def tiles(results: Results) -> list[tuple[str, str, str]]:
         ("GPU-hours", number(hours["total"]), ", ".join(per_pool)),
         ("KV in use, fullest pool", share(max(kv.values(), default=None)), ", ".join(per_used)),
         ("Preemptions", number(preempted), ", ".join(" ".join(each) for each in redone)),
+        *_cache_tile(summary),
     ]
+
+
+def _cache_tile(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what was found in prefix caches, and what that spared."""
+    told = [words.partition(", ") for _, words in prose.cached(summary)]
+    return [("Prefix cache", found, spared) for found, _, spared in told]
 
 
 def _latency_table(results: Results) -> str:
@@ -172,7 +180,7 @@ def _words(value: object) -> str:
 
 def _workers(results: Results) -> str:
     """Return the table of workers, and of events where there is more than their start."""
-    sent = _bytes_moved(results)
+    sent, cached = _bytes_moved(results), any(w.prefix_cache for w in results.workers)
     rows = [
         (
             f"{w.pool} {w.worker}",
@@ -182,14 +190,22 @@ def _workers(results: Results) -> str:
             number(w.prefill_tokens),
             number(w.decode_tokens),
             *(number(moved / 1e9) for moved in sent.get(w.worker, (0.0, 0.0))),
+            *_cached(w, cached=cached),
         )
         for w in results.workers[:MAX_ROWS]
     ]
     heads = ("worker", "GPUs", "busy", "KV in use", "prompt tokens", "output tokens")
-    table = parts.table((*heads, "sent (GB)", "received (GB)"), rows)
+    more_heads = ("tokens found", "tokens kept", "blocks evicted") if cached else ()
+    table = parts.table((*heads, "sent (GB)", "received (GB)", *more_heads), rows)
     more = _more(len(results.workers))
     workers = f'<details class="card wide"><summary>Per worker</summary>{table}{more}</details>'
     return workers + _events(results)
+
+
+def _cached(worker: WorkerInfo, *, cached: bool) -> tuple[str, ...]:
+    """Return what a worker's prefix cache did, in a run with ``cached`` workers."""
+    counts = worker.found_tokens, worker.kept_tokens, worker.evicted_blocks
+    return tuple(number(count) for count in counts) if cached else ()
 
 
 def _more(count: int) -> str:

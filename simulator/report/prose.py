@@ -142,6 +142,21 @@ def recomputed(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("recomputed", words)] if tokens else []
 
 
+def cached(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return, as label and text, what prefix caches spared, where there are any."""
+    told = summary.get("prefix_cache")
+    if not told:
+        return []
+    parts = [f"{share(told['hit_share'])} of prompt tokens found"]
+    if told["hit_tokens"]:
+        parts.append(f"{seconds(told['spared_prefill_s'])} of prefill spared")
+    if told["kept_tokens"]:
+        parts.append(f"{number(told['kept_tokens'])} tokens not transferred")
+    if told["evicted_blocks"]:
+        parts.append(f"{number(told['evicted_blocks'])} blocks evicted")
+    return [("prefix cache", ", ".join(parts))]
+
+
 TURNS = {
     "started": "started",
     "stopped": "stopped",

@@ -106,6 +106,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         *prose.regret(summary),
         *prose.changes(summary),
         ("KV utilisation", ", ".join(f"{pool} {share(u)}" for pool, u in used.items()) or "–"),
+        *prose.cached(summary),
         ("time spent", ", ".join(spent) or "–"),
         ("preemptions", number(summary["preemptions"])),
         *prose.recomputed(summary),

@@ -356,6 +356,22 @@ def test_the_terminal_tells_what_pools_that_change_did() -> None:
     assert "prefill 1 stopped; decode 1 started, 1 failed" in lines["workers"]
 
 
+def test_caches_are_told_where_there_are_any(tmp_path: Path) -> None:
+    """The terminal and the page say what was found, per worker too; without caches, nothing."""
+    results = results_of(RUNS["mixed"])
+    assert prose.cached(results.summary) == []
+    assert "Prefix cache" not in page_of(results, tmp_path)
+    told = {"hit_tokens": 5, "hit_share": 0.25, "spared_prefill_s": 2.0, "kept_tokens": 0}
+    summary = {**results.summary, "prefix_cache": {**told, "evicted_blocks": 1234}}
+    first, *others = results.workers
+    workers = (replace(first, prefix_cache=True, found_tokens=4321), *others)
+    cached = replace(results, summary=summary, workers=workers)
+    words = "25 % of prompt tokens found, 2 s of prefill spared, 1,234 blocks evicted"
+    assert prose.cached(summary) == [("prefix cache", words)]
+    page = page_of(cached, tmp_path)
+    assert all(each in page for each in ("Prefix cache", "tokens found", "4,321"))
+
+
 def test_pools_are_named_as_they_began() -> None:
     """The page counts initial workers as the pools' sizes, and says what came of them."""
     told = prose.subject(changing())

@@ -28,6 +28,7 @@ from simulator.results import (
     gap_quantiles,
     mean_gpus,
     owing,
+    prefix_cache,
     turnover,
 )
 from tests.fakes import EDGES, FakeRun, empty_columns, fake_record
@@ -248,6 +249,25 @@ def test_workers_are_counted_by_what_became_of_them() -> None:
         "unplaced": 2,
     }
     assert not any(turnover(lives)["prefill"].values())
+
+
+def test_what_caches_spared_is_summed_over_the_workers_that_have_any() -> None:
+    """Hits are a share of the prompt tokens that were due anywhere; no cache tells nothing."""
+    bare = _worker(0, "prefill")
+    caches = [
+        replace(bare, prefix_cache=True, found_tokens=200, spared_s=0.5, evicted_blocks=3),
+        replace(bare, prefix_cache=True, found_tokens=100, spared_s=0.25, kept_tokens=64),
+    ]
+    assert prefix_cache([*caches, bare]) == {
+        "hit_tokens": 300,
+        "hit_share": 300 / (300 + 3 * 100),
+        "spared_prefill_s": 0.75,
+        "kept_tokens": 64,
+        "evicted_blocks": 3,
+    }
+    assert prefix_cache([bare]) == {}
+    idle = replace(bare, prefix_cache=True, prefill_tokens=0)
+    assert prefix_cache([idle])["hit_share"] == 0
 
 
 def test_a_pool_that_scaled_counts_its_allocated_share() -> None:

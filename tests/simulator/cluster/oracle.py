@@ -549,6 +549,7 @@ class SteppingWorker(BatchWorker):
         ledger.recomputed_tokens[request] -= spared
         ledger.cached_tokens[request] += found - spared
         self.found_tokens += found
+        self.spared_s += self._spared(found, self._target(request)) if found else 0.0
         if self._placed(request):
             self.load.tokens[self.index] -= found
         return Begun(request, at, found, spared)

@@ -202,6 +202,19 @@ def test_what_is_cached_is_attended_to_but_not_computed() -> None:
     np.testing.assert_allclose(taken, expected, rtol=1e-12)
     assert record.workers[0].prefill_tokens == 500 + 100 + 200
     assert record.workers[0].found_tokens == 400
+    spared = seconds(500, 0) - seconds(100, 400)
+    assert record.workers[0].spared_s == pytest.approx(spared, rel=1e-9)
+
+
+def test_what_many_steps_would_have_computed() -> None:
+    """A prefix of several steps is spared their seconds, chunk by chunk."""
+    batching = Batching(block_size=10, max_num_batched_tokens=300)
+    load = prompts([0.0, 1.0], [list(range(12)), [*range(9), 20, 21, 22]])
+    record = both(colocated(batching=batching), load)
+    spared = seconds(300, 0) + seconds(300, 300) + seconds(300, 600)
+    assert record.workers[0].spared_s == pytest.approx(spared, rel=1e-9)
+    taken = record.requests["prefill_end_s"] - record.requests["prefill_start_s"]
+    assert taken[0] - taken[1] == pytest.approx(spared, rel=1e-9)
 
 
 def test_at_least_a_token_is_computed() -> None:
