@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 import xml.etree.ElementTree as ET  # reads only what these tests drew
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,17 @@ from simulator.latency.base import StepModel, WorkerSpec
 from simulator.latency.roofline import Roofline
 from simulator.layout import Layout
 from simulator.validation import __main__ as command
-from simulator.validation import first_token, page, plots, replay, score, serving, steps
+from simulator.validation import (
+    figures,
+    first_token,
+    page,
+    plots,
+    recipes,
+    replay,
+    score,
+    serving,
+    steps,
+)
 from simulator.validation.__main__ import main
 from simulator.validation.names import Catalogue, Unmapped, Workers, precision, unfolded, workers
 from simulator.validation.score import Scored
@@ -418,6 +429,76 @@ def test_limits_are_per_attention_rank(catalogue: Catalogue) -> None:
     assert eight.max_num_seqs == 8 * one.max_num_seqs
 
 
+RECIPE_RUN = {
+    **RUN,
+    "source": "ai-dynamo/aiconfigurator silicon_sample.csv",
+    "engine": "trtllm",
+    "model": "DeepSeek-R1",
+    "precision": "fp8",
+    "gpu": "GB200",
+    "mode": "disagg",
+    "prefill_parallel": "1x[ADP8 EP8]",
+    "decode_parallel": "3x[TP8 EP8]",
+    "isl": "8192",
+    "osl": "1024",
+    "concurrency_or_rate": "18",
+    "ttft_ms": "",
+    "tpot_ms": "",
+}
+"""Six clients for each decode worker, whose recipe has four seats."""
+
+
+def test_a_recipes_seats_are_the_decode_workers(catalogue: Catalogue) -> None:
+    """They bound the decode batch alone, and only in the run that the recipe is of."""
+    case = serving.case_of(RECIPE_RUN, catalogue)
+    prefill, decode = (pool.batching.max_num_seqs for pool in case.deployment.pools)
+    assert (decode, prefill) == (4, 8 * serving.SEQS)
+    assert case.seats == "of a public recipe"
+    for change in (
+        {"concurrency_or_rate": "19"},
+        {"decode_parallel": "4x[TP8 EP8]"},
+        {"isl": "1024"},
+        {"engine": "sglang"},
+        {"gpu": "B200"},
+        {"precision": "fp4"},
+    ):
+        other = serving.case_of({**RECIPE_RUN, **change}, catalogue)
+        assert other.deployment.pools[1].batching.max_num_seqs == serving.SEQS
+        assert other.seats == "the engine's default"
+
+
+def test_waiting_for_a_seat_is_part_of_the_first_token(catalogue: Catalogue) -> None:
+    """With six clients for four seats a third waits: the first token takes a half of decoding."""
+    case = serving.case_of(RECIPE_RUN, catalogue)
+    seated = serving.simulate_case(case, seed=1)
+    decoding = seated.tpot_s * (0.9 * 1024 - 1)
+    assert seated.ttft_s / decoding == pytest.approx(6 / 4 - 1, rel=0.25)
+
+
+def test_a_recipe_with_fewer_seats_than_were_taken_is_anothers(catalogue: Catalogue) -> None:
+    """Little's law: 18 clients that hardly wait decode 18 answers at a time, not 12."""
+    held = {"ttft_ms": "5000", "tpot_ms": "9.8"}
+    short = {"ttft_ms": "500", "tpot_ms": "9.8"}
+    kept = serving.case_of({**RECIPE_RUN, **held}, catalogue)
+    dropped = serving.case_of({**RECIPE_RUN, **short}, catalogue)
+    assert kept.deployment.pools[1].batching.max_num_seqs == 4
+    assert dropped.deployment.pools[1].batching.max_num_seqs == serving.SEQS
+
+
+def test_recipes_name_shipped_gpus_and_do_not_contradict(catalogue: Catalogue) -> None:
+    """Every recipe is of a GPU that exists, and no run has two."""
+    names = {recipes.key(gpu.name) for gpu in catalogue.gpus.values()}
+    seen: set[tuple[object, ...]] = set()
+    for each in recipes.RECIPES:
+        assert each.gpu in names
+        for clients in each.clients:
+            layout = each.decode.layout
+            key = (each.engine, each.gpu, each.weights, each.tokens, each.prefill_workers)
+            run = (*key, each.decode.count, layout.tp, layout.attention_dp, clients)
+            assert run not in seen
+            seen.add(run)
+
+
 def test_offline_rows_start_at_once_and_count_every_gpu(catalogue: Catalogue) -> None:
     """Everything is sent at time 0, and the row's figure is per GPU of the whole run."""
     row = {
@@ -667,6 +748,42 @@ def test_an_absent_package_is_said_before_anything_runs(
     assert not files["out"].exists()
 
 
+def test_public_figures_are_runs_that_the_catalogue_knows(catalogue: Catalogue) -> None:
+    """Each maps to a deployment of as many GPUs as its layout, and to none of the measured rows."""
+    rows = figures.public_rows()
+    assert len(rows) >= 20
+    assert len({row["id"] for row in rows}) == len(rows)
+    names = {
+        (r["source"], r["model"], r["gpu"], r["decode_parallel"], r["isl"], r["osl"]) for r in rows
+    }
+    assert len(names) == len(rows)
+    for row in rows:
+        case = serving.case_of(row, catalogue)
+        assert case.gpus == sum(p.workers * p.layout.gpus for p in case.deployment.pools)
+        assert case.load.clients is None
+
+
+@needs_data
+def test_public_figures_are_not_among_the_measured_rows() -> None:
+    """No measured run has the same model, GPU, layout and version of the overview."""
+    with (DATA / "measured_e2e.csv").open(encoding="utf-8") as file:
+        measured = {
+            (row["source"], row["model"], row["gpu"], row["decode_parallel"])
+            for row in csv.DictReader(file)
+        }
+    for row in figures.public_rows():
+        assert (row["source"], row["model"], row["gpu"], row["decode_parallel"]) not in measured
+
+
+def test_a_public_figure_is_scored_in_its_own_set(catalogue: Catalogue) -> None:
+    """Total output tokens/s of the deployment are compared, and nothing else of the row."""
+    row = next(row for row in figures.public_rows() if row["gpu"] == "RTXPRO6000")
+    (scored,) = serving.score_public([(0, row)], catalogue)
+    assert scored.set == "public_throughput"
+    assert scored.measured == pytest.approx(18644)
+    assert scored.predicted is not None
+
+
 # --- the report -----------------------------------------------------------------------------
 
 
@@ -682,6 +799,41 @@ def test_the_report_tells_held_from_missed() -> None:
     text = page.markdown(summary, rows, [])
     assert page.TARGETS["e2e_throughput"].missed in text
     assert page.TARGETS["e2e_agg_tpot"].missed not in text
+
+
+def test_the_band_is_what_three_of_four_rows_keep() -> None:
+    """It follows from the errors, in steps of five percent, and never vanishes."""
+    for errors, width in (((1, 2, 14, 40), 20.0), ((1, 2, 3, 4), 5.0), ((10, 14, 15, 16), 15.0)):
+        rows = [
+            Scored(set="e2e_disagg_tpot", row=str(n), measured=1.0, predicted=1.0 + each / 100)
+            for n, each in enumerate(errors)
+        ]
+        assert page.band(rows) == width
+    assert page.band([]) is None
+
+
+def test_the_published_band_is_the_one_that_docs_name() -> None:
+    """docs/compare.md repeats with the band that docs/validation.md derives."""
+    docs = Path(__file__).parent.parent / "docs"
+    published = re.search(r"`(band=\[[^]]*\])`", (docs / "validation.md").read_text("utf-8"))
+    assert published is not None
+    assert published[1] in (docs / "compare.md").read_text("utf-8")
+
+
+def test_a_far_off_group_is_listed() -> None:
+    """The report names the runs that make the tail, and gives figures without one experiment."""
+    common = {"set": "e2e_agg_tpot", "model": "M", "gpu": "G", "engine": "E"}
+    near = [
+        Scored(**common, row=f"a{n}", source="A", measured=1.0, predicted=1.1) for n in range(5)
+    ]
+    far = [
+        Scored(**common, row=f"b{n}", source=page.EXPERIMENT, measured=1.0, predicted=2.0)
+        for n in range(5)
+    ]
+    text = page.markdown(score.summary([*near, *far]), [*near, *far], [])
+    assert f"| M |  | G | E | {page.EXPERIMENT} | 5 | 100.0 % | 100.0 % | 100.0 % |" in text
+    assert "| M |  | G | E | A |" not in text
+    assert "| TPOT, co-located | 5 | 10.0 % | 10.0 % | 10.0 % |" in text
 
 
 def test_plots_are_well_formed(tmp_path: Path, catalogue: Catalogue) -> None:

@@ -9,7 +9,8 @@
 errors.json and rows.parquet. docs/validation.md and its plots are written only with the default
 OUT and all rows, or with --write-docs; --left-out adds the figures that
 ``scripts/calibrate --left-out --errors JSON`` leaves, --silicon the serving runs with the step
-times of aiconfigurator-core, where it is installed and can answer.
+times of aiconfigurator-core, where it is installed and can answer. Public figures that none of
+the tables has (simulator/validation/figures.py) are part of the report, or --only public.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from rich.progress import Progress
 
 from simulator.errors import ConfigError
 from simulator.latency.silicon import package
-from simulator.validation import page, plots, replay, score, serving, steps, tables
+from simulator.validation import figures, page, plots, replay, score, serving, steps, tables
 from simulator.validation.names import Catalogue
 from simulator.validation.replay import Measured, Replayed
 from simulator.validation.score import Scored
@@ -36,6 +37,7 @@ DATA = ROOT.parent / "shared" / "data"
 OUT = ROOT / "build" / "validation"
 DOCS = ROOT / "docs"
 PARTS = ("steps", "e2e", "vllm")
+PUBLIC = "public"
 DEFAULTS = (DATA / "step_latencies.csv", DATA / "measured_e2e.csv", DATA / "vllm_runs")
 BATCH = 16  # serving rows per task
 Item = TypeVar("Item")
@@ -62,7 +64,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--e2e", type=Path, default=DEFAULTS[1], metavar="CSV")
     parser.add_argument("--vllm", type=Path, default=DEFAULTS[2], metavar="DIR")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR")
-    parser.add_argument("--only", choices=PARTS, help="do this part alone")
+    parser.add_argument("--only", choices=(*PARTS, PUBLIC), help="do this part alone")
     parser.add_argument("--limit", type=at_least_one, metavar="N", help="about N rows per table")
     parser.add_argument("--jobs", type=at_least_one, default=2, metavar="N", help="processes")
     parser.add_argument("--left-out", type=Path, metavar="JSON", help="what scripts/calibrate left")
@@ -95,6 +97,8 @@ def validate(options: argparse.Namespace) -> int:
         scored += score_serving(serving_rows, serve, options.jobs, progress)
         if options.silicon:
             scored += score_serving(serving_rows, serve_silicon, options.jobs, progress)
+        if reported(options) or options.only == PUBLIC:
+            scored += score_public(options.jobs, progress)
         for rows, replayed in score_runs(runs, progress):
             scored += rows
             replays += [replayed] if replayed else []
@@ -155,6 +159,17 @@ def serve_silicon(part: list[tuple[int, dict[str, str]]]) -> list[Scored]:
     return serving.score_serving(part, catalogue(), silicon=True)
 
 
+def serve_public(part: list[tuple[int, dict[str, str]]]) -> list[Scored]:
+    """Simulate one task of public figures."""
+    return serving.score_public(part, catalogue())
+
+
+def score_public(jobs: int, progress: Progress) -> list[Scored]:
+    """Simulate the public figures that no table has."""
+    rows = [(at, dict(row)) for at, row in enumerate(figures.public_rows())]
+    return score_serving(rows, serve_public, jobs, progress)
+
+
 def score_serving(
     rows: list[tuple[int, dict[str, str]]],
     work: Callable[[list[tuple[int, dict[str, str]]]], list[Scored]],
@@ -200,12 +215,17 @@ def write(options: argparse.Namespace, scored: list[Scored], replays: list[Repla
     out.mkdir(parents=True, exist_ok=True)
     score.frame(scored).write_parquet(out / "rows.parquet")
     summary = score.summary(scored)
-    whole = options.only is None and options.limit is None
-    if options.write_docs or (whole and options.out == OUT):
+    if reported(options):
         write_docs(scored, replays, summary, options.left_out)
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     (out / "errors.json").write_text(text + "\n", encoding="utf-8")
     sys.stdout.write(f"{page.targets_text(summary)}\n{out / 'errors.json'}\n")
+
+
+def reported(options: argparse.Namespace) -> bool:
+    """Tell whether docs/validation.md is written."""
+    whole = options.only is None and options.limit is None
+    return options.write_docs or (whole and options.out == OUT)
 
 
 def write_docs(

@@ -13,6 +13,7 @@ SETS = (
     "e2e_disagg_tpot",
     "e2e_agg_tpot",
     "e2e_throughput",
+    "public_throughput",
     "vllm_tpot_mean",
     "vllm_ttft_mean",
     "vllm_e2e_mean",
@@ -22,7 +23,7 @@ EXTRA_SETS = ("e2e_ttft",)
 """Scored beside them, without a target."""
 SILICON = "silicon_"
 """Before the name of a set predicted with aiconfigurator-core's step times in place of ours."""
-BY = ("model", "gpu", "precision", "phase", "engine", "layout", "batch", "source")
+BY = ("model", "gpu", "precision", "phase", "engine", "layout", "batch", "source", "seats")
 """What errors are broken down by."""
 
 
@@ -32,7 +33,7 @@ class Scored:
 
     Values of steps and latencies are seconds, of throughput output tokens per second.
     ``error_pct`` is 100 · (predicted / measured − 1). ``batch`` is a range of sequences, ``source``
-    who published the measurement.
+    who published the measurement, ``seats`` where the limit of decode batches is from.
     """
 
     set: str
@@ -45,6 +46,7 @@ class Scored:
     layout: str = ""
     batch: str = ""
     source: str = ""
+    seats: str = ""
     measured: float | None = None
     predicted: float | None = None
     reason: str = ""

@@ -7,7 +7,7 @@ unless the row says otherwise; offline rows start with all requests at once.
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,9 @@ from simulator.latency.silicon import Silicon
 from simulator.latency.speculative import Speculative
 from simulator.layout import Layout, MemoryBudget, Precision, plan_memory
 from simulator.model import Model
+from simulator.policies.routing import LeastKV, RoundRobin
 from simulator.record import STATUSES, RunRecord
+from simulator.validation import recipes
 from simulator.validation.names import Catalogue, Unmapped, Workers, precision, unfolded, workers
 from simulator.validation.score import SILICON, Scored, batch_range
 from simulator.validation.steps import profile_of, reason_of
@@ -58,6 +60,8 @@ MOST_MEMORY = 0.97
 """The largest share such engines are run with."""
 MOST_REQUESTS = 6000
 """Requests simulated at most, unless even three rounds of all clients are more."""
+SEATED = 1.05
+"""Of a recipe's seats, at most so many may be taken on average: what Little's law is off by."""
 NEVER = 1e9
 """Seconds between gauge samples where nobody looks at them."""
 
@@ -73,12 +77,16 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A row with its counterpart here; ``gpus`` is what the row divides its throughput by."""
+    """A row with its counterpart here; ``gpus`` is what the row divides its throughput by.
+
+    ``seats`` says where the limit of its decode batches is from.
+    """
 
     deployment: Deployment
     load: Load
     gpus: float
     median: bool
+    seats: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +109,14 @@ def score_serving(
     if not silicon:
         return scored
     return [replace(each, set=f"{SILICON}{each.set}") for each in scored]
+
+
+def score_public(rows: Sequence[tuple[int, Row]], catalogue: Catalogue) -> list[Scored]:
+    """Return the throughput of every numbered row, in a set of its own."""
+    scored = score_serving(rows, catalogue)
+    return [
+        replace(each, set="public_throughput") for each in scored if each.set == "e2e_throughput"
+    ]
 
 
 def score_row(row: Row, at: int, catalogue: Catalogue, *, silicon: bool = False) -> list[Scored]:
@@ -135,7 +151,10 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
         gpu=gpu,
         precision=dtypes,
     )
-    pools = tuple(server.pool(role, given) for role, given in _roles(row, mode, model))
+    roles = _roles(row, mode, model)
+    if mode == "disagg" and name.startswith("deepseek"):
+        server = replace(server, decode_seats=_seats(row, server, dict(roles), offered))
+    pools = tuple(server.pool(role, given) for role, given in roles)
     deployment = Deployment(
         model=model,
         gpu=gpu,
@@ -143,6 +162,7 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
         latency=_latency(row),
         pools=pools,
         first_token="decode" if mode == "disagg" else "prefill",
+        decode_router=RoundRobin() if _behind_dynamo(row) else LeastKV(),
     )
     ours = sum(pool.workers * pool.layout.gpus for pool in pools)
     return Case(
@@ -150,6 +170,7 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
         load=offered,
         gpus=number(row.get("n_gpus", "")) or ours,
         median="medians" in row.get("notes", ""),
+        seats="of a public recipe" if server.decode_seats else "the engine's default",
     )
 
 
@@ -160,6 +181,43 @@ def _sglang_kv(dtypes: Precision, gpu: GPU) -> Precision:
     benchmarks/dsr1_fp8_b200.sh and dsr1_fp8_h200.sh).
     """
     return dtypes if "fp4" in gpu.peak_flops else replace(dtypes, kv="bf16")
+
+
+def _seats(row: Row, server: "_Server", roles: Mapping[str, Workers], offered: Load) -> int | None:
+    """Return the sequences of a decode rank by the run's public recipe, if there is one.
+
+    More answers under way than the recipe has seats for: it is that of another version.
+    """
+    tokens = (int(number(row["isl"]) or 0), int(number(row["osl"]) or 0))
+    run = recipes.Run(
+        prefill_workers=roles["prefill"].count,
+        decode=roles["decode"],
+        clients=offered.clients or 0,
+    )
+    weights = server.precision.weights
+    seats = recipes.seats(server.engine, recipes.key(server.gpu.name), weights, tokens, run)
+    if seats is None:
+        return None
+    room = seats * run.decode.layout.attention_dp * run.decode.count
+    return seats if SEATED * room >= _under_way(row, offered) else None
+
+
+def _under_way(row: Row, offered: Load) -> float:
+    """Return how many answers were being decoded at a time, by Little's law; 0 if not known."""
+    first, each = number(row.get("ttft_ms", "")), number(row.get("tpot_ms", ""))
+    if first is None or each is None or offered.clients is None:
+        return 0.0
+    middle = float(offered.lengths.output.quantile(np.array([0.5]))[0])
+    decoding = each * (middle - 1.0)
+    return offered.clients * decoding / (first + decoding)
+
+
+def _behind_dynamo(row: Row) -> bool:
+    """Tell whether Dynamo placed the requests: all disaggregated runs of InferenceX.
+
+    Its front end takes decode workers in turn unless told otherwise (``--router-mode``).
+    """
+    return "silicon_sample" in row.get("source", "")
 
 
 def _mode(row: Row) -> str:
@@ -333,6 +391,7 @@ class _Server:
     model: Model
     gpu: GPU
     precision: Precision
+    decode_seats: int | None = None
 
     @property
     def block_size(self) -> int:
@@ -341,6 +400,10 @@ class _Server:
     @property
     def seqs(self) -> int:
         return OFFLINE_SEQS if self.offline else SEQS
+
+    def rank_seqs(self, role: str) -> int:
+        """Return how many sequences an attention rank of this role has room for."""
+        return self.decode_seats if self.decode_seats and role == "decode" else self.seqs
 
     def pool(self, role: str, given: Workers) -> Pool:
         """Return a pool of these workers."""
@@ -361,7 +424,7 @@ class _Server:
         at_once = layout.attention_dp * (1 if role == "prefill" else layout.pp)
         return Batching(
             max_num_batched_tokens=STEP_TOKENS * at_once,
-            max_num_seqs=self.seqs * at_once,
+            max_num_seqs=self.rank_seqs(role) * at_once,
             block_size=self.block_size,
             reserve="full" if self.engine == "trtllm" else "prompt",
             piggyback=self.engine != "sglang",  # its default: no mixed chunks
@@ -489,5 +552,6 @@ def _labels(row: Row, at: int, case: Case | None, mode: str) -> Scored:
         layout=ours,
         batch="" if clients is None else batch_range(clients),
         source=row.get("source", "").split(" ")[0],
+        seats=case.seats if case else "",
         about=f"{row['isl']} / {row['osl']} at {row['concurrency_or_rate']}",
     )
