@@ -146,8 +146,6 @@ def _pilot(experiment: Experiment, trace: Trace) -> Trace:
     """Return the first requests of another draw, or of the trace where there is but one."""
     if trace.meta.format == SYNTHETIC:
         trace = replace(experiment, seed=experiment.seed + 1).trace()
-    if trace.meta.loop == "closed":
-        return trace
     return Replay(max_requests=PILOT).apply(trace, np.random.default_rng(experiment.seed))
 
 

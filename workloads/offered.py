@@ -1,11 +1,10 @@
 """A workload at another rate: the same draws, or the same trace, faster or slower."""
 
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 
 import numpy as np
 
 from workloads.arrivals import mean_rate, rate_field
-from workloads.conversations import Conversations
 from workloads.errors import TraceError
 from workloads.replay import Replay
 from workloads.sessions import Turns
@@ -75,8 +74,8 @@ def at_rate(workload: Workload, rate: float) -> Workload:
     """Return ``workload`` at ``rate`` requests/s on average, by its own setting where it has one.
 
     A trace is replayed at that ``target_rate``; arrivals with a ``rate`` are drawn at another, from
-    the same random numbers; of conversations, sessions come so often that their requests do; of any
-    other workload the clock is turned.
+    the same random numbers; a workload with a ``request_rate`` has that set; of any other workload
+    the clock is turned.
 
     Raises:
         TraceError: a closed loop, which has no rate of its own.
@@ -89,8 +88,8 @@ def at_rate(workload: Workload, rate: float) -> Workload:
     if isinstance(workload, TraceWorkload | ReadWorkload):
         replay = replace(workload.replay, rate_scale=1.0, target_rate=rate)
         return replace(workload, replay=replay)
-    if isinstance(workload, Conversations):
-        return replace(workload, request_rate=rate)
+    if _has_rate(workload):
+        return replace(workload, request_rate=rate)  # type: ignore[type-var]
     name = _rate_field(workload)
     if name is not None:
         arrivals = replace(workload.arrivals, **{name: rate})  # type: ignore[attr-defined]
@@ -102,7 +101,7 @@ def rate_setting(workload: Workload) -> str | None:
     """Return the setting that :func:`at_rate` changes; ``None`` where it turns the clock itself."""
     if isinstance(workload, TraceWorkload | ReadWorkload):
         return "workload.replay.target_rate"
-    if isinstance(workload, Conversations):
+    if _has_rate(workload):
         return "workload.request_rate"
     name = _rate_field(workload)
     return None if name is None else f"workload.arrivals.{name}"
@@ -119,11 +118,16 @@ def own_rate(workload: Workload, trace: Trace) -> float:
             f"trace {trace.meta.name!r}: has no rate, which needs arrivals at two instants at "
             f"least, but its {len(trace)} request(s) arrive at one"
         )
-    if isinstance(workload, Conversations):
-        known = workload.mean_rate
+    if _has_rate(workload):
+        known: float | None = getattr(workload, "mean_rate", None)
     else:
         known = mean_rate(getattr(workload, "arrivals", None))
     return float(trace.mean_rate) if known is None else known
+
+
+def _has_rate(workload: Workload) -> bool:
+    """Tell whether a workload has a ``request_rate`` of its own; it then tells a ``mean_rate``."""
+    return is_dataclass(workload) and "request_rate" in {each.name for each in fields(workload)}
 
 
 def _rate_field(workload: Workload) -> str | None:

@@ -9,6 +9,8 @@ import polars as pl
 from workloads import checks
 from workloads.cleaning import in_order, relinked
 from workloads.errors import TraceError
+from workloads.lineage import Links, started
+from workloads.sessions import with_known_delays
 from workloads.trace import RUN, Trace, Transform, canonical_frame, token_sum
 
 MAX_COPIES = 1000
@@ -27,7 +29,9 @@ class Replay:
        each placed at random before the next arrival and with prompt blocks of its own.
     5. ``max_requests``: the first so many.
 
-    At the end the clock is set to 0 at the first arrival left.
+    At the end the clock is set to 0 at the first arrival left. A turn that has no time of its own,
+    as it waits for others, stands where what it waits for has one: a window holds sessions by their
+    start. What it waits is no part of the clock and stays as it is.
     """
 
     start_s: float = 0.0
@@ -75,10 +79,6 @@ class Replay:
         """
         if self == Replay():
             return trace
-        if trace.meta.loop == "closed":
-            raise TraceError(
-                f"trace {trace.meta.name!r}: replay settings apply to open-loop traces only"
-            )
         trace = self._windowed(trace)
         if self.max_input_tokens is not None:
             trace = _kept(
@@ -99,18 +99,20 @@ class Replay:
     def _windowed(self, trace: Trace) -> Trace:
         if self.start_s == 0 and self.end_s is None:
             return trace
-        inside = pl.col("arrival_s") >= self.start_s
+        began = _began(trace)
+        inside = began >= self.start_s
         counts = {"start_s": self.start_s}
         if self.end_s is not None:
-            inside = inside & (pl.col("arrival_s") < self.end_s)
+            inside = inside & (began < self.end_s)
             counts["end_s"] = self.end_s
-        return _kept(trace, inside, "outside_window", counts)
+        return _kept(trace, pl.lit(inside), "outside_window", counts)
 
     def _scaled(self, trace: Trace, rng: np.random.Generator) -> Trace:
         scale = self._scale(trace)
         if scale == 1:
             return trace
         if self.scale_by == "clock":
+            trace = with_known_delays(trace)
             frame = trace.frame.with_columns(pl.col("arrival_s") / scale)
             return Trace(frame, trace.meta.after(Transform(name="clock", counts={"scale": scale})))
         if scale < 1:
@@ -127,6 +129,11 @@ class Replay:
                 "but all arrive at once"
             )
         return self.target_rate / trace.mean_rate
+
+
+def _began(trace: Trace) -> pl.Series:
+    """Return each row's arrival, or that of what it waits for, in the end, where it has none."""
+    return pl.Series(started(Links.of(trace.frame, "parent_id", "arrival_s")))
 
 
 def _kept(trace: Trace, keep: pl.Expr, reason: str, counts: Mapping[str, float]) -> Trace:
@@ -148,6 +155,7 @@ def _debatched(trace: Trace, step_s: float, rng: np.random.Generator) -> Trace:
     meta = trace.meta.after(transform)
     if frame["parent_id"].null_count() < frame.height:
         frame, meta = in_order(frame, meta, "arrival_s")
+        return Trace(canonical_frame(frame), meta)
     return Trace(_sorted(frame), meta)
 
 

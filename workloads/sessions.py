@@ -138,13 +138,12 @@ class Following:
 
 def following(trace: Trace, *, go_on: bool = False) -> Following:
     """Return who waits for whom in a trace, by ``parent_id``, ``trigger`` and ``joins``."""
-    frame = trace.frame
+    frame = with_known_delays(trace).frame
     linked = frame.filter(pl.col("parent_id").is_not_null())
-    delay, unknown = _delays(frame, linked)
     columns = {
         "parent": linked["parent_id"].cast(pl.Int64),
         "child": linked["request_id"].cast(pl.Int64),
-        "delay_s": pl.Series(delay),
+        "delay_s": linked["delay_s"].fill_null(0.0),
         "dispatch": _dispatched(linked),
     }
     links = pl.concat([pl.DataFrame(columns), _joins(frame)]).sort(
@@ -157,22 +156,25 @@ def following(trace: Trace, *, go_on: bool = False) -> Following:
         delay_s=links["delay_s"].to_numpy(),
         dispatch=links["dispatch"].to_numpy(),
         go_on=go_on,
-        unknown=unknown,
+        unknown=linked["delay_s"].null_count(),
     )
 
 
-def _delays(frame: pl.DataFrame, linked: pl.DataFrame) -> tuple[Seconds, int]:
-    """Return the seconds each linked row waits after its parent, and how many nobody knows.
+def with_known_delays(trace: Trace) -> Trace:
+    """Return the trace with the waits that its times tell.
 
-    Where the source told no delay but when both were sent and how long the parent took, it is what
-    is left.
+    Where the source told no wait but when both were sent and how long the parent took, it is what
+    is left. Another clock would make it another.
     """
-    above = frame.select("arrival_s", "src_e2e_s")[linked["parent_id"]]
+    frame = trace.frame
+    missing = frame["parent_id"].is_not_null() & frame["delay_s"].is_null()
+    if not missing.any():
+        return trace
+    above = frame.select("arrival_s", "src_e2e_s")[frame["parent_id"].fill_null(0)]
     ended = above["arrival_s"] + above["src_e2e_s"].cast(pl.Float64)
-    found = pl.DataFrame(
-        {"told": linked["delay_s"], "left": (linked["arrival_s"] - ended).clip(0.0)}
-    ).select(pl.coalesce("told", "left").alias("delay_s"))["delay_s"]
-    return found.fill_null(0.0).to_numpy(), found.null_count()
+    left = (frame["arrival_s"] - ended).clip(0.0)
+    delay = pl.when(pl.lit(missing)).then(pl.lit(left)).otherwise("delay_s").alias("delay_s")
+    return Trace(frame.with_columns(delay), trace.meta)
 
 
 def _dispatched(linked: pl.DataFrame) -> pl.Series:

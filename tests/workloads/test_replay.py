@@ -130,12 +130,57 @@ def test_debatching_spreads_within_the_step() -> None:
     assert np.unique(result.column("arrival_s")).size == 100
 
 
-def test_closed_loops_are_not_bent() -> None:
-    """Sessions whose arrivals depend on completions are refused, not broken."""
-    trace = trace_of([0, 1])
-    meta = TraceMeta(name="t", format="test", rows_read=2, rows_kept=2, loop="closed")
-    with pytest.raises(TraceError, match="open-loop traces only"):
-        Replay(max_requests=1).apply(Trace(trace.frame, meta), rng())
+def chats() -> Trace:
+    """Return three sessions of three turns that wait for each other, begun at 0, 10 and 20 s."""
+    rows = range(9)
+    frame = canonical_frame(
+        pl.DataFrame(
+            {
+                "arrival_s": [10.0 * (row // 3) if row % 3 == 0 else None for row in rows],
+                "input_tokens": [100 * (row % 3 + 1) for row in rows],
+                "output_tokens": [5] * 9,
+                "session_id": [row // 3 for row in rows],
+                "parent_id": [row - 1 if row % 3 else None for row in rows],
+                "delay_s": [float(row) if row % 3 else None for row in rows],
+            }
+        )
+    )
+    meta = TraceMeta(name="t", format="test", rows_read=9, rows_kept=9, loop="closed")
+    return Trace(frame, meta)
+
+
+def test_closed_loops_keep_their_turns_together() -> None:
+    """A window holds whole sessions, a faster clock changes no wait, the first are the first."""
+    window = Replay(start_s=10, end_s=20).apply(chats(), rng())
+    assert window.frame["session_id"].to_list() == [1, 1, 1]
+    assert window.frame["arrival_s"].to_list() == [0.0, None, None]
+    assert window.frame["parent_id"].to_list() == [None, 0, 1]
+    fast = Replay(rate_scale=2).apply(chats(), rng())
+    assert fast.frame["arrival_s"].drop_nulls().to_list() == [0.0, 5.0, 10.0]
+    assert fast.frame["delay_s"].equals(chats().frame["delay_s"])
+    first = Replay(max_requests=4).apply(chats(), rng())
+    assert first.frame["session_id"].to_list() == [0, 0, 0, 1]
+    spread = Replay(debatch_step_s=1).apply(chats(), rng())
+    assert spread.frame["parent_id"].to_list() == chats().frame["parent_id"].to_list()
+    rate = Replay(target_rate=2.0).apply(chats(), rng())
+    assert rate.mean_rate == pytest.approx(2.0)
+
+
+def test_closed_loops_lose_long_turns_and_go_on() -> None:
+    """Who waited for a turn that is left out waits for the one before, as much longer."""
+    lengths = pl.Series("input_tokens", [100, 900, 200] * 3, dtype=pl.Int32)
+    trace = Trace(chats().frame.with_columns(lengths), chats().meta)
+    kept = Replay(max_input_tokens=500).apply(trace, rng())
+    assert kept.frame["parent_id"].to_list() == [None, 0, None, 2, None, 4]
+    assert kept.frame["delay_s"].drop_nulls().to_list() == [3.0, 9.0, 15.0]
+
+
+def test_closed_loops_are_thinned_by_session() -> None:
+    """A session is there with all its turns, or not at all."""
+    thin = Replay(rate_scale=0.5, scale_by="sample").apply(chats(), rng())
+    counts = thin.frame.group_by("session_id").len()["len"].to_list()
+    assert set(counts) == {3}
+    assert 0 < len(counts) < 3
 
 
 def test_sessions_are_not_copied() -> None:
