@@ -31,6 +31,8 @@ class Controller:
         self._control = control
         self._fleet = fleet
         self._observer = observer
+        if getattr(control.policy, "knows_trace", False):
+            observer.reveal()
         self._state = control.policy.initial()
         self._changed = dict.fromkeys(fleet.pools, -float("inf"))
         self._scrapes = self._ticks = 0

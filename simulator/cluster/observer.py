@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from simulator.cluster.fleet import SERVING, Fleet, Pool
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.source import Source
-from simulator.policies.autoscaling import Observation, Observing, PoolSeen, TrafficSeen
+from simulator.policies.autoscaling import Observation, Observing, PoolSeen, TrafficSeen, Truth
 
 Numbers = NDArray[np.float64] | NDArray[np.int32]
 
@@ -39,10 +39,20 @@ class Observer:
         self._fleet = fleet
         self._ledger = ledger
         self._source = source
+        self._truth: Truth | None = None
         self._scrapes: deque[Scrape] = deque()
         self._last_s = 0.0
         self._open = 0  # every request before this one had ended by the last scrape
         self._arrived = 0
+
+    def reveal(self) -> None:
+        """Tell from now on what will come, where that is known beforehand: in an open loop."""
+        if self._source.foretold:
+            columns = self._ledger.columns()
+            names = ("arrival_s", "input_tokens", "output_tokens")
+            self._truth = Truth(*(columns[name] for name in names))
+            for column in (columns[name] for name in names):
+                column.flags.writeable = False  # of this view alone
 
     def scrape(self, now: float) -> None:
         """Read every gauge and counter, and forget what is older than anybody asks for."""
@@ -89,6 +99,7 @@ class Observer:
             pools=latest.pools,
             traffic=self._traffic(window),
             free_gpus=latest.free_gpus,
+            truth=self._truth,
         )
 
     def _traffic(self, window: list[Scrape]) -> TrafficSeen:

@@ -30,6 +30,11 @@ class Source(Protocol):
         """How many requests have arrived so far."""
         ...
 
+    @property
+    def foretold(self) -> bool:
+        """Whether the ledger has every arrival's time, and in order, before it comes."""
+        ...
+
     def rows(self, first: int, last: int) -> slice | NDArray[np.uint32]:
         """Return which requests arrived as number ``first`` (from 0) to ``last`` (excluded)."""
         ...
@@ -79,6 +84,11 @@ class Single:
     def arrived(self) -> int:
         """How many requests have arrived so far."""
         return self._next
+
+    @property
+    def foretold(self) -> bool:
+        """Whether times are the trace's: not where clients wait for answers."""
+        return not self._closed
 
     def rows(self, first: int, last: int) -> slice:
         """Return which requests arrived as these: they arrive in the ledger's order."""
@@ -169,6 +179,11 @@ class Sessions:
     def arrived(self) -> int:
         """How many requests have arrived so far."""
         return len(self._order)
+
+    @property
+    def foretold(self) -> bool:
+        """No: turns come when answers have."""
+        return False
 
     def rows(self, first: int, last: int) -> NDArray[np.uint32]:
         """Return which requests arrived as these."""

@@ -5,8 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simulator.policies.engines import Engine
 
+Numbers = NDArray[np.float64] | NDArray[np.int32]
 State = TypeVar("State")
 
 INTERVAL_S = 15.0
@@ -65,12 +69,30 @@ class TrafficSeen:
     hit_rate: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What will come: every request's arrival in seconds (rising), and its lengths in tokens."""
+
+    arrival_s: Numbers
+    input_tokens: Numbers
+    output_tokens: Numbers
+
+    def between(self, start_s: float, end_s: float) -> tuple[int, float, float]:
+        """Return the requests of [start, end) and their mean lengths, NaN of none."""
+        first, beyond = np.searchsorted(self.arrival_s, (start_s, end_s))
+        if first == beyond:
+            return 0, math.nan, math.nan
+        inputs, outputs = self.input_tokens[first:beyond], self.output_tokens[first:beyond]
+        return int(beyond - first), float(inputs.mean()), float(outputs.mean())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What is known at a controller's tick: ``seen_s`` is when it was so, ``now_s`` the tick.
 
     ``free_gpus`` are those of the quota nobody holds (``None``: there is no quota). ``planned`` are
-    the workers that policies before this one in a chain ask for at this tick.
+    the workers that policies before this one in a chain ask for at this tick. ``truth`` is shown to
+    policies alone that say ``knows_trace``: they are bounds on what others can do.
     """
 
     now_s: float
@@ -79,6 +101,7 @@ class Observation:
     traffic: TrafficSeen
     free_gpus: int | None
     planned: Mapping[str, int] = field(default_factory=dict)
+    truth: Truth | None = None
 
 
 class Flip(NamedTuple):

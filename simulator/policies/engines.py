@@ -92,6 +92,16 @@ class Engine:
 
     # --- what it sustains ----------------------------------------------------------------------
 
+    def capacity(self, role: str, shape: Shape, targets: Targets) -> Capacity | None:
+        """Return what a worker of a role sustains of requests of a shape, if that can be told."""
+        if shape.input_tokens < 1:
+            return None
+        if role == "prefill":
+            return self.prefill_capacity(shape, targets)
+        if role == "decode":
+            return self.decode_capacity(shape, targets)
+        return self.mixed_capacity(shape, targets)
+
     def prefill_capacity(self, shape: Shape, targets: Targets) -> Capacity | None:
         """Return the highest rate of prompts whose batch is computed within the TTFT."""
         each, budget = shape.computed, self.max_num_batched_tokens

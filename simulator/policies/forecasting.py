@@ -61,6 +61,14 @@ class Constant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Oracle(Constant):
+    """Knows the trace: an upper bound, not a forecast. Who asks it is shown what will come.
+
+    Where there is no trace ahead, as with clients in a closed loop, tomorrow is as today.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MovingAverage:
     """The mean of the last ``window`` points."""
 

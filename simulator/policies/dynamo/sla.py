@@ -23,8 +23,8 @@ from simulator.policies.dynamo.inventory import (
     sustained,
 )
 from simulator.policies.dynamo.thresholds import Settling, settled
-from simulator.policies.engines import Capacity, Engine, Shape, Targets
-from simulator.policies.forecasting import Arima, Forecaster, Series, last
+from simulator.policies.engines import Shape, Targets
+from simulator.policies.forecasting import Arima, Forecaster, Oracle, Series, last
 
 LEAST_LOOKS = 5
 """Looks before the load loop trusts its model."""
@@ -50,8 +50,10 @@ class DynamoSla:
     ``max_change`` workers more or fewer; a target nobody can keep is sized by the fastest batch.
     With ``load`` that is only a lower bound, and every ``load_s`` one worker is added where every
     one's estimate exceeds its target, or taken where the others would stay within ``sensitivity``
-    of it (not ``consolidated``: where each is within it now, the rule before PR 9294). Dynamo
-    corrects its engine model by what it measures; here the model is exact.
+    of it (not ``consolidated``: where each is within it now, the rule before PR 9294).
+    ``latency_floor`` is the rule of PR 8861, taken back by PR 11624: at least ceil(one prompt's
+    time / its target) prefill workers, whatever the demand. Dynamo corrects its engine model by
+    what it measures; here the model is exact.
     """
 
     sees: ClassVar[Mapping[str, object]] = MappingProxyType(
@@ -64,6 +66,7 @@ class DynamoSla:
     load_s: float = 5.0
     sensitivity: float = 0.8
     consolidated: bool = True
+    latency_floor: bool = False
     max_change: int = 8
     forecaster: Forecaster = field(default_factory=Arima)
     budget: Budget = field(default_factory=Budget)
@@ -127,12 +130,7 @@ class DynamoSla:
         known = self._told(known, seen.traffic)
         if not known.requests.points:
             return Plan({}, "no traffic yet"), known
-        demand = self.forecaster.ahead(known.requests) / self.throughput_s
-        shape = Shape(
-            self.forecaster.ahead(known.inputs),
-            self.forecaster.ahead(known.outputs),
-            seen.traffic.hit_rate,
-        )
+        demand, shape = self._expected(seen, known)
         sized = tuple(self._sized(role, seen.pools[role], shape, demand) for role in there.roles)
         rates = [each for each in sized if each is not None]
         if len(rates) < len(sized):
@@ -144,6 +142,22 @@ class DynamoSla:
         lengths = f"{shape.input_tokens:.0f}/{shape.output_tokens:.0f}"
         why = f"{demand:.3g} requests/s of {lengths} ask for {' and '.join(map(str, sized))}"
         return self._acted(seen, there, known, (asked, why))
+
+    @property
+    def knows_trace(self) -> bool:
+        """Whether it is to be told what will come."""
+        return isinstance(self.forecaster, Oracle)
+
+    def _expected(self, seen: Observation, known: Known) -> tuple[float, Shape]:
+        """Return the requests/s of the next interval, and what they are like."""
+        ahead = self.forecaster.ahead
+        lengths = ahead(known.inputs), ahead(known.outputs)
+        demand = ahead(known.requests) / self.throughput_s
+        if seen.truth is not None and self.knows_trace:
+            coming, *exact = seen.truth.between(seen.now_s, seen.now_s + self.throughput_s)
+            demand = coming / self.throughput_s
+            lengths = (exact[0], exact[1]) if coming else lengths
+        return demand, Shape(*lengths, seen.traffic.hit_rate)
 
     def _told(self, known: Known, traffic: TrafficSeen) -> Known:
         """Return the series with one more interval; without requests lengths are as before."""
@@ -160,10 +174,14 @@ class DynamoSla:
         )
 
     def _sized(self, role: str, pool: PoolSeen, shape: Shape, demand: float) -> int | None:
-        found = None if pool.engine is None else capacity(role, pool.engine, shape, self.targets)
+        found = None if pool.engine is None else pool.engine.capacity(role, shape, self.targets)
         if found is None or found.rate <= 0:
             return None
-        return max(math.ceil(demand / found.rate), self.budget.min_endpoint)
+        least = self.budget.min_endpoint
+        if self.latency_floor and role == "prefill" and pool.engine is not None:
+            alone = pool.engine.prompts_s(shape.computed, shape.computed)
+            least = max(least, math.ceil(alone / self.targets.ttft_s))
+        return max(math.ceil(demand / found.rate), least)
 
     def _near(self, asked: int, ready: int) -> int:
         return min(max(asked, max(0, ready - self.max_change)), ready + self.max_change)
@@ -213,17 +231,6 @@ class DynamoSla:
         rules = Settling(self.budget, self.load_s, known.waiting, known.floors)
         plan, waiting = settled(seen, there, propose, rules)
         return plan, known._replace(waiting=waiting)
-
-
-def capacity(role: str, engine: Engine, shape: Shape, targets: Targets) -> Capacity | None:
-    """Return what one worker of a role sustains of requests of a shape."""
-    if shape.input_tokens < 1:
-        return None
-    if role == "prefill":
-        return engine.prefill_capacity(shape, targets)
-    if role == "decode":
-        return engine.decode_capacity(shape, targets)
-    return engine.mixed_capacity(shape, targets)
 
 
 def _named(roles: tuple[str, ...], counts: Wanted) -> dict[str, int]:

@@ -113,3 +113,30 @@ def test_a_leap_changes_nothing_a_controller_sees(
     )
     assert len(leaping.decisions) > 3
     assert leaping.decisions == stepping.decisions
+
+
+@dataclass(frozen=True)
+class Peeks(Tells):
+    """Says how many requests are to come."""
+
+    knows_trace: bool = True
+
+    def decide(self, seen: Observation, state: None) -> tuple[Plan, None]:
+        """Return how many lie ahead, if it is told."""
+        told = None if seen.truth is None else seen.truth.between(seen.now_s, 1e9)[0]
+        return Plan({}, f"{told} ahead"), state
+
+
+def test_the_future_is_shown_to_who_says_it_knows_it_and_where_it_is_known() -> None:
+    """All arrivals after a tick in an open loop; nothing to others, nor in a closed loop."""
+    load = poisson_traffic(40, 8.0, 80, 30, 1)
+
+    def first(peeks: bool, concurrency: int | None) -> str:
+        control = replace(TOLD, policy=Peeks(knows_trace=peeks))  # type: ignore[arg-type]
+        whole = colocated(1, control=control)
+        record = Simulation(whole, replace(load, concurrency=concurrency), RunOptions()).run()
+        return str(record.decisions[0]["reason"])
+
+    assert first(True, None) == f"{(load.arrival_s >= 0.31).sum()} ahead"
+    assert first(False, None) == "None ahead"
+    assert first(True, 3) == "None ahead"

@@ -13,8 +13,11 @@ CONF = Path(__file__).resolve().parents[3] / "conf"
 GROUPS = ("admission", "autoscaler", "decode_router", "forecaster", "queue", "router")
 DELIBERATE = {
     ("admission/early_rejection_predictive.yaml", "predicts"),  # what makes it another choice
-    ("autoscaler/dynamo_sla.yaml", "ttft_s"),  # the experiment's own targets
-    ("autoscaler/dynamo_sla.yaml", "tpot_s"),
+    *(  # the experiment's own targets
+        (f"autoscaler/{name}.yaml", target)
+        for name in ("dynamo_classic", "dynamo_sla", "heteroscale", "token_velocity")
+        for target in ("ttft_s", "tpot_s")
+    ),
     ("autoscaler/keda_slo.yaml", "ttft_s"),  # each pool is asked for the latency it makes
     ("autoscaler/keda_slo.yaml", "tpot_s"),
     ("queue/priority.yaml", "aging_s"),  # without it nobody grows older
