@@ -7,6 +7,7 @@ Source: ai-dynamo 1.6.1, ``dynamo/planner/core/state_machine.py``,
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from simulator.errors import ConfigError
 from simulator.policies.autoscaling import Observation
 from simulator.policies.dynamo.budget import Band, Counts
 
@@ -39,14 +40,15 @@ class Budget:
         """Return the band for workers of so many GPUs.
 
         Raises:
-            ValueError: the least workers of each pool do not fit it.
+            ConfigError: the least workers of each pool do not fit it.
         """
         floors = (self.min_endpoint,) * len(gpus)
         band = Band(least=self.min_gpu_budget, most=self.max_gpu_budget, gpus=gpus, floors=floors)
         if band.most is not None and band.total(floors) > band.most:
-            raise ValueError(
-                f"budget: max_gpu_budget must be at least the {band.total(floors)} GPUs of "
-                f"min_endpoint {self.min_endpoint} in each pool but got {band.most!r}"
+            raise ConfigError(
+                "autoscaler.budget: max_gpu_budget must be at least the "
+                f"{band.total(floors)} GPUs of min_endpoint {self.min_endpoint} in each pool "
+                f"but got {band.most!r}"
             )
         return band
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from views import Steps, engine, flow, pool, seen
 
 from simulator.cli import compose
+from simulator.errors import ConfigError
 from simulator.policies.autoscaling import Plan
 from simulator.policies.dynamo.budget import Band
 from simulator.policies.dynamo.inventory import Budget
@@ -225,7 +226,9 @@ def test_what_the_budget_grants_lies_between_what_is_and_what_is_asked(
 
 def test_a_budget_that_does_not_hold_the_least_workers_is_refused() -> None:
     """One sentence with the key and the GPUs it takes."""
-    with pytest.raises(ValueError, match="max_gpu_budget must be at least the 8 GPUs"):
+    with pytest.raises(
+        ConfigError, match=r"autoscaler\.budget: max_gpu_budget must be at least the 8 GPUs"
+    ):
         Budget(min_endpoint=2, max_gpu_budget=7).band((2, 2))
 
 
