@@ -5,6 +5,7 @@ that a cache has of a prompt are its first ones. Everything here goes by runs of
 each other, never by single blocks.
 """
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
@@ -52,7 +53,8 @@ class PrefixCache:
 
     Idle blocks go in the order in which they were let go of, those at the end of a prompt before
     those they follow. A request costs the runs of its prompt and the places where others' prompts
-    part from it, and O(log n) for what is let go of and goes.
+    part from it, and O(log n) for what is let go of and goes. Whoever listens is told (``tell``) of
+    blocks that come and go: the path that ends with them, the first of them, and whether they came.
     """
 
     __slots__ = (
@@ -66,11 +68,13 @@ class PrefixCache:
         "_stamp",
         "evicted",
         "idle",
+        "tell",
     )  # fmt: skip
 
     def __init__(self, blocks: PromptBlocks, block_size: int) -> None:
         self._path_of = blocks.paths(block_size).of
         self._size = block_size
+        self.tell: Callable[[Path, int, bool], None] | None = None
         self.evicted = 0
         self._stamp = self._serial = 0
         self.clear()
@@ -132,15 +136,13 @@ class PrefixCache:
         if held is None:
             return 0
         most, before, both = tokens // self._size, held.node, 0
-        node = before
+        node, known = before, -1  # up to where others had it, once that is found
         for end, name in held.path:
             while node.end < (upto := min(end, most)):
                 child = node.children.get(name)
-                if child is None and node is before and self._alone(node, name):
-                    node.end = upto
-                    continue
                 if child is None:
-                    node = self._grow(node, name, upto)
+                    known = node.end if known < 0 else known
+                    node = self._grow(node, name, upto, alone=node is before)
                     continue
                 if child.end > upto:
                     child = self._split(child, upto)
@@ -151,6 +153,8 @@ class PrefixCache:
             held.node = node
             self._pin(node)
             before.users -= 1  # it keeps one: its child is held
+        if self.tell is not None and known >= 0:
+            self.tell(self._way_to(node, node.end), known, True)
         return both
 
     @staticmethod
@@ -159,8 +163,11 @@ class PrefixCache:
         same = node.name == name and node.parent is not None
         return same and node.users == 1 and not node.children
 
-    def _grow(self, node: Node, name: int, end: int) -> Node:
-        """Add blocks up to ``end`` after a node."""
+    def _grow(self, node: Node, name: int, end: int, *, alone: bool) -> Node:
+        """Add blocks up to ``end`` after a node; to itself if it is a request's ``alone``."""
+        if alone and self._alone(node, name):
+            node.end = end
+            return node
         child = Node(node, name, node.end, end)
         node.children[name] = child
         self._nodes += 1
@@ -245,6 +252,9 @@ class PrefixCache:
                 continue
             leaf, surplus = entry[2], self.idle - room
             size = leaf.end - leaf.begin
+            if self.tell is not None:
+                first = max(leaf.begin, leaf.end - surplus)
+                self.tell(self._way_to(leaf, leaf.end), first, False)
             if surplus < size:
                 leaf.end -= surplus
                 self._count(surplus)
@@ -252,6 +262,15 @@ class PrefixCache:
             heappop(self._heap)
             self._count(size)
             self._drop(leaf)
+
+    def _way_to(self, node: Node, end: int) -> Path:
+        """Return the path of the blocks up to ``end`` in a node."""
+        path = [(end, node.name)]
+        while (above := node.parent) is not None and above.parent is not None:
+            if above.name != path[-1][1]:
+                path.append((above.end, above.name))
+            node = above
+        return tuple(reversed(path))
 
     def _count(self, blocks: int) -> None:
         self.idle -= blocks

@@ -54,7 +54,7 @@ class Entrance:
             request=request,
             input_tokens=tokens,
             output_tokens=ledger.output_tokens[request],
-            uncached_tokens=tokens,
+            uncached_tokens=tokens - ledger.expected.get(request, 0),
             service=self._classes[request],
             draw=float(self._draws[request]),
         )

@@ -95,7 +95,7 @@ class Gateway:
         ledger.prefill_worker[request] = worker.number
         load = worker.load
         load.requests[index] += 1
-        load.tokens[index] += tokens
+        load.tokens[index] += tokens - ledger.expected.get(request, 0)
         load.kv_blocks[index] += worker.blocks(tokens)
         if worker.role == "mixed":
             ledger.decode_worker[request] = worker.number

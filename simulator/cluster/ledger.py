@@ -84,12 +84,14 @@ class Ledger:
     before those with which lost requests went on, and ``settled`` the requests whose gap
     between first and second token is among them or in a worker's log; ``unseen_tokens`` counts
     those that were generated and lost before anybody saw them, ``wasted_tokens`` those of prompts
-    whose client left before they were computed.
+    whose client left before they were computed; ``expected`` are the prompt tokens that a router
+    believes a request to find cached where it waits.
     """
 
     __slots__ = (
         *(name.removesuffix("_s") for name in TIMES),
         *COUNTS,
+        "expected",
         "generated",
         "lost_at",
         "moved_at",
@@ -146,6 +148,7 @@ class Ledger:
         self.lost_at: dict[int, float] = {}
         self.moved_at: dict[int, float] = {}
         self.shown_at: dict[int, float] = {}
+        self.expected: dict[int, int] = {}
         self.resumed: list[float] = []
         self.settled: set[int] = set()
         self.unseen_tokens = self.wasted_tokens = 0

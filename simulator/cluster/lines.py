@@ -124,7 +124,8 @@ def key_of(policy: QueueOrder, ledger: Ledger, classes: Classes) -> KeyOf | None
 
     def key(request: int) -> Key:
         tokens = ledger.prompt_tokens[request]
-        prompt = Queued(request, ledger.arrival[request], tokens, tokens, classes[request])
+        uncached = tokens - ledger.expected.get(request, 0)
+        prompt = Queued(request, ledger.arrival[request], tokens, uncached, classes[request])
         found = policy.key(prompt)
         numbers = isinstance(found, tuple) and all(isinstance(n, int | float) for n in found)
         if not numbers or any(number != number for number in found):  # NaN has no place

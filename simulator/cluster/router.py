@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from simulator.cluster.beliefs import Believed
 from simulator.cluster.pace import Pace
 from simulator.cluster.team import Team
 from simulator.errors import ConfigError
 from simulator.plugins import is_own
 from simulator.policies.classes import Classes
+from simulator.policies.prefixes import Beliefs
 from simulator.policies.ranking import Column, Ranking, Total
-from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
+from simulator.policies.routing import NO_PREFIXES, PoolView, RoutedRequest, RoutingPolicy
 
 INTEGERS = (int, np.integer)  # what a policy of anybody's may name a worker by
 _DRAWS = 4096
@@ -35,6 +37,7 @@ class Router:
         "_order",
         "_policy",
         "_view",
+        "believed",
         "classes",
         "paces",
         "team",
@@ -53,6 +56,22 @@ class Router:
         self._order = 0
         self.classes = Classes()
         self.paces: Mapping[str, Pace] = {}
+        self.believed: Believed | None = None  # about the team's caches
+
+    @property
+    def name(self) -> str:
+        """The policy's name."""
+        return type(self._policy).__name__
+
+    def take_stock(self) -> None:
+        """Let every worker count what it did until now."""
+        for worker in self.team.workers:
+            worker.take_stock()
+
+    @property
+    def beliefs(self) -> Beliefs | None:
+        """How the policy wants to know of caches, if it does."""
+        return getattr(self._policy, "beliefs", None)
 
     def place(self, request: int, input_tokens: int, output_tokens: int) -> int:
         """Return the index in the team of the worker that gets ``request``."""
@@ -69,6 +88,8 @@ class Router:
                 f"router {type(self._policy).__name__}: chose worker {index!r} for request "
                 f"{request}, but the pool has workers 0 to {size - 1}"
             )
+        if self.believed is not None:
+            self.believed.chosen(request, int(index), self.team.workers[index].number)
         return index
 
     @property
@@ -89,10 +110,14 @@ class Router:
         shown = loads if is_own(_module(self._policy)) else [ReadOnly(each) for each in loads]
         requests, tokens, blocks = shown
         estimates = Estimated(self.team, self.paces)
+        if self.believed is not None:
+            workers = enumerate(self.team.workers)
+            self.believed.places = {worker.number: index for index, worker in workers}
+        prefixes = self.believed or NO_PREFIXES
         if ranked:
             columns = dict(zip(COLUMNS, loads, strict=True))
-            return _RankedView(requests, tokens, blocks, estimates, columns)
-        return PoolView(requests, tokens, blocks, estimates)
+            return _RankedView(requests, tokens, blocks, estimates, prefixes, columns)
+        return PoolView(requests, tokens, blocks, estimates, prefixes)
 
 
 def _module(policy: object) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from simulator.clients import Clients
 from simulator.cluster.audit import audit
 from simulator.cluster.batch import BatchWorker
+from simulator.cluster.beliefs import believe
 from simulator.cluster.changes import schedule
 from simulator.cluster.clock import ENTRY, Alarm, Clock, collection_paused, sleeper
 from simulator.cluster.controller import Controller
@@ -128,7 +129,8 @@ class Simulation:
         self.entries: Team[AnyWorker] = Team()
         self.decoders: Team[BatchWorker] = Team()
         _check_targets(deployment, traffic.classes)
-        router, decode_router = self._routers()
+        router, decode_router = self.routers = self._routers()
+        believe(traffic.blocks, deployment, self.clock, self.routers, self.ledger.expected)
         self.ways = Ways(deployment)
         self.handoff = Handoff(
             self.endings,
@@ -326,6 +328,7 @@ class Simulation:
             startup = self.deployment.elastic.startup
             worker.slow_steps, worker.slow_factor = startup.slow_steps, startup.slow_factor
         self._live(worker.alarm, worker.wake)
+        self._listen(worker)
         self.roster.add(worker)
         self.telemetry.join(worker)
         if life.slot is not None:
@@ -337,6 +340,12 @@ class Simulation:
             self.entries.join(worker)
             self.gateway.opened()
         return worker
+
+    def _listen(self, worker: AnyWorker) -> None:
+        """Let the router that places requests on a worker hear of its cache, if it wants to."""
+        believed = self.routers[worker.role == "decode"].believed
+        if worker.cache is not None and believed is not None and believed.by_events:
+            worker.cache.tell = believed.listener(worker.number)
 
     def _closing(self, life: Life) -> None:
         """Hide a worker from the routers; it parts with what it has not begun."""

@@ -334,7 +334,7 @@ class Worker:
             self.prompts.remove(request)
             tokens = self._ledger.prompt_tokens[request]
             self.load.requests[self.index] -= 1
-            self.load.tokens[self.index] -= tokens
+            self.load.tokens[self.index] -= tokens - self._ledger.expected.pop(request, 0)
             self.load.kv_blocks[self.index] -= self.blocks(tokens)
             self._ledger.prefill_worker[request] = self._ledger.decode_worker[request] = -1
         return given
@@ -355,7 +355,7 @@ class Worker:
         self.load.requests[self.index] -= 1
         self.load.kv_blocks[self.index] -= self.blocks(tokens)
         if self._placed(request):
-            self.load.tokens[self.index] -= tokens
+            self.load.tokens[self.index] -= tokens - self._ledger.expected.pop(request, 0)
 
     def die(self) -> None:
         """Stop at once, with nothing left: what was computed of begun prompts is in vain."""
@@ -430,17 +430,16 @@ class Worker:
 
         Of a prompt that is to be computed once more that counts as not recomputed first.
         """
-        found = self.found(request)
+        found, ledger = self.found(request), self._ledger
+        if self._placed(request):
+            self.load.tokens[self.index] -= found - ledger.expected.pop(request, 0)
         if not found:
             return Partial(rank, 0, 0)
-        ledger = self._ledger
         spared = min(found, ledger.recomputed_tokens[request])
         ledger.recomputed_tokens[request] -= spared
         ledger.cached_tokens[request] += found - spared
         self.found_tokens += found
         self.spared_s += self._spared(found, self._target(request))
-        if self._placed(request):
-            self.load.tokens[self.index] -= found
         return Partial(rank, found, spared)
 
     def _spared(self, found: int, tokens: int) -> float:

@@ -1,7 +1,7 @@
 """Which worker of a pool a request goes to."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -59,6 +59,32 @@ class Unknown:
 UNKNOWN = Unknown()
 
 
+class Prefixes(Protocol):
+    """What a router believes of its workers' prefix caches."""
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        ...
+
+    def overlaps(self, request: int) -> Mapping[int, int]:
+        """Return the leading prompt tokens each worker has; who has none is left out."""
+        ...
+
+
+class NoPrefixes:
+    """Nobody is believed to have anything."""
+
+    block_size = 16
+
+    def overlaps(self, request: int) -> Mapping[int, int]:  # noqa: ARG002
+        """Return nothing."""
+        return {}
+
+
+NO_PREFIXES = NoPrefixes()
+
+
 @dataclass(frozen=True, slots=True)
 class PoolView:
     """What a router may see of a pool: one entry per worker, read only.
@@ -66,12 +92,27 @@ class PoolView:
     ``requests``: placed here and not finished with this stage. ``tokens``: prompt tokens placed
     here and not yet computed. ``kv_blocks``: prompt KV blocks of the requests placed here, those
     still in transfer included, until the worker lets go of them. ``estimates`` are seconds.
+    ``prefixes`` is what a router with beliefs about caches knows; it does not count what it
+    believes to be cached among ``tokens``.
     """
 
     requests: Sequence[int]
     tokens: Sequence[int]
     kv_blocks: Sequence[int]
     estimates: Estimates = UNKNOWN
+    prefixes: Prefixes = NO_PREFIXES
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of a block."""
+        return self.prefixes.block_size
+
+    def overlaps(self, request: int) -> Mapping[int, int]:
+        """Return the leading tokens of a prompt that each worker is believed to have cached.
+
+        Workers that have none are left out, so this does not cost what there are workers.
+        """
+        return self.prefixes.overlaps(request)
 
     def least(self, *columns: str, draw: float) -> int:
         """Return the worker with the least of ``columns``, compared in order.

@@ -1,6 +1,6 @@
 """The contract of a routing policy: a pure, quick choice of a ready worker."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +59,7 @@ class Pool:
     def view(self) -> "WatchedView":
         """Return what a policy sees of it."""
         requests, tokens, blocks = (Entries(self, name) for name in COLUMNS)
-        return WatchedView(requests, tokens, blocks, Guessed(self), pool=self)
+        return WatchedView(requests, tokens, blocks, Guessed(self), Supposed(self.size), pool=self)
 
     def plain(self) -> PoolView:
         """Return the same, unwatched."""
@@ -113,6 +113,19 @@ class Guessed:
         self.pool.reads += 1
         requests, _, blocks = (column[worker] for column in self.pool.columns)
         return 0.01 + 1e-4 * (requests + 1) + 1e-7 * (16 * blocks + tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Supposed:
+    """Beliefs about caches: a few workers of a pool have something of every second prompt."""
+
+    size: int
+    block_size: int = 16
+
+    def overlaps(self, request: int) -> Mapping[int, int]:
+        """Return the tokens they have."""
+        having = range(request % 7, self.size, max(1, self.size // 3))
+        return {worker: 16 * (1 + worker % 40) for worker in having} if request % 2 else {}
 
 
 @dataclass(frozen=True, slots=True)

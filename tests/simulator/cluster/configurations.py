@@ -27,6 +27,7 @@ from simulator.policies.admission import (
     Tier,
     TokenTiers,
 )
+from simulator.policies.prefixes import Beliefs, CacheAware, KvAware, PrefixAffinity
 from simulator.policies.queueing import Edf, Fcfs, Priority, Sjf, Wspt
 from simulator.policies.routing import (
     FirstFitSlo,
@@ -50,6 +51,14 @@ DOORS = (
     Shed(queue=2.0, kv=0.4, refresh_s=0.3),
     EarlyRejection(),
     EarlyRejection(predicts=True, decode_s=0.5),
+)
+CACHING = (
+    KvAware(),
+    KvAware(overlap_credit=0.5, request_weight=1.5, prefill_scale=2.0),
+    KvAware(track_prefill=False, beliefs=Beliefs(by="routed", ttl_s=0.5)),
+    PrefixAffinity(sticky_share=0.5, tokens_per_s=50.0, patience_s=0.5),
+    CacheAware(balance_abs=2),
+    CacheAware(balance_abs=1, balance_rel=1.0, beliefs=Beliefs()),
 )
 OTHERS = (PowerOfTwo(), PowerOfTwo(load="kv_blocks"), FirstFitSlo())
 QUEUES = (Fcfs(), Sjf(), Wspt(), Edf(), Priority(), Priority(aging_s=0.5))
@@ -208,8 +217,19 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
     if rng.random() < 0.7:
         load = shared(load, rng.choice([1, 2, 3, 5]), rng.choice([1, 1, 1, 2]), rng.randrange(1000))
         pools = tuple(_uncached(pool, rng.random() < 0.15) for pool in deployment.pools)
-        deployment = replace(deployment, pools=pools)
+        deployment = _by_caches(rng, replace(deployment, pools=pools))
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
+
+
+def _by_caches(rng: Random, deployment: Deployment) -> Deployment:
+    """Return the deployment with routers that look at caches, where they can: in some cases."""
+    entries = [pool for pool in deployment.pools if pool.role != "decode"]
+    alike = len({pool.batching.block_size for pool in entries}) == 1
+    if alike and rng.random() < 0.5:
+        deployment = replace(deployment, router=rng.choice(CACHING))
+    if rng.random() < 0.2:
+        deployment = replace(deployment, decode_router=rng.choice(CACHING))
+    return deployment
 
 
 def _uncached(pool: Pool, without: bool) -> Pool:

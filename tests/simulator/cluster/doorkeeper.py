@@ -32,7 +32,7 @@ class Doorkeeper:
     def claim(self, job: Any) -> Any:
         """Return by what a prompt stands in its queue, the least first."""
         queue, service = self.world.deployment.queue, self.classes[job.number]
-        tokens = job.prompt + len(job.tokens)
+        tokens = job.prompt + len(job.tokens) - job.expected
         late = inf if service.ttft_s is None else service.ttft_s
         aged = (
             job.arrival / getattr(queue, "aging_s", None) if getattr(queue, "aging_s", None) else 0
@@ -69,7 +69,8 @@ class Doorkeeper:
         """Say whether more is pending than such a prompt may wait behind."""
         here = self.world.entries
         pending = sum(self.load(each)[1] for each in here)
-        most = [cap for least, cap in self.policy.tiers if least <= job.prompt][-1:]
+        new = job.prompt - job.expected
+        most = [cap for least, cap in self.policy.tiers if least <= new][-1:]
         return "queue_full" if most and pending > most[0] * len(here) else ""
 
     def unlucky(self, job: Any, site: Any) -> str:  # noqa: ARG002

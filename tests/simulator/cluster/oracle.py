@@ -147,7 +147,8 @@ class SteppingWorker(BatchWorker):
             self.prompts.remove(request)
             self.disown(request)
             if request not in self.interrupted:
-                self.load.tokens[self.index] -= self._ledger.prompt_tokens[request]
+                waits = self._ledger.prompt_tokens[request]
+                self.load.tokens[self.index] -= waits - self._ledger.expected.pop(request, 0)
             self.interrupted.pop(request, None)
             self._ledger.give_up(request)
             if self.prompts or self.wanting:
@@ -551,7 +552,7 @@ class SteppingWorker(BatchWorker):
         self.found_tokens += found
         self.spared_s += self._spared(found, self._target(request)) if found else 0.0
         if self._placed(request):
-            self.load.tokens[self.index] -= found
+            self.load.tokens[self.index] -= found - ledger.expected.pop(request, 0)
         return Begun(request, at, found, spared)
 
     def admit(self, request: int, whole: int, now: float) -> bool:

@@ -5,6 +5,7 @@ It shares nothing with the engine's but the question: every look counts everythi
 
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from simulator.cluster.prompts import PromptBlocks
 
@@ -49,6 +50,17 @@ class PlainCache:
     left: dict[Block, tuple[int, int]] = field(default_factory=dict)
     """Blocks of nobody: when they were let go of, and how far from their prompt's start."""
     clock: int = 0
+    tell: Any = None
+    maker: dict[Block, int] = field(default_factory=dict)
+    """Whose prompt each block came with."""
+
+    def news(self, block: Block, request: int, first: int, *, came: bool) -> None:
+        """Tell of the blocks from ``first`` to ``block`` of a prompt, in the engine's words."""
+        if self.tell is not None:
+            names = self.prompts.path(request, self.size)
+            upto = [(min(end, block[0] + 1), name) for end, name in names]
+            path = [each for at, each in enumerate(upto) if not at or upto[at - 1][0] < each[0]]
+            self.tell(tuple(path), first, came)
 
     @property
     def idle(self) -> int:
@@ -90,6 +102,10 @@ class PlainCache:
             return 0
         mine, owned = self.has[request], self.owned
         new = named(self.prompts, request, self.size)[len(mine) : tokens // self.size]
+        made = [block for block in new if block not in owned and block not in self.left]
+        if made:
+            self.maker |= dict.fromkeys(made, request)
+            self.news(made[-1], request, made[0][0], came=True)
         for block in new:
             self.left.pop(block, None)
         mine += new
@@ -108,5 +124,7 @@ class PlainCache:
     def fit(self, room: int) -> None:
         """Drop the oldest, of these those furthest from the start."""
         while len(self.left) > room:
-            del self.left[min(self.left, key=lambda block: self.left[block])]
+            block = min(self.left, key=lambda block: self.left[block])
+            del self.left[block]
+            self.news(block, self.maker[block], block[0], came=False)
             self.evicted += 1

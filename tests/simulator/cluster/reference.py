@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from copying import Copying, Wire
 from doorkeeper import Doorkeeper
-from plain_cache import PlainCache
+from plain_cache import Block, PlainCache, named
 
 from simulator.clients import Clients
 from simulator.cluster.prompts import PromptBlocks
@@ -33,6 +33,7 @@ from simulator.deployment import Deployment, Pool
 from simulator.latency.base import Busiest, WorkerSpec
 from simulator.layout import MemoryBudget, plan_memory
 from simulator.policies.classes import Classes
+from simulator.policies.prefixes import KvAware, PrefixAffinity
 from simulator.record import COUNTS, GAUGES, REASONS, TIMES
 
 STEP, WIRE, READY, ARRIVE, START, LOOK = range(6)
@@ -58,6 +59,7 @@ class Job:
     recomputed: int = 0
     cached: int = 0
     kept: int = 0  # tokens that its decode worker had before
+    expected: int = 0  # tokens that a router believes it to find where it waits
     uncomputed: int = 0  # prompt tokens that a router still counts at its worker
     asked: bool = False  # whether to let it in
     lingers: bool = False  # its client has gone, but not what a step under way is about
@@ -233,7 +235,8 @@ class Site:
         job.recomputed -= spared
         job.cached += known - spared
         if not job.tokens:
-            job.uncomputed -= known
+            job.uncomputed -= known - job.expected
+            job.expected = 0
         return Begun(job, rank, known, spared)
 
     def chunk(self, prompt: Begun, free: dict[int, int]) -> Chunk:
@@ -751,6 +754,7 @@ class World:
         streams = np.random.SeedSequence(seed, spawn_key=(2,)).spawn(2)
         self.luck = [np.random.default_rng(stream) for stream in streams]
         self.placed = [0, 0]
+        self.sent: list[tuple[int, float, Site, Job]] = []  # where routers sent whom, and when
         self.landing: list[tuple[float, int]] = []
         self.admitting: list[tuple[float, int, Job]] = []  # on their way through the gateway
         self.telling: list[tuple[float, int, Job]] = []  # of which the decode side is yet to hear
@@ -1113,7 +1117,7 @@ class World:
             return
         job.moments.setdefault("admitted_s", self.now)
         job.moments.setdefault("prefill_queue_enter_s", self.now)
-        job.prefill, job.uncomputed = site, job.prompt
+        job.prefill, job.uncomputed = site, job.prompt - job.expected
         if isinstance(site, Batch):
             job.decode = site
         site.take(job)
@@ -1151,9 +1155,44 @@ class World:
 
     def choose(self, job: Job, stage: int, team: "list[Any]") -> int:
         """Return where the policy sends the next request of this stage."""
-        policy = (self.deployment.router, self.deployment.decode_router)[stage]
         order, draw = self.placed[stage], float(self.luck[stage].random())
         self.placed[stage] += 1
+        found = self.believed(job, stage, team)
+        at = self.pick(job, stage, team, (order, draw, found))
+        if stage == 0:
+            job.expected = found[at]
+        self.sent.append((stage, self.now, team[at], job))
+        return at
+
+    def believed(self, job: Job, stage: int, team: "list[Any]") -> list[int]:
+        """Return the prompt tokens that each worker is believed to have."""
+        policy = (self.deployment.router, self.deployment.decode_router)[stage]
+        spec = getattr(policy, "beliefs", None)
+        if spec is None or self.prompts is None:
+            return [0] * len(team)
+        size = team[0].pool.batching.block_size
+        blocks = named(self.prompts, job.number, size)
+        found = []
+        for site in team:
+            has: set[Block] = set()
+            if spec.by == "routed":
+                since = self.now - (inf if spec.ttl_s is None else spec.ttl_s)
+                for where, when, target, other in self.sent:
+                    if where == stage and target is site and when >= since:
+                        has |= set(named(self.prompts, other.number, size))
+            elif site.cache is not None:
+                has = site.cache.owned | set(site.cache.left)
+            found.append(
+                size * next((at for at, b in enumerate(blocks) if b not in has), len(blocks))
+            )
+        return found
+
+    def pick(
+        self, job: Job, stage: int, team: "list[Any]", seen: tuple[int, float, list[int]]
+    ) -> int:
+        """Return the policy's choice."""
+        policy = (self.deployment.router, self.deployment.decode_router)[stage]
+        order, draw, found = seen
         name, size = type(policy).__name__, len(team)
         if name == "RoundRobin":
             return order % size
@@ -1171,6 +1210,10 @@ class World:
             shares = [self.doorkeeper.share(job, site, stage) for site in team]
             fits = [at for at, share in enumerate(shares) if share <= 1]
             return fits[0] if fits else shares.index(min(shares))
+        if name in ("KvAware", "PrefixAffinity", "CacheAware"):
+            rows = list(zip(range(size), loads, found, strict=True))
+            best = self.by_caches(policy, job, rows, team[0].pool.batching.block_size)
+            return best[int(draw * len(best))]
         keys: dict[str, Callable[[tuple[int, int, int]], Any]] = {
             "LeastRequests": lambda load: load[0],
             "LeastTokens": lambda load: (load[1], load[0]),
@@ -1179,6 +1222,39 @@ class World:
         costs = [keys[name](load) for load in loads]
         best = [at for at in range(size) if costs[at] == min(costs)]
         return best[int(draw * len(best))]
+
+    @staticmethod
+    def by_caches(
+        policy: Any, job: Job, rows: list[tuple[int, tuple[int, int, int], int]], size: int
+    ) -> list[int]:
+        """Return the workers that are best to a router that looks at caches."""
+        if isinstance(policy, KvAware):
+            whole = ceil(job.prompt / size)
+            costs = {}
+            for at, (requests, tokens, blocks), found in rows:
+                less = policy.overlap_credit * (found // size)
+                if policy.track_prefill:
+                    computed = max(0.0, tokens / size + whole - less)
+                    cost = policy.prefill_scale * computed + (blocks + whole)
+                else:
+                    cost = max(0.0, blocks + whole - less)
+                costs[at] = cost + policy.request_weight * requests
+            return [at for at in costs if costs[at] == min(costs.values())]
+        if isinstance(policy, PrefixAffinity):
+            kept = [row for row in rows if row[2] / job.prompt >= policy.sticky_share]
+            others = [row for row in rows if row not in kept]
+            if kept and others:
+                first, second = (min(row[1][1] for row in part) for part in (kept, others))
+                kept = kept if (first - second) / policy.tokens_per_s <= policy.patience_s else rows
+            waits = {at: load[1] + job.prompt - found for at, load, found in kept or rows}
+            return [at for at in waits if waits[at] == min(waits.values())]
+        requests = [load[0] for _, load, _ in rows]
+        few, many = min(requests), max(requests)
+        apart = many - few > policy.balance_abs and many > policy.balance_rel * few
+        best = max(found for _, _, found in rows)
+        if best / job.prompt > policy.cache_threshold and not apart:
+            return [at for at, _, found in rows if found == best]
+        return [at for at, load, _ in rows if load[0] == few]
 
     def load(self, site: Site, stage: int) -> tuple[int, int, int]:
         """Return what a router sees: requests, prompt tokens to compute, prompt blocks."""

@@ -205,7 +205,7 @@ FEATURES = (
         "overtaken",
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
-    *("PowerOfTwo", "FirstFitSlo"),
+    *("PowerOfTwo", "FirstFitSlo", "KvAware", "PrefixAffinity", "CacheAware"),
 )
 
 

@@ -20,14 +20,16 @@ from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
 from simulator.testing import ContractError, check_autoscaler, check_router
 from simulator.testing.contract import same
 
-ROUTERS = sorted(path.stem for path in (ROOT / "conf" / "router").glob("*.yaml"))
-SCANNING = ("first_fit_slo",)  # as the first that fits may be the last
+ROUTERS = sorted((p.parent.name, p.stem) for p in (ROOT / "conf").glob("*router/*.yaml"))
+SCANNING = (
+    "first_fit_slo",  # as the first that fits may be the last
+    *("kv_aware", "prefix_affinity", "cache_aware", "estimated_ttft"),  # as costs are sums of loads
+)
 AUTOSCALERS = sorted(path.stem for path in (ROOT / "conf" / "autoscaler").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("group", ["router", "decode_router"])
-@pytest.mark.parametrize("name", ROUTERS)
-def test_every_shipped_router_keeps_the_contract(name: str, group: str) -> None:
+@pytest.mark.parametrize(("group", "name"), ROUTERS)
+def test_every_shipped_router_keeps_the_contract(group: str, name: str) -> None:
     """Whoever adds a router to conf has it checked here."""
     check_router(shipped(group, name), scans=name in SCANNING)
 
