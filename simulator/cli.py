@@ -100,8 +100,12 @@ from simulator.settings import (
     build_regret,
     build_report_options,
     build_task,
+    build_trace_options,
     resolve,
 )
+from simulator.tracing.study import study
+from simulator.tracing.writing import lines_of
+from simulator.tracing.writing import write as write_trace
 from simulator.yaml_text import parse
 
 INPUT_ERRORS: tuple[type[Exception], ...] = (
@@ -302,7 +306,14 @@ class Job:
             discard(each, keep=True)
         task, first = build_task(settings), os.getpid() == self.process
         if task != "simulate":
-            work = {"explore": _explore, "goodput": _goodput, "calibrate": _calibrate}[task]
+            if task == "trace" and self.sweeping:
+                raise ConfigError("task=trace looks at one trace: call it without -m")
+            work = {
+                "explore": _explore,
+                "goodput": _goodput,
+                "calibrate": _calibrate,
+                "trace": _trace,
+            }[task]
             self.answer = work(settings, folder, text, enabled=first)
             return
         asked = build_counterpart(settings)
@@ -410,6 +421,17 @@ def _write(results: Results, settings: Mapping[str, Any], folder: Path) -> None:
     options = build_report_options(settings)
     write_exports(results, options.exports, folder)
     results.write(folder, report=write_report if options.html else None)
+
+
+def _trace(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: bool) -> str:
+    """Look at the workload's requests, write what was asked for, and return what to say of them."""
+    options = build_trace_options(settings)
+    with points_bar("trace", enabled=enabled):
+        done = study(build_experiment(settings), options)
+    said = write_trace(done, options, text, config_digest(text), folder)
+    if done.fitted is not None:
+        said.append(f"workload: --config-dir {os.path.relpath(folder)} workload=fitted")
+    return "\n".join([*lines_of(done), *said])
 
 
 def _calibrate(settings: Mapping[str, Any], folder: Path, text: str, *, enabled: bool) -> str:

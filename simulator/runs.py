@@ -19,7 +19,7 @@ from simulator.results import config_digest
 
 SUMMARY, REPORT, JOB = "summary.json", "report.html", "job.json"
 
-SEARCHES = ("explore", "goodput")
+SEARCHES = ("explore", "goodput", "trace")
 """Tasks whose folders have no requests of a run, to be compared with another's."""
 
 

@@ -31,6 +31,7 @@ from simulator.plugins import TARGET
 from simulator.policies.autoscaling import LEAST_INTERVAL_S, Control, Schedule, Static
 from simulator.policies.matching import Matcher, RateMatched, Unmatched
 from simulator.results import SLO
+from simulator.tracing.study import TraceOptions
 from workloads.trace import Trace
 from workloads.workload import Workload
 
@@ -56,7 +57,7 @@ class ReportOptions:
                 )
 
 
-TASKS = ("simulate", "explore", "goodput", "calibrate", "compare", "list")
+TASKS = ("simulate", "explore", "goodput", "calibrate", "trace", "compare", "list")
 """What the command line can do with the settings."""
 
 _DEPLOYMENT = (
@@ -72,7 +73,7 @@ _DEPLOYMENT = (
 )
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler", "rate_matcher")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes", "measured")
-_TASK = ("task", "explore", "counterpart", "regret", "goodput")
+_TASK = ("task", "explore", "counterpart", "regret", "goodput", "trace")
 LOOKING = ("runs", "compare", "seeds", "band", "name", "tags")
 """Settings of how often to run, how to look at runs and to find them: no part of any run's own."""
 KEYS = (
@@ -224,6 +225,12 @@ def build_exploration(settings: Mapping[str, Any]) -> Exploration:
 def build_goodput(settings: Mapping[str, Any]) -> Goodput:
     """Return what to look for as the goodput; raise ``ConfigError``."""
     options: Goodput = build(settings.get("goodput", {}), Goodput, "goodput")
+    return options
+
+
+def build_trace_options(settings: Mapping[str, Any]) -> TraceOptions:
+    """Return what to do with a trace; raise ``ConfigError``."""
+    options: TraceOptions = build(settings.get("trace", {}), TraceOptions, "trace")
     return options
 
 

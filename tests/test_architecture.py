@@ -52,6 +52,7 @@ FLOORS = {
     "simulator.runs": 7,
     "simulator.testing": 7,
     "simulator.validation": 7,
+    "simulator.tracing": 7,
     "simulator.calibration": 7,
     "simulator": 7,
     "simulator.front": 7,
@@ -74,7 +75,7 @@ HOMES = {
     "omegaconf": ("simulator.cli",),
     "plotly": (
         *("simulator.report", "simulator.advice_page", "simulator.compare"),
-        "simulator.goodput",
+        *("simulator.goodput", "simulator.tracing"),
     ),
     "rich": ("simulator.report", "simulator.runs", "simulator.validation", "simulator.cli"),
 }

@@ -373,7 +373,7 @@ def test_ragpulse_chunks_with_their_lengths_make_blocks(tmp_path: Path) -> None:
 
 
 def test_weka_samples() -> None:
-    """Ten sessions: their calls, their blocks floor(input / 64), and 97 % of tokens seen before."""
+    """Ten sessions: their calls, and their blocks, floor(input / 64)."""
     trace = read_trace(shared("weka_raw"))
     assert trace.meta.rows_read == 168
     assert trace.meta.drops == {"zero_output": 1}
