@@ -147,6 +147,14 @@ def test_engine_agrees_on_sessions(first: int) -> None:
     assert len(undecided) <= 2, f"too many seeds are decided by rounding: {undecided}"
 
 
+@pytest.mark.parametrize("first", range(FIRST, FIRST + COUNT // 5, BLOCK))
+def test_engine_agrees_on_sessions_while_pools_change(first: int) -> None:
+    """And so it does with both at once."""
+    seeds = range(first, min(first + BLOCK, FIRST + COUNT // 5))
+    undecided = [seed for seed in seeds if check(seed, changing=True, sessions=True)]
+    assert len(undecided) <= 2, f"too many seeds are decided by rounding: {undecided}"
+
+
 def test_drawn_sessions_reach_every_rule() -> None:
     """Among 200 configurations with sessions, everything about them happens in at least 4."""
     seen: Counter[str] = Counter()
