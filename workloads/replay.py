@@ -1,17 +1,26 @@
 """How a recorded trace is replayed: a window of it, faster or slower, thinner or denser."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from workloads import checks
+from workloads.arrivals import Arrivals
 from workloads.cleaning import in_order, relinked
 from workloads.errors import TraceError
 from workloads.lineage import Links, started
-from workloads.sessions import with_known_delays
-from workloads.trace import RUN, Trace, Transform, canonical_frame, token_sum
+from workloads.sessions import sessions_of, with_known_delays
+from workloads.trace import (
+    NO_STARTS,
+    RUN,
+    Trace,
+    TraceMeta,
+    Transform,
+    canonical_frame,
+    token_sum,
+)
 
 MAX_COPIES = 1000
 
@@ -20,6 +29,8 @@ MAX_COPIES = 1000
 class Replay:
     """Transforms of a trace, applied in the order of the fields, each recorded with its counts.
 
+    0. ``session_arrivals``: sessions, and requests of none, begin at times drawn from these, in the
+       trace's order; what passes within a session stays.
     1. ``start_s`` ≤ arrival < ``end_s``: the window, seconds from the trace's first arrival.
     2. ``max_input_tokens``: longer prompts are left out.
     3. ``debatch_step_s``: arrivals on a lattice of this step are spread uniformly within it.
@@ -34,6 +45,7 @@ class Replay:
     start. What it waits is no part of the clock and stays as it is.
     """
 
+    session_arrivals: Arrivals | None = None
     start_s: float = 0.0
     end_s: float | None = None
     max_input_tokens: int | None = None
@@ -75,10 +87,13 @@ class Replay:
     def apply(self, trace: Trace, rng: np.random.Generator) -> Trace:
         """Return the transformed trace; raise ``TraceError`` if no request is left.
 
-        ``rng`` is drawn from by ``debatch_step_s`` and ``scale_by="sample"`` only.
+        ``rng`` is drawn from by ``session_arrivals``, ``debatch_step_s`` and ``scale_by="sample"``
+        only.
         """
         if self == Replay():
             return trace
+        if self.session_arrivals is not None:
+            trace = _begun_at(trace, self.session_arrivals, rng)
         trace = self._windowed(trace)
         if self.max_input_tokens is not None:
             trace = _kept(
@@ -131,6 +146,32 @@ class Replay:
         return self.target_rate / trace.mean_rate
 
 
+def _begun_at(trace: Trace, arrivals: Arrivals, rng: np.random.Generator) -> Trace:
+    """Let sessions begin at other times, drawn from ``arrivals``."""
+    trace = with_known_delays(trace)
+    session, began = sessions_of(trace), _began(trace).to_numpy()
+    count = int(session.max()) + 1
+    owner = f"replay: session_arrivals: {type(arrivals).__name__}"
+    starts = checks.numbers(owner, "times", arrivals.times(rng, n=count))
+    if starts.size < count:
+        raise TraceError(f"{owner}: gives {starts.size} times, but there are {count} sessions")
+    first = np.full(count, np.inf)
+    np.minimum.at(first, session, began)
+    shift = pl.Series((starts - first)[session])
+    frame = trace.frame.with_columns(pl.col("arrival_s") + shift)
+    meta = trace.meta.after(Transform(name="session_arrivals", counts={"sessions": count}))
+    told = tuple(each for each in meta.warnings if not each.endswith(NO_STARTS))
+    return _resorted(frame, replace(meta, warnings=told))
+
+
+def _resorted(frame: pl.DataFrame, meta: TraceMeta) -> Trace:
+    """Return rows whose times have changed in the order of a trace."""
+    if frame["parent_id"].null_count() == frame.height:
+        return Trace(_sorted(frame), meta)
+    frame, meta = in_order(frame, meta, "arrival_s")
+    return Trace(canonical_frame(frame), meta)
+
+
 def _began(trace: Trace) -> pl.Series:
     """Return each row's arrival, or that of what it waits for, in the end, where it has none."""
     return pl.Series(started(Links.of(trace.frame, "parent_id", "arrival_s")))
@@ -152,11 +193,7 @@ def _debatched(trace: Trace, step_s: float, rng: np.random.Generator) -> Trace:
     jitter = pl.Series(rng.random(len(trace)) * step_s)
     frame = trace.frame.with_columns(pl.col("arrival_s") + jitter)
     transform = Transform(name="debatch", counts={"step_s": step_s, "rows": len(trace)})
-    meta = trace.meta.after(transform)
-    if frame["parent_id"].null_count() < frame.height:
-        frame, meta = in_order(frame, meta, "arrival_s")
-        return Trace(canonical_frame(frame), meta)
-    return Trace(_sorted(frame), meta)
+    return _resorted(frame, trace.meta.after(transform))
 
 
 def _thinned(trace: Trace, probability: float, rng: np.random.Generator) -> Trace:

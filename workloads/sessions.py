@@ -160,6 +160,25 @@ def following(trace: Trace, *, go_on: bool = False) -> Following:
     )
 
 
+def sessions_of(trace: Trace) -> Rows:
+    """Return the number of each request's session, 0, 1, … as they appear.
+
+    Requests are of one if the trace says so or if one waits for the other.
+    """
+    links = following(trace)
+    named = trace.frame.select("request_id", "session_id").drop_nulls()
+    first = named.select(pl.col("request_id").first().over("session_id"))["request_id"].to_numpy()
+    pairs = (
+        np.concatenate([links.parent, first.astype(np.int64)]),
+        np.concatenate([links.child, named["request_id"].cast(pl.Int64).to_numpy()]),
+    )
+    shape = (len(trace), len(trace))
+    graph = coo_array((np.ones(pairs[0].size, dtype=np.int8), pairs), shape=shape)
+    _, labels = connected_components(graph, directed=False)
+    _, where, numbers = np.unique(labels, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(where))[numbers], dtype=np.int64)
+
+
 def with_known_delays(trace: Trace) -> Trace:
     """Return the trace with the waits that its times tell.
 

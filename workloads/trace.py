@@ -75,6 +75,9 @@ KV blocks as runs of consecutive cumulative
 ids. ``cached_tokens_hint`` and ``src_*`` are what the source reported, never simulator input.
 """
 
+NO_STARTS = "its sessions do not say when they begin: all begin at 0 here"
+"""How a warning ends about a file whose sessions have no time."""
+
 REQUIRED = ("request_id", "source_row", "input_tokens", "output_tokens", "status")
 """Columns without nulls; ``arrival_s`` joins them in an open loop."""
 

@@ -1,5 +1,7 @@
 """Replay transforms do what they say, in their order, and account for every row."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from workloads.arrivals import Constant
 from workloads.errors import TraceError
 from workloads.replay import Replay
-from workloads.trace import Trace, TraceMeta, canonical_frame
+from workloads.trace import NO_STARTS, Trace, TraceMeta, canonical_frame
+from workloads.varying import Stages
 
 
 def trace_of(arrivals: list[float], **columns: object) -> Trace:
@@ -173,6 +177,35 @@ def test_closed_loops_lose_long_turns_and_go_on() -> None:
     kept = Replay(max_input_tokens=500).apply(trace, rng())
     assert kept.frame["parent_id"].to_list() == [None, 0, None, 2, None, 4]
     assert kept.frame["delay_s"].drop_nulls().to_list() == [3.0, 9.0, 15.0]
+
+
+def test_sessions_begin_when_they_are_told_to() -> None:
+    """Starts are drawn anew in the trace's order, and what passes within a session stays."""
+    anew = Replay(session_arrivals=Constant(rate=0.5)).apply(chats(), rng())
+    assert anew.frame["arrival_s"].drop_nulls().to_list() == [0.0, 2.0, 4.0]
+    assert anew.frame["delay_s"].equals(chats().frame["delay_s"])
+    assert dict(anew.meta.transforms[0].counts) == {"sessions": 3}
+    timed = trace_of(
+        [0.0, 1.0, 5.0, 6.0, 7.0],
+        session_id=[0, 1, 0, None, 1],
+        parent_id=[None, None, 0, None, None],
+        delay_s=[None, None, 2.0, None, None],
+    )
+    moved = Replay(session_arrivals=Constant(rate=0.25)).apply(timed, rng())
+    assert moved.frame["session_id"].to_list() == [0, 1, 0, None, 1]
+    assert moved.frame["arrival_s"].to_list() == [0.0, 4.0, 5.0, 8.0, 10.0]
+    assert moved.frame["parent_id"].to_list() == [None, None, 0, None, None]
+
+
+def test_sessions_that_begin_at_no_time_are_given_one() -> None:
+    """The warning that all begin at once is gone with what it warned of; too few times are told."""
+    meta = replace(chats().meta, warnings=(f"file: {NO_STARTS}", "another"))
+    trace = Trace(chats().frame, meta)
+    anew = Replay(session_arrivals=Constant(rate=1.0)).apply(trace, rng())
+    assert anew.meta.warnings == ("another",)
+    few = Replay(session_arrivals=Stages(stages=((1.0, 2.0),), cv=0))
+    with pytest.raises(TraceError, match="gives 2 times, but there are 3 sessions"):
+        few.apply(trace, rng())
 
 
 def test_closed_loops_are_thinned_by_session() -> None:

@@ -18,7 +18,7 @@ from workloads.readers.calls import Calls, require_fields, seconds, whole
 from workloads.readers.hints import Hints
 from workloads.readers.objects import first_object
 from workloads.readers.prompts import Sessions, Streams, require_ids
-from workloads.trace import MAX_TOKENS, Trace
+from workloads.trace import MAX_TOKENS, NO_STARTS, Trace
 from workloads.where import Where
 
 BLOCK_SIZE = 16
@@ -54,7 +54,7 @@ class AppliedCompute:
             block_size=streams.size,
             block_scope="session",
             tail_block="omitted",
-            warnings=(f"{path}: its sessions do not say when they begin: all begin at 0 here",),
+            warnings=(f"{path}: {NO_STARTS}",),
         )
         return clean(raw, policy)
 

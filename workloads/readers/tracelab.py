@@ -26,7 +26,7 @@ from workloads.readers.prompts import Sessions, Streams, require_ids
 from workloads.readers.rows import has_names
 from workloads.readers.source import read_head
 from workloads.readers.times import Clock
-from workloads.trace import Trace
+from workloads.trace import NO_STARTS, Trace
 from workloads.where import Where
 
 BLOCK_SIZE = 16
@@ -141,7 +141,7 @@ def _replay(calls: Calls, hints: Hints) -> Raw:
     clock = Clock(native="ms", stated=hints.time_unit)
     if timed:
         return calls.raw("tracelab", clock, **size)
-    told = f"{calls.path}: its sessions do not say when they begin: all begin at 0 here"
+    told = f"{calls.path}: {NO_STARTS}"
     return calls.raw("tracelab", clock, warnings=(told,), **size)
 
 
