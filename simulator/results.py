@@ -588,7 +588,11 @@ def prefix_cache(workers: Sequence[WorkerInfo]) -> dict[str, float | None]:
     }
 
 
-def _totals(requests: pl.LazyFrame, slo: SLO, end_s: float) -> dict[str, Any]:
+def totals(requests: pl.LazyFrame, slo: SLO, end_s: float) -> dict[str, Any]:
+    """Return how many requests there are of each status and how many are good, and their sums.
+
+    Tokens are those of completed ones; ``duration_s`` is as :func:`summarize` has it.
+    """
     completed = pl.col("status") == "completed"
     arrived = pl.col("arrival_s").is_not_null()
     statuses = {
@@ -730,10 +734,10 @@ def summarize(
     time-mean). ``prefix_cache`` is what :func:`prefix_cache` counts, ``rejected_token_share`` of
     the tokens that arrived, ``usd`` what :func:`cost_usd` counts.
     """
-    totals = _totals(requests, slo, record.end_s)
-    duration, gpus = totals["duration_s"], mean_gpus(record.workers, record.end_s)
-    output = _per(totals["output_tokens"], duration)
-    inputs = _per(totals["input_tokens"], duration)
+    counts = totals(requests, slo, record.end_s)
+    duration, gpus = counts["duration_s"], mean_gpus(record.workers, record.end_s)
+    output = _per(counts["output_tokens"], duration)
+    inputs = _per(counts["input_tokens"], duration)
     wall = context.get("wall_s")
     spread = {name: distribution(values_of(requests, name)) for name in SUMMARIZED}
     for name in (*FROM_ARRIVAL, *BETWEEN_TOKENS):
@@ -743,7 +747,7 @@ def summarize(
     accounting = dict(context.get("accounting", {}))
     lost = dropped(accounting, arrived)
     return {
-        "requests": {name: totals[name] for name in ("arrived", *STATUSES)},
+        "requests": {name: counts[name] for name in ("arrived", *STATUSES)},
         "rejected_reasons": {why: each.requests for why, each in arrived.refused.items()},
         "rejected_token_share": _per(
             sum(each.tokens for each in arrived.refused.values()), arrived.tokens
@@ -757,8 +761,8 @@ def summarize(
         "ttst_s": spread.pop("ttst_s"),
         "itl_s": gap_distribution(record.gaps, mean_gap(requests)),
         **spread,
-        "goodput_rps": _per(totals["good"], duration),
-        "slo_attainment": totals["good"] / totals["arrived"] if totals["arrived"] else None,
+        "goodput_rps": _per(counts["good"], duration),
+        "slo_attainment": counts["good"] / counts["arrived"] if counts["arrived"] else None,
         "slo": dict(slo.named()),
         "missed": missed_targets(requests, slo),
         "first_token": record.first_token,
@@ -773,14 +777,14 @@ def summarize(
         "kv_utilization": kv_utilization(record.workers),
         "prefix_cache": prefix_cache(record.workers),
         "workers": turnover(record.workers),
-        "preemptions": totals["preemptions"],
-        "recomputed_tokens": totals["recomputed_tokens"],
-        "retries": totals["retries"],
-        "retried_requests": totals["retried_requests"],
+        "preemptions": counts["preemptions"],
+        "recomputed_tokens": counts["recomputed_tokens"],
+        "retries": counts["retries"],
+        "retried_requests": counts["retried_requests"],
         "seed": context.get("seed"),
         "config_digest": config_digest(str(context.get("config", ""))),
         "wall_s": wall,
-        "requests_per_wall_s": _per(totals["arrived"], wall),
+        "requests_per_wall_s": _per(counts["arrived"], wall),
         "accounting": accounting,
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from simulator.compare.cutting import cut
 from simulator.compare.flat import deployment, differing, in_deployment, telling
 from simulator.compare.metrics import METRICS, Metric, Value, at, least
 from simulator.compare.reading import Run
@@ -41,12 +42,15 @@ class Options:
     The best is the cheapest with at least ``attainment`` of its requests within the SLO.
     ``confidence`` of intervals; ``null`` is 0.95 where there is more than one seed and none
     elsewhere, and a number demands them. ``pictures`` is of how many points single requests and
-    gauges are drawn, the best and the front first.
+    gauges are drawn, the best and the front first. Requests count that arrive at least
+    ``warm_up_s`` after a run's first one and ``cool_down_s`` before its last.
     """
 
     attainment: float = 0.9
     confidence: float | None = None
     pictures: int = 8
+    warm_up_s: float = 0.0
+    cool_down_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.attainment <= 1:
@@ -60,6 +64,15 @@ class Options:
             )
         if self.pictures < 0:
             raise ConfigError(f"compare.pictures must be at least 0 but got {self.pictures!r}")
+        for name in ("warm_up_s", "cool_down_s"):
+            value = getattr(self, name)
+            if not 0 <= value < np.inf:
+                raise ConfigError(f"compare.{name} must be at least 0 s but got {value!r}")
+
+    @property
+    def cuts(self) -> bool:
+        """Whether anything is left out of runs."""
+        return self.warm_up_s > 0 or self.cool_down_s > 0
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -145,6 +158,8 @@ def compare(
         raise ConfigError("there is no finished run to compare")
     options = options or Options()
     runs, more = _once(runs)
+    if options.cuts:
+        runs = [cut(run, options.warm_up_s, options.cool_down_s) for run in runs]
     settings = [run.settings for run in runs]
     keys = differing(settings)
     own = [key for key in keys if key not in CHANCE]
@@ -158,10 +173,24 @@ def compare(
         keys=tuple(own),
         shown=tuple(shown),
         table=frame,
-        notes=(*notes, *more, *_notes(runs, keys), *_uneven(runs, points)),
+        notes=(
+            *(*notes, *more, *_cut(options)),
+            *(*_notes(runs, keys), *_uneven(runs, points)),
+        ),
     )
     _check_seeds(found)
     return _marked(found)
+
+
+def _cut(options: Options) -> list[str]:
+    """Return what is left out at runs' starts and ends, if anything."""
+    if not options.cuts:
+        return []
+    return [
+        f"Numbers are of the requests that arrived at least {options.warm_up_s:g} s after a run's "
+        f"first and {options.cool_down_s:g} s before its last one, and of the GPU time between; "
+        "ITL is pooled over a whole run and so not told."
+    ]
 
 
 def _check_seeds(found: Comparison) -> None:

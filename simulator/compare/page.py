@@ -162,6 +162,12 @@ def _setting(comparison: Comparison, key: str) -> dict[str, Any]:
 
 def _definitions(comparison: Comparison) -> str:
     wanted = f"{comparison.options.attainment:g}"
+    of = (
+        "each is what its run's summary.json has by that name, of what is left of the run;"
+        if comparison.options.cuts
+        else "each is the one of the same name in a run's summary.json, of the whole run: nothing "
+        "is cut at its start or end, so warming up and draining count;"
+    )
     told = [
         (
             "Best",
@@ -184,9 +190,7 @@ def _definitions(comparison: Comparison) -> str:
         ),
         (
             "Numbers",
-            "each is the one of the same name in a run's summary.json, of the whole run: nothing "
-            "is cut at its start or end, so warming up and draining count; a percentile that lies "
-            "among unfinished requests is told as more than what it is",
+            f"{of} a percentile that lies among unfinished requests is told as more than it is",
         ),
     ]
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in told)

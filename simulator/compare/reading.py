@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import yaml
@@ -41,12 +41,25 @@ OnRead = Callable[[int, int], None]
 """Called with how many runs have been read and how many there are."""
 
 
+class Window(NamedTuple):
+    """From when to when (s) requests arrive that count."""
+
+    start: float
+    end: float
+
+    @property
+    def length(self) -> float:
+        """Its seconds."""
+        return self.end - self.start
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Run:
     """One finished run: its folder, summary, settings by dotted key, and how it was asked for.
 
     ``head`` are the lines above the settings: this program's version and the digests of input
-    files. ``overrides`` are those of a sweep's job, ``None`` of any other run.
+    files. ``overrides`` are those of a sweep's job, ``None`` of any other run. ``window`` is what
+    is left of a run that is cut.
     """
 
     folder: Path
@@ -54,6 +67,7 @@ class Run:
     settings: Mapping[str, Value]
     head: tuple[str, ...]
     overrides: tuple[str, ...] | None = None
+    window: Window | None = None
 
     @property
     def seed(self) -> int:
@@ -151,13 +165,28 @@ def read_run(folder: Path, known: Sections | None = None) -> Run:
 def read_frame(run: Run, name: str, columns: Sequence[str]) -> pl.DataFrame:
     """Return some ``columns`` of a run's ``{name}.parquet``, all but names of pools as numbers.
 
+    Of a run that is cut only those ``requests`` that are left.
+
     Raises:
         ConfigError: the file is missing, broken, or has not these columns.
     """
+    wanted = list(columns)
+    cut = run.window if name == "requests" else None
+    frame = _read(run, name, [*wanted, *({"arrival_s"} - {*wanted} if cut else ())])
+    frame = frame if cut is None else frame.filter(pl.col("arrival_s").is_between(*cut))
+    kinds = (pl.col(each).cast(pl.String if each == "pool" else pl.Float64) for each in wanted)
+    return frame.select(kinds)
+
+
+def read_requests(run: Run, columns: Sequence[str]) -> pl.DataFrame:
+    """Return some ``columns`` of all requests of a run as they are; raise as :func:`read_frame`."""
+    return _read(run, "requests", list(columns))
+
+
+def _read(run: Run, name: str, columns: list[str]) -> pl.DataFrame:
     path = run.folder / f"{name}.parquet"
-    kinds = (pl.col(each).cast(pl.String if each == "pool" else pl.Float64) for each in columns)
     try:
-        return pl.read_parquet(path, columns=list(columns)).select(kinds)
+        return pl.read_parquet(path, columns=columns)
     except pl.exceptions.ColumnNotFoundError as error:
         raise ConfigError(f"{path}: made by another version: {error}") from error
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -233,14 +233,16 @@ def paired(first: Run, second: Run, metric: str) -> Floats | None:
     """Return by how much (s) each request's ``metric`` is greater in ``second``, in their order.
 
     Of the requests that have it in both; ``None`` where the traffic is not the same, request by
-    request: the tokens and, unless clients wait for answers, the arrivals.
+    request: the tokens and, unless clients wait for answers, the arrivals. Those that do send at
+    other times in either run, so that nothing is cut of theirs.
 
     Raises:
         ConfigError: a file of requests cannot be read.
     """
     closed = any(map(_closed, (first, second)))
     same = ("request_id", *IDENTITY) if closed else (*IDENTITY, "arrival_s")
-    one, other = (read_frame(run, "requests", (*same, metric)) for run in (first, second))
+    whole = [replace(run, window=None) if closed else run for run in (first, second)]
+    one, other = (read_frame(run, "requests", (*same, metric)) for run in whole)
     if not one.select(same).equals(other.select(same)):
         return None
     moved: Floats = (other[metric] - one[metric]).drop_nulls().cast(pl.Float64).to_numpy()
