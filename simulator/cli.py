@@ -42,6 +42,7 @@ from simulator.advice_page import Told, write_advice
 from simulator.bound import with_regret
 from simulator.compare import Options, compare, find, write
 from simulator.compare.listing import listed, table
+from simulator.compare.objective import Objective
 from simulator.compare.reading import REPLICATIONS
 from simulator.compare.terminal import spread, told, unfinished
 from simulator.compare.writing import PAGE
@@ -207,7 +208,8 @@ class Job:
     ``command`` identifies the command line all jobs of a sweep belong to. ``outcomes`` are of the
     jobs this very process ran, ``results`` those of a single run, ``answer`` an exploration's,
     a comparison's or a list's, whose page is ``page``. ``writing`` is the folder of the repetition
-    under way. ``config_dir`` is the user's folder of settings, whose plug-ins can be imported.
+    under way, ``objective`` what the job tells its sweeper. ``config_dir`` is the user's folder of
+    settings, whose plug-ins can be imported.
     """
 
     command: str
@@ -218,10 +220,13 @@ class Job:
     writing: Path | None = None
     sweeping: bool = False
     config_dir: str | None = None
+    objective: Objective = field(default_factory=Objective)
     process: int = field(default_factory=os.getpid)
 
-    def __call__(self, config: DictConfig) -> None:
+    def __call__(self, config: DictConfig) -> float | list[float] | None:
         """Carry out one job; how it ends is told by its outcome, so that a sweep's others go on.
+
+        Return its objective for a sweeper that goes by it: one number, or several.
 
         Raises:
             ConfigError: in a sweep, another run holds the job's folder: nothing is written there.
@@ -250,10 +255,12 @@ class Job:
         self.outcomes.append(outcome)
         if sweeping:
             complain(f"job {outcome.number} {outcome.status}: {' '.join(outcome.overrides)}")
+        told = self.objective.of({} if outcome.status == "failed" else outcome.summary)
+        return list(told) if len(told) > 1 else next(iter(told), None)
 
     def _attempt(self, config: DictConfig, folder: Path, sweeping: bool) -> dict[str, Any]:
         """Return how the job ended; unless it is done, ``folder`` does not look complete."""
-        self.writing = None
+        self.writing, self.objective = None, Objective()
         try:
             return {"status": self._work(config, folder, sweeping)}
         except (Exception, SystemExit) as error:
@@ -280,6 +287,7 @@ class Job:
             self.answer, self.page = _compare(runs, labels, options, folder), PAGE
             return "done"
         repeat = _repeat(looking, build_task(settings))
+        self.objective = _objective(looking.get("objective"), task)
         _check_model(settings, _task_overrides())
         settings = resolve(settings, tell=True)
         text = config_text(settings)
@@ -497,6 +505,15 @@ def _repeat(looking: Mapping[str, Any], task: str) -> Repeat:
     if task != "simulate" and not repeat.once:
         raise ConfigError(f"seeds and band repeat simulations: task={task} takes neither")
     return repeat
+
+
+def _objective(given: object, task: str) -> Objective:
+    """Return which numbers of the job's summary its sweeper goes by."""
+    paths: Sequence[str] | str = build(given or [], Sequence[str] | str, "objective")
+    found = Objective(paths=(paths,) if isinstance(paths, str) else tuple(paths))
+    if found.paths and task in SEARCHES:
+        raise ConfigError(f"objective is a number of a simulation: task={task} has none")
+    return found
 
 
 def _compare_own(folder: Path, options: Options) -> str:

@@ -74,7 +74,7 @@ _DEPLOYMENT = (
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler", "rate_matcher")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes", "measured")
 _TASK = ("task", "explore", "counterpart", "regret", "goodput", "trace")
-LOOKING = ("runs", "compare", "seeds", "band", "name", "tags")
+LOOKING = ("runs", "compare", "seeds", "band", "name", "tags", "objective")
 """Settings of how often to run, how to look at runs and to find them: no part of any run's own."""
 KEYS = (
     "model",

@@ -12,7 +12,7 @@ MOST_SETTINGS = 20_000
 
 UNTOLD = (
     *("report", "counterpart", "regret", "task", "runs", "compare", "seeds", "band", "explore"),
-    *("goodput", "name", "tags", "measured"),
+    *("goodput", "name", "tags", "measured", "objective"),
 )
 """Groups that do not change what a simulation does."""
 
