@@ -1,7 +1,10 @@
 """Sweeps: every launcher runs them, a failing job loses no other, a rerun does only the rest."""
 
+import os
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -10,14 +13,28 @@ from pathlib import Path
 import pytest
 from command import TINY
 
-PLUGINS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
+PLUGINS = {
+    "joblib": "hydra_joblib_launcher",
+    "submitit_local": "hydra_submitit_launcher",
+    "ray": "hydra_ray_launcher",
+}
 
 OPTIONS = {
     "basic": (),
     "joblib": ("hydra.launcher.n_jobs=2",),
     "submitit_local": ("hydra.launcher.timeout_min=10",),
+    "ray": (
+        "+hydra.launcher.ray.init.num_cpus=2",
+        "+hydra.launcher.ray.init.object_store_memory=100000000",
+        "+hydra.launcher.ray.init.include_dashboard=false",
+    ),
 }
-"""Every launcher that runs on one machine. Slurm and Ray need a cluster and are not tried here."""
+"""Every launcher that runs on one machine; a Slurm cluster, or several Ray nodes, are not tried."""
+
+ALONE = ("unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child")
+LOOPBACK = ("bash", "-c", 'ip link set lo up && exec "$@"', "bash")
+"""A Ray head listens on every interface there is: it is started where there is none but loopback,
+and ends with that place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +58,34 @@ def sweep(command: Path, folder: Path, launcher: str, seeds: str) -> Sweep:
     if plugin is not None and find_spec(f"hydra_plugins.{plugin}") is None:
         pytest.skip(f"{plugin} is not installed")
     arguments = [f"hydra/launcher={launcher}", *OPTIONS[launcher], f"seed={seeds}", *TINY]
-    ended = subprocess.run(
-        [command, "-m", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    with rays_home() as environment:
+        ended = subprocess.run(
+            [*(alone() if launcher == "ray" else ()), command, "-m", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
     return Sweep(folder=folder, code=ended.returncode, out=ended.stdout, err=ended.stderr)
+
+
+def alone() -> tuple[str, ...]:
+    """Return the start of a command that sees no network but loopback."""
+    start = (*ALONE, *LOOPBACK)
+    tried = subprocess.run([*start, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"network namespaces are not allowed here: {tried.stderr.strip()}")
+    return start
+
+
+@contextmanager
+def rays_home() -> Iterator[dict[str, str]]:
+    """Yield an environment whose home is a folder with a short name: Ray's sockets lie below."""
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
+        places = dict.fromkeys(("HOME", "RAY_TMPDIR"), folder)
+        yield {**os.environ, **places, "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @pytest.fixture(scope="module")

@@ -172,21 +172,23 @@ def read_frame(run: Run, name: str, columns: Sequence[str]) -> pl.DataFrame:
     """
     wanted = list(columns)
     cut = run.window if name == "requests" else None
-    frame = _read(run, name, [*wanted, *({"arrival_s"} - {*wanted} if cut else ())])
-    frame = frame if cut is None else frame.filter(pl.col("arrival_s").is_between(*cut))
-    kinds = (pl.col(each).cast(pl.String if each == "pool" else pl.Float64) for each in wanted)
-    return frame.select(kinds)
+    names = [*wanted, *({"arrival_s"} - {*wanted} if cut else ())]
+    kinds = [pl.col(each).cast(pl.String if each == "pool" else pl.Float64) for each in names]
+    frame = _read(run, name, kinds)
+    return (frame if cut is None else frame.filter(pl.col("arrival_s").is_between(*cut))).select(
+        wanted
+    )
 
 
 def read_requests(run: Run, columns: Sequence[str]) -> pl.DataFrame:
     """Return some ``columns`` of all requests of a run as they are; raise as :func:`read_frame`."""
-    return _read(run, "requests", list(columns))
+    return _read(run, "requests", [pl.col(each) for each in columns])
 
 
-def _read(run: Run, name: str, columns: list[str]) -> pl.DataFrame:
+def _read(run: Run, name: str, columns: list[pl.Expr]) -> pl.DataFrame:
     path = run.folder / f"{name}.parquet"
     try:
-        return pl.read_parquet(path, columns=columns)
+        return pl.scan_parquet(path).select(columns).collect()
     except pl.exceptions.ColumnNotFoundError as error:
         raise ConfigError(f"{path}: made by another version: {error}") from error
     except (OSError, pl.exceptions.PolarsError) as error:
