@@ -10,6 +10,7 @@
 
 import dataclasses
 import hashlib
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -247,7 +248,17 @@ def _plain(value: object) -> Any:
         return str(value)
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
+    if isinstance(value, pl.DataFrame):
+        return {"rows": value.height, "sha256": _frame_digest(value)}
     return {"_target_": _dotted(type(value)), **_plain(getattr(value, "__dict__", {}))}
+
+
+def _frame_digest(frame: pl.DataFrame) -> str:
+    """Return the digest of a table's names, types and values."""
+    head = repr(list(frame.schema.items())).encode()
+    whole = io.BytesIO()
+    frame.rechunk().write_ipc(whole)
+    return hashlib.sha256(head + whole.getbuffer()).hexdigest()
 
 
 def _dotted(kind: type) -> str:

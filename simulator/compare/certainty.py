@@ -12,10 +12,9 @@ from simulator.compare.statistics import (
     Difference,
     confidence_of,
     difference,
-    interval,
     orders,
 )
-from simulator.intervals import BATCHES
+from simulator.intervals import BATCHES, t_interval
 from simulator.report import theme
 from simulator.report.figures import LABELS, Panel
 
@@ -46,7 +45,7 @@ def _forest(comparison: Comparison, chosen: list[side.Drawn], path: str) -> Pane
     values = comparison.numbers(path)
     most = METRIC[path].most if path in METRIC else np.inf
     rows = [comparison.plain(comparison.points[each.point]) for each in chosen]
-    found = [interval(values[each], sure).within(most) for each in rows]
+    found = [t_interval(values[each], sure).within(most) for each in rows]
     scale, unit = _unit(path, np.array([each.mean for each in found]))
     label = METRIC[path].label if path in METRIC else prose.COSTS[path]
     marks = go.Scatter(

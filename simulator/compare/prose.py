@@ -3,7 +3,8 @@
 import math
 
 from simulator.compare.comparison import Comparison, Point, short, traffic
-from simulator.compare.statistics import against, confidence_of, interval
+from simulator.compare.statistics import against, confidence_of
+from simulator.intervals import t_interval
 from simulator.report.theme import number, share
 
 COSTS = {
@@ -109,7 +110,7 @@ def _spread(comparison: Comparison, point: Point) -> str:
     sure = confidence_of(comparison)
     rows = comparison.plain(point)
     held, cost = (
-        interval(comparison.numbers(name)[rows], sure)
+        t_interval(comparison.numbers(name)[rows], sure)
         for name in ("slo_attainment", comparison.cost)
     )
     if held.count < 2:

@@ -11,54 +11,11 @@ from numpy.typing import NDArray
 from simulator.compare.comparison import Comparison, Point
 from simulator.compare.metrics import METRIC, METRICS
 from simulator.compare.reading import Run, read_frame
-from simulator.intervals import BATCHES, CONFIDENCE, t_interval
+from simulator.intervals import CONFIDENCE, Interval, batch_means, t_interval
 
 Floats = NDArray[np.float64]
 
-LEAST = 5
-"""Requests of a batch, at least: fewer make no mean."""
-
 IDENTITY = ("input_tokens", "output_tokens")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """A mean and the ends of its confidence interval, unknown (``nan``) for one value alone."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-    @property
-    def half(self) -> float:
-        """Half the interval's width."""
-        return (self.high - self.low) / 2
-
-    def within(self, most: float) -> "Interval":
-        """Return what of the interval can be: no metric is below 0 or above ``most``."""
-        return replace(self, low=max(self.low, 0.0), high=min(self.high, most))
-
-    @property
-    def sure(self) -> bool:
-        """Whether 0 lies outside, so that the sign is known."""
-        return self.low > 0 or self.high < 0
-
-
-def interval(values: Floats, confidence: float = CONFIDENCE) -> Interval:
-    """Return the mean of independent ``values`` (nan: unknown) with Student's t interval.
-
-    There is none where a value is infinite.
-    """
-    known = values[~np.isnan(values)]
-    count = len(known)
-    if not count:
-        return Interval(mean=np.nan, low=np.nan, high=np.nan, count=0)
-    mean = float(known.mean())
-    if count < 2 or not np.isfinite(mean):
-        return Interval(mean=mean, low=np.nan, high=np.nan, count=count)
-    half = t_interval(known, confidence).half
-    return Interval(mean=mean, low=mean - half, high=mean + half, count=count)
 
 
 def confidence_of(comparison: Comparison) -> float:
@@ -80,7 +37,7 @@ def intervals(comparison: Comparison) -> pl.DataFrame:
         chosen = comparison.plain(point)
         for name in columns:
             most = METRIC[name].most if name in METRIC else np.inf
-            found = interval(values[name][chosen], sure).within(most)
+            found = t_interval(values[name][chosen], sure).within(most)
             if found.count:
                 ends = (found.mean, found.low, found.high, found.count)
                 rows.append((index, point.name, name, *ends))
@@ -202,10 +159,10 @@ def difference(comparison: Comparison, first: int, second: int, metric: str) -> 
         return None
     steady = True
     if len(parts) > 1:
-        change = interval(np.array([part.mean() for part in parts]), sure)
+        change = t_interval(np.array([part.mean() for part in parts]), sure)
     else:
         means = batch_means(parts[0])
-        change, steady = interval(means, sure), independent(means)
+        change, steady = t_interval(means, sure), independent(means)
     whole = np.concatenate(parts)
     return Difference(
         metric=metric,
@@ -253,16 +210,6 @@ def _closed(run: Run) -> bool:
     """Tell whether clients waited for answers before they sent more."""
     by: object = (run.summary.get("sessions") or {}).get("by")
     return run.settings.get("workload.concurrency") is not None or by == "completion"
-
-
-def batch_means(values: Floats) -> Floats:
-    """Return the means of consecutive batches of equal size, :data:`BATCHES` of them or fewer."""
-    count = min(BATCHES, len(values) // LEAST)
-    if count < 2:
-        return values[:0] if len(values) < 2 else values
-    size = len(values) // count
-    means: Floats = values[len(values) - count * size :].reshape(count, size).mean(axis=1)
-    return means
 
 
 def independent(means: Floats) -> bool:

@@ -13,7 +13,7 @@ from simulator.experiment import Experiment, pools_text
 from simulator.goodput.options import Options
 from simulator.goodput.search import Bracket, cheapest, fewest, highest
 from simulator.goodput.trials import OnTrial, Row, Trials
-from simulator.intervals import Interval, t_interval
+from simulator.intervals import Interval, around, t_interval
 from simulator.policies.autoscaling import Static
 from workloads.offered import at_rate, own_rate
 
@@ -84,7 +84,7 @@ class Found:
         """Attainment at the answer on fresh draws; on the one draw there is, by batches."""
         if self.alike:
             half = self.own["attainment_half"]
-            return Interval(self.own["attainment"], math.nan if half is None else half)
+            return around(self.own["attainment"], math.nan if half is None else half, 1)
         return t_interval([row["attainment"] for row in self.check])
 
     @property

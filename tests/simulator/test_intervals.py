@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simulator.intervals import BATCHES, batch_interval, t_interval
+from simulator.intervals import BATCHES, LEAST, batch_interval, batch_means, t_interval
 
 
 def test_as_students_t_says() -> None:
@@ -22,9 +22,22 @@ def test_too_little_to_go_by() -> None:
     assert t_interval([3.0]).mean == 3.0
     assert math.isnan(t_interval([3.0]).half)
     assert math.isnan(t_interval([]).mean)
-    few = batch_interval(np.ones(2 * BATCHES - 1))
+    few = batch_interval(np.ones(2 * LEAST - 1))
     assert few.mean == 1.0
     assert math.isnan(few.half)
+
+
+def test_what_is_not_known_does_not_count() -> None:
+    """An unknown value is left out; an infinite one leaves no interval."""
+    assert t_interval([1.0, math.nan, 3.0]) == t_interval([1.0, 3.0])
+    assert t_interval([1.0, math.inf]).mean == math.inf
+    assert math.isnan(t_interval([1.0, math.inf]).low)
+
+
+def test_batches_are_equal_in_size_and_the_last_ones() -> None:
+    """As many as asked for or as hold enough, of the end of the values."""
+    assert batch_means(np.arange(2003.0)).tolist() == [52.5 + 100 * at for at in range(BATCHES)]
+    assert len(batch_means(np.arange(5.0 * LEAST + 1))) == 5
 
 
 def test_batches_cover_the_mean_of_what_depends_on_itself() -> None:

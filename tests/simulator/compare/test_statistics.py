@@ -13,15 +13,14 @@ from simulator.compare import Comparison, Options, compare, find, prose, write
 from simulator.compare.metrics import METRIC
 from simulator.compare.statistics import (
     against,
-    batch_means,
     difference,
     independent,
-    interval,
     intervals,
     orders,
     paired,
 )
 from simulator.errors import ConfigError
+from simulator.intervals import batch_means, t_interval
 from simulator.record import STATUSES, RunRecord
 from tests.fakes import FakeRun, fake_record
 from tests.simulator.compare.folders import Made, write_run
@@ -31,7 +30,7 @@ from tests.simulator.compare.folders import Made, write_run
 def test_intervals_hold_as_often_as_they_say(confidence: float) -> None:
     """Of many intervals of normal draws about the said share contains the mean."""
     rng = np.random.default_rng(1)
-    found = [interval(rng.normal(3.0, 2.0, 6), confidence) for _ in range(4000)]
+    found = [t_interval(rng.normal(3.0, 2.0, 6), confidence) for _ in range(4000)]
     share = np.mean([each.low <= 3.0 <= each.high for each in found])
     assert share == pytest.approx(confidence, abs=4 * np.sqrt(confidence * (1 - confidence) / 4000))
 
@@ -41,10 +40,10 @@ def test_an_interval_is_students() -> None:
     values = np.array([1.0, 2.0, np.nan, 4.0])
     known = values[np.isfinite(values)]
     low, high = stats.t.interval(0.9, 2, known.mean(), stats.sem(known))
-    found = interval(values, 0.9)
+    found = t_interval(values, 0.9)
     assert (found.low, found.high, found.count) == (pytest.approx(low), pytest.approx(high), 3)
-    assert np.isnan(interval(values[:1]).low)
-    assert interval(values[2:3]).count == 0
+    assert np.isnan(t_interval(values[:1]).low)
+    assert t_interval(values[2:3]).count == 0
 
 
 def test_batches_tell_dependent_requests_from_independent_ones() -> None:
@@ -169,7 +168,7 @@ def test_intervals_are_over_seeds_alone(tmp_path: Path) -> None:
     """Latencies made longer do not widen them; they are of the table's own numbers."""
     done = repeated(tmp_path, {"cheap": COSTS["cheap"]})
     row = intervals(done).filter(metric="gpu_hours.total").row(0, named=True)
-    wanted = interval(np.array([1.0, 1.2, 1.2]))
+    wanted = t_interval(np.array([1.0, 1.2, 1.2]))
     assert (row["mean"], row["low"], row["seeds"]) == (
         pytest.approx(wanted.mean),
         pytest.approx(wanted.low),
