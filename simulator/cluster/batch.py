@@ -719,6 +719,8 @@ class BatchWorker(Worker):
             del running[request]
             length = ledger.input_tokens[request] + ledger.output_tokens[request]
             self.leap.leave(length)
+            if self.cache is not None:
+                self.used -= self.cache.goes_on(request, length - 1)
             self._free(request, -(-(length - 1) // self.block_size))
             self._listener.finished(request)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from simulator.cluster.prompts import Path, PromptBlocks
+from simulator.cluster.prompts import Path, PromptBlocks, common
 
 
 class Node:
@@ -58,6 +58,7 @@ class PrefixCache:
     """
 
     __slots__ = (
+        "_followers",
         "_heap",
         "_held",
         "_nodes",
@@ -73,6 +74,7 @@ class PrefixCache:
 
     def __init__(self, blocks: PromptBlocks, block_size: int) -> None:
         self._path_of = blocks.paths(block_size).of
+        self._followers = None if blocks.follower is None else blocks.follower.data
         self._size = block_size
         self.tell: Callable[[Path, int, bool], None] | None = None
         self.evicted = 0
@@ -162,6 +164,50 @@ class PrefixCache:
         """Tell whether a node of this name has a single user, whose blocks end with it."""
         same = node.name == name and node.parent is not None
         return same and node.users == 1 and not node.children
+
+    def goes_on(self, request: int, tokens: int) -> int:
+        """Hear that a request's answer is whole: ``tokens`` of its prompt and answer are there.
+
+        Where another prompt begins with them, they go by that one's names from now on; not where
+        the prompt fills no block, or others have, or go on from, what would change its name.
+
+        Returns:
+            How many of its blocks others that are held have too: it gives its own back.
+        """
+        held, followers = self._held.get(request), self._followers
+        if held is None or followers is None or followers[request] < 0:
+            return 0
+        path = self._path_of(followers[request])
+        shared = min(common(held.path, path), held.node.end)
+        if not self._own_from(held.node, shared):
+            return 0
+        if held.node.end > shared and self.tell is not None:
+            self.tell(self._way_to(held.node, held.node.end), shared, False)
+        held.node, held.path = self._cut(held.node, shared), path
+        return self.computed(request, tokens)
+
+    @staticmethod
+    def _own_from(node: Node, begin: int) -> bool:
+        """Tell whether a request that ends with a node has its blocks from ``begin`` on alone."""
+        branches = 0
+        while node.end > begin:
+            if node.users != 1 or len(node.children) != branches or node.parent is None:
+                return False
+            node, branches = node.parent, 1
+        return True
+
+    def _cut(self, node: Node, end: int) -> Node:
+        """Take the blocks from ``end`` on out of the tree, which one request has alone."""
+        while node.begin >= end and node.parent is not None and node.end > end:
+            parent = node.parent
+            del parent.children[node.name]
+            node.parent = None
+            self._nodes -= 1
+            node = parent
+        if node.end > end:
+            node.end = end
+            node.children.clear()
+        return node
 
     def _grow(self, node: Node, name: int, end: int, *, alone: bool) -> Node:
         """Add blocks up to ``end`` after a node; to itself if it is a request's ``alone``."""

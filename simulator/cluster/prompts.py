@@ -1,6 +1,6 @@
 """What prompts have in common: the ids of their KV blocks, as a trace has them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,8 @@ class PromptBlocks:
 
     Request r has those in ``starts[r]`` to ``starts[r + 1]``. An id stands for ``block_size``
     tokens of its prompt and all before them. ``tokens`` are the prompts' lengths; ids that lie
-    beyond, of a prompt that was cut off, name nothing.
+    beyond, of a prompt that was cut off, name nothing. ``follower`` is the request whose prompt
+    begins with a request's prompt and answer, if there is one (else -1).
 
     Raises:
         ConfigError: the arrays do not belong together.
@@ -33,6 +34,7 @@ class PromptBlocks:
     first: NDArray[np.int64]
     count: NDArray[np.int64]
     tokens: NDArray[np.int32]
+    follower: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if not self.block_size >= 1:
@@ -46,6 +48,8 @@ class PromptBlocks:
                 "prompt blocks: starts must rise from 0 to the number of runs, one per request and "
                 "one more"
             )
+        if self.follower is not None and len(self.follower) != len(self.tokens):
+            raise ConfigError("prompt blocks: follower must be said of every request or of none")
         if runs and (self.count.min() < 1 or self.first.min() < 0):
             raise ConfigError("prompt blocks: a run needs a first id of at least 0, and an id")
 
@@ -113,13 +117,53 @@ def blocks_of(trace: Trace) -> PromptBlocks | None:
     first = fields.field("first").to_numpy().astype(np.int64)
     if meta.block_scope == "session":
         first = first + np.repeat(_sessions(trace), counts)
-    return PromptBlocks(
+    blocks = PromptBlocks(
         block_size=meta.block_size,
         starts=np.concatenate(([0], np.cumsum(counts))),
         first=first,
         count=fields.field("n").to_numpy().astype(np.int64),
         tokens=trace.column("input_tokens"),
     )
+    parents = trace.frame["parent_id"]
+    if parents.null_count() == len(parents):
+        return blocks
+    return replace(blocks, follower=_followers(blocks, parents, trace.column("output_tokens")))
+
+
+def _followers(
+    blocks: PromptBlocks, parents: pl.Series, answers: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """Return each request's first child whose prompt goes on from its prompt and answer.
+
+    That is so where the child's prompt is as long as both at least, and has all ids of the
+    parent's but for that of a last, partial block.
+    """
+    follower = np.full(len(parents), -1, np.int64)
+    path_of = blocks.paths(blocks.block_size).of
+    whole = blocks.tokens.astype(np.int64) + answers
+    for child, parent in enumerate(parents.to_list()):
+        if parent is None or follower[parent] >= 0 or blocks.tokens[child] < whole[parent]:
+            continue
+        if goes_on(path_of(parent), path_of(child)):
+            follower[parent] = child
+    return follower
+
+
+def common(one: Path, other: Path) -> int:
+    """Return how many blocks two prompts have in common from their start."""
+    shared = 0
+    for (end, name), (other_end, other_name) in zip(one, other, strict=False):
+        if name != other_name:
+            break
+        shared = min(end, other_end)
+        if end != other_end:
+            break
+    return shared
+
+
+def goes_on(path: Path, longer: Path) -> bool:
+    """Tell whether a prompt's whole blocks are all another's first ones."""
+    return not path or common(path, longer) == path[-1][0]
 
 
 def _sessions(trace: Trace) -> NDArray[np.int64]:

@@ -150,7 +150,11 @@ def traffic(
     )
 
 
-def prompt_blocks(prompts: Sequence[tuple[int, Sequence[int]]], block_size: int) -> PromptBlocks:
+def prompt_blocks(
+    prompts: Sequence[tuple[int, Sequence[int]]],
+    block_size: int,
+    follower: Sequence[int] | None = None,
+) -> PromptBlocks:
     """Return prompts of so many tokens with these ids, each id a run or part of one."""
     starts, first, count = [0], [], []
     for _, ids in prompts:
@@ -167,13 +171,15 @@ def prompt_blocks(prompts: Sequence[tuple[int, Sequence[int]]], block_size: int)
         first=np.array(first, np.int64),
         count=np.array(count, np.int64),
         tokens=np.array([tokens for tokens, _ in prompts], np.int32),
+        follower=None if follower is None else np.array(follower, np.int64),
     )
 
 
 def shared(load: Traffic, block_size: int = 8, words: int = 2, seed: int = 0) -> Traffic:
     """Return the traffic with prompts out of a random tree: each next block is one of ``words``.
 
-    The fewer words, the more they share. The blocks at the end of a prompt are partial.
+    The fewer words, the more they share. The blocks at the end of a prompt are partial. Answers are
+    taken to be the beginning of any later prompt, or of none.
     """
     rng = np.random.default_rng(seed)
     numbers: dict[tuple[int, ...], int] = {}
@@ -182,7 +188,9 @@ def shared(load: Traffic, block_size: int = 8, words: int = 2, seed: int = 0) ->
         drawn = tuple(rng.integers(0, words, -(-tokens // block_size)).tolist())
         starts = [drawn[:upto] for upto in range(1, len(drawn) + 1)]
         prompts.append((tokens, [numbers.setdefault(each, len(numbers)) for each in starts]))
-    return replace(load, blocks=prompt_blocks(prompts, block_size))
+    later = rng.integers(1, 9, len(prompts)) + np.arange(len(prompts))
+    follower = np.where((rng.random(len(prompts)) < 0.7) & (later < len(prompts)), later, -1)
+    return replace(load, blocks=prompt_blocks(prompts, block_size, follower.tolist()))
 
 
 def poisson_traffic(

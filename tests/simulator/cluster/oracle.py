@@ -380,6 +380,8 @@ class SteppingWorker(BatchWorker):
         finished = sorted((s for s in self.batch if s.left == 0), key=lambda s: s.request)
         for sequence in finished:
             self.batch.remove(sequence)
+            if self.plain:
+                self.used -= self.plain.goes_on(sequence.request, sequence.length - 1)
             self.give_back(sequence.request, sequence.held)
             self._listener.finished(sequence.request)
 

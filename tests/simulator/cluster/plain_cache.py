@@ -96,16 +96,44 @@ class PlainCache:
         """Count what a request has."""
         return len(self.has.get(request, []))
 
-    def computed(self, request: int, tokens: int) -> int:
+    def goes_on(self, request: int, tokens: int) -> int:
+        """Name what a request has as the prompt does that begins with it, if nobody minds."""
+        if self.prompts.follower is None or request not in self.has:
+            return 0
+        if not named(self.prompts, request, self.size):
+            return 0  # a prompt that fills no block has no name
+        follower = int(self.prompts.follower[request])
+        if follower < 0:
+            return 0
+        mine, theirs = self.has[request], named(self.prompts, follower, self.size)
+        same = 0
+        while same < min(len(mine), len(theirs)) and mine[same] == theirs[same]:
+            same += 1
+        if mine[same:] and self.minded(request, mine[same]):
+            return 0
+        if mine[same:]:
+            self.news(mine[-1], self.maker[mine[-1]], same, came=False)
+        del mine[same:]
+        return self.computed(request, tokens, follower)
+
+    def minded(self, request: int, block: Block) -> bool:
+        """Tell whether others have a block of a request, or any that goes on from it."""
+        others = [x for who, blocks in self.has.items() if who != request for x in blocks]
+        rest = {*others, *self.left} - set(self.has[request])
+        onward = (named(self.prompts, self.maker[each], self.size) for each in rest)
+        return block in others or any(block in each for each in onward)
+
+    def computed(self, request: int, tokens: int, names: int | None = None) -> int:
         """Take what is computed by now; count what others had."""
         if request not in self.has:
             return 0
         mine, owned = self.has[request], self.owned
-        new = named(self.prompts, request, self.size)[len(mine) : tokens // self.size]
+        names = request if names is None else names
+        new = named(self.prompts, names, self.size)[len(mine) : tokens // self.size]
         made = [block for block in new if block not in owned and block not in self.left]
         if made:
-            self.maker |= dict.fromkeys(made, request)
-            self.news(made[-1], request, made[0][0], came=True)
+            self.maker |= dict.fromkeys(made, names)
+            self.news(made[-1], names, made[0][0], came=True)
         for block in new:
             self.left.pop(block, None)
         mine += new

@@ -630,6 +630,8 @@ class Batch(Site):
         for job in over:
             line.remove(job)
             self.preempted.discard(job)
+            if self.cache is not None and line is self.running:
+                self.cache.goes_on(job.number, job.prompt + job.answer - 1)
             self.drop(job)
             self.world.finish(job)
 

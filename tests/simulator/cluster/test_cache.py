@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import polars as pl
@@ -15,7 +16,7 @@ from simulator.cluster.cache import Node, PrefixCache
 from simulator.cluster.prompts import PromptBlocks, blocks_of
 from simulator.errors import ConfigError
 from workloads.readers import read_trace
-from workloads.trace import Trace
+from workloads.trace import RUN, Trace, TraceMeta, canonical_frame
 
 TRACES = Path(__file__).parents[4] / "shared" / "traces"
 
@@ -37,7 +38,7 @@ def trees(draw: st.DrawFn) -> tuple[list[tuple[int, list[int]]], int]:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["take", "take", "compute", "compute", "let go", "fit"]),
+        st.sampled_from(["take", "take", "compute", "compute", "let go", "answer", "fit"]),
         st.integers(0, 7),
         st.integers(0, 50),
     ),
@@ -46,13 +47,18 @@ steps = st.lists(
 
 
 @settings(max_examples=600)
-@given(drawn=trees(), size=st.integers(1, 7), steps=steps)
+@given(drawn=trees(), size=st.integers(1, 7), steps=steps, followers=st.randoms())
 def test_equals_the_plain_cache(
-    drawn: tuple[list[tuple[int, list[int]]], int], size: int, steps: list[tuple[str, int, int]]
+    drawn: tuple[list[tuple[int, list[int]]], int],
+    size: int,
+    steps: list[tuple[str, int, int]],
+    followers: Random,
 ) -> None:
     """Whatever is held, computed, let go of and dropped, in whatever order, both caches agree."""
     prompts, of_id = drawn
-    blocks = prompt_blocks(prompts, of_id)
+    blocks = prompt_blocks(
+        prompts, of_id, [followers.randint(-1, len(prompts) - 1) for _ in prompts]
+    )
     ours, plain = PrefixCache(blocks, size), PlainCache(blocks, size)
     running: set[int] = set()
     for what, which, amount in steps:
@@ -66,8 +72,11 @@ def test_equals_the_plain_cache(
             plain.hold(request, seen)
         elif what == "compute" and request in running:
             assert ours.computed(request, amount) == plain.computed(request, amount)
-        elif what == "let go" and request in running:
+        elif what in ("let go", "answer") and request in running:
             running.remove(request)
+            if what == "answer":
+                assert ours.goes_on(request, amount) == plain.goes_on(request, amount)
+                check_tree(ours)
             assert ours.release(request) == plain.release(request)
         elif what == "fit":
             ours.fit(amount % 13)
@@ -174,6 +183,40 @@ def unlimited(trace: Trace, size: int) -> tuple[int, int]:
         cache.release(request)
     assert cache.evicted == 0
     return whole, found
+
+
+def test_an_answer_is_found_by_the_turn_after_it() -> None:
+    """What was generated goes by the next turn's ids, a last partial id's blocks as well."""
+    # A prompt of 25 tokens in ids of 10, the last of them partial; its answer is of 20.
+    blocks = prompt_blocks([(25, [0, 1, 2]), (55, [0, 1, 3, 4, 5, 6])], 10, [1, -1])
+    cache = PrefixCache(blocks, 5)
+    cache.hold(0, cache.find(0, 25))
+    cache.computed(0, 25)
+    assert cache.find(1, 55).blocks == 4  # ids 0 and 1
+    assert cache.goes_on(0, 44) == 0
+    assert cache.find(1, 55).blocks == 8  # 44 of 45 tokens have KV: the last block is not whole
+    cache.release(0)
+    assert (cache.idle, cache.find(0, 25).blocks) == (8, 4)
+
+
+def test_who_follows_whom() -> None:
+    """A child that goes on from prompt and answer follows; one too short, or of other ids, not."""
+    runs = [[(0, 2)], [(0, 2), (7, 2)], [(0, 1)], [(0, 2), (9, 9)], [(0, 1), (5, 1)], []]
+    rows = {
+        "arrival_s": [0.0] * 6,
+        "input_tokens": [20, 40, 29, 130, 20, 30],
+        "output_tokens": [10] * 6,
+        "parent_id": [None, 0, 0, 1, 1, 4],
+        "block_runs": [[{"first": first, "n": n} for first, n in row] for row in runs],
+    }
+    frame = canonical_frame(pl.DataFrame(rows, schema_overrides={"block_runs": pl.List(RUN)}))
+    meta = TraceMeta(name="six", format="test", block_size=10, rows_read=6, rows_kept=6)
+    blocks = blocks_of(Trace(frame, meta))
+    assert blocks is not None
+    assert blocks.follower is not None
+    assert blocks.follower.tolist() == [1, -1, -1, -1, -1, -1]
+    with pytest.raises(ConfigError, match="follower must be said of every request"):
+        replace(blocks, follower=blocks.follower[1:])
 
 
 def test_whole_trace_hit_rate() -> None:

@@ -256,6 +256,19 @@ def test_the_decode_worker_is_sent_what_it_lacks() -> None:
     assert [info.kept_tokens for info in whole.workers] == [0, 300]
 
 
+def test_a_conversation_finds_its_answers() -> None:
+    """A second turn finds the first's prompt and answer on the worker that decoded it."""
+    load = traffic([0.0, 5.0], [200, 400], [100, 5])
+    ids = prompt_blocks([(200, [0, 1]), (400, [0, 1, 2, 3])], 100, [1, -1])
+    load = replace(load, blocks=ids)
+    batching = Batching(block_size=10)
+    record = both(colocated(batching=batching), load)
+    assert record.requests["cached_tokens"].tolist() == [0, 290]  # of 299 that have KV
+    record = both(disaggregated(1, 1, batching=batching), load)
+    assert record.requests["cached_tokens"].tolist() == [0, 200]
+    assert [info.kept_tokens for info in record.workers] == [0, 290]
+
+
 def test_a_worker_that_comes_again_has_nothing() -> None:
     """A worker that died, or stopped and was started again, has lost its cache."""
     load = prompts([0.0, 1.0, 3.0], [[0, 1], [0, 1], [0, 1]])
