@@ -15,6 +15,9 @@ from workloads.trace import STATUS, Trace, TraceMeta, Transform, canonical_frame
 from workloads.where import Where
 
 DAY_S = 86_400
+LEAST_COVERED = 0.5
+"""Of prompts' tokens, the share that their blocks hold: less is likely another size of blocks."""
+
 LONGEST_GAP_DAYS = 3
 """Traces may pause over a weekend; more is likely a wrong time."""
 
@@ -91,6 +94,7 @@ def clean(raw: Raw, policy: Policy) -> Trace:
         transforms=raw.transforms,
         **raw.about,
     )
+    meta = _warned_of_short_blocks(rows, meta)
     whole = rows
     rows, meta = _without_empty(rows, meta, policy)
     rows, meta = relinked(whole, rows, meta, time)
@@ -340,6 +344,23 @@ class _Gaps:
                     longest, before = float(gaps[place]), at + place + (last is None)
             at, last = at + part.size, part[-1:]
         return cls(inversions, ties, longest, before)
+
+
+def _warned_of_short_blocks(rows: pl.DataFrame, meta: TraceMeta) -> TraceMeta:
+    """Return ``meta`` with a warning if prompts' blocks hold far fewer tokens than they have."""
+    if meta.block_size is None or "block_runs" not in rows.columns:
+        return meta
+    known = rows.filter(pl.col("block_runs").list.len() > 0).select("block_runs", "input_tokens")
+    blocks = int(known["block_runs"].explode().struct.field("n").cast(pl.Int64).sum())
+    tokens = int(known["input_tokens"].cast(pl.Int64).sum())
+    share = blocks * meta.block_size / tokens if tokens else 1.0
+    if share >= LEAST_COVERED:
+        return meta
+    text = (
+        f"{meta.name}: its blocks of {meta.block_size} tokens hold but {share:.0%} of the prompts "
+        "that have any: if their size is another, say so with workload.block_size"
+    )
+    return replace(meta, warnings=(*meta.warnings, text))
 
 
 def _warned_of_a_gap(

@@ -19,6 +19,7 @@ from workloads.inspection import hit_tokens, known_arrivals
 
 Floats = NDArray[np.float64]
 BINS = 200
+HIT_BINS = 50
 POINTS = 300
 """Points of a curve, whatever the size of the trace."""
 
@@ -124,7 +125,7 @@ def _dispersion(done: Studied) -> Panel:
         lines,
         x="window (s)",
         y="variance / mean of arrivals",
-        xaxis={"type": "log"},
+        xaxis=theme.log_ticks(float(widths[0]) * 0.9, float(widths[-1]) * 1.1),
         yaxis={"type": "log"},
     )
     note = (
@@ -151,19 +152,22 @@ def _lengths(done: Studied, name: str) -> Panel:
 def _cdf(
     name: str, title: str, measured: tuple[Floats, str], fits: Sequence[Fit], note: str
 ) -> Panel:
-    """Return a distribution with the best of its fits on a log axis."""
+    """Return a distribution with the best of its fits on a log axis, values of 0 below it."""
     values, axis = measured
-    values = values[values > 0]
-    if values.size < 2 or values.min() == values.max():
-        return Panel(name=name, title=title, note="There is but one value.", figure=None)
+    if not values.size:
+        return Panel(name=name, title=title, note="The trace has none.", figure=None)
     shares = np.linspace(0, 1, POINTS)
     curve = np.quantile(values, shares)
+    shares, curve = shares[curve > 0], curve[curve > 0]
+    if curve.size < 2 or curve[0] == curve[-1]:
+        return Panel(name=name, title=title, note="All are the same, or 0.", figure=None)
     lines = [theme.line(curve, shares * 100, "this trace", theme.INK, hover="%{x:,.4~g}")]
-    at = np.geomspace(values.min(), values.max(), POINTS)
+    at = np.geomspace(curve[0], curve[-1], POINTS)
     for fit, colour in zip(fits[:SHOWN_FITS], COLOURS, strict=False):
         words = f"{fit.name}, KS {fit.distance:.3f}"
         lines.append(theme.line(at, fit.cdf(at) * 100, words, colour, faint=True))
-    drawn = theme.figure(lines, x=axis, y="share (%)", xaxis={"type": "log"}, hovermode="closest")
+    ticks = theme.log_ticks(float(curve[0]) * 0.9, float(curve[-1]) * 1.1)
+    drawn = theme.figure(lines, x=axis, y="share (%)", xaxis=ticks, hovermode="closest")
     return Panel(name=name, title=title, note=note, figure=drawn)
 
 
@@ -174,7 +178,7 @@ def _hits(done: Studied) -> Panel:
     if hits is None:
         return Panel(name=name, title=title, note="The trace has no ids of blocks.", figure=None)
     inputs = done.trace.column("input_tokens").astype(float)
-    edges = np.linspace(0, hits.size, min(BINS, hits.size) + 1).astype(np.int64)
+    edges = np.linspace(0, hits.size, min(HIT_BINS, hits.size) + 1).astype(np.int64)
     part = np.add.reduceat(hits, edges[:-1]) / np.add.reduceat(inputs, edges[:-1])
     total = np.cumsum(hits)[edges[1:] - 1] / np.cumsum(inputs)[edges[1:] - 1]
     at = edges[1:].astype(float)

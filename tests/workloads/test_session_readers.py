@@ -129,6 +129,14 @@ def test_negative_delays_are_counted(tmp_path: Path) -> None:
     assert counts(trace, "negative_delays") == {"rows": 1}
 
 
+def test_a_turn_without_a_time_follows_its_own_session(tmp_path: Path) -> None:
+    """Whatever other sessions' rows stand between."""
+    rows = [TURNS[0] | {"timestamp": 9000}, TURNS[2] | {"timestamp": 5}, TURNS[1]]
+    trace = read_trace(jsonl(tmp_path, *rows), context="full")
+    assert trace.frame["input_tokens"].to_list() == [90, 1100, 1500]
+    assert links(trace) == [(None, None), (None, None), (1, 0.5)]
+
+
 def test_a_block_size_may_be_told(tmp_path: Path) -> None:
     """Rows of 16-token blocks are refused as 512-token ones, and the setting is named."""
     path = jsonl(
@@ -138,6 +146,15 @@ def test_a_block_size_may_be_told(tmp_path: Path) -> None:
         read_trace(path)
     trace = read_trace(path, block_size=16)
     assert (trace.meta.block_size, ids(trace, 0)) == (16, [1, 2, 3])
+
+
+def test_blocks_that_hold_too_little_are_told_of() -> None:
+    """512-token ids read as 16-token ones would shorten what prompts share 32 times."""
+    path = shared("mooncake_conversation_first5min.jsonl")
+    assert not read_trace(path).meta.warnings
+    (text,) = read_trace(path, block_size=16).meta.warnings
+    assert "blocks of 16 tokens hold but 3% of the prompts" in text
+    assert "workload.block_size" in text
 
 
 # Dynamo

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_readers import shared, write
 
@@ -207,3 +207,72 @@ def test_aiperf_turns_that_do_not_go_on_are_counted() -> None:
     rows = [json.loads(line) for line in written.lines]
     assert [row["session_id"] for row in rows] == ["s0", "s1", "s2"]
     assert written.notes == ("1 turns that do not go on with their session begin their own",)
+
+
+calls = st.fixed_dictionaries(
+    {
+        "parent": st.integers(-1, 12),
+        "time": st.none() | st.integers(0, 4),
+        "input": st.integers(32, 60),
+        "output": st.integers(1, 5),
+        "delay": st.none() | st.sampled_from([0.0, 0.5]),
+        "blocks": st.none() | st.lists(st.integers(0, 5), max_size=2),
+    }
+)
+
+
+@settings(max_examples=30)
+@given(rows=st.lists(calls, min_size=1, max_size=12), other=st.lists(calls, min_size=1, max_size=5))
+def test_any_trace_can_be_looked_at_combined_and_told(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], other: list[Any]
+) -> None:
+    """Sessions, gaps in what is known, ties and single requests included; nothing is lost."""
+    one, two = linked(rows), linked(other)
+    for trace in (one, two, splice([one, two], 1.0), mix([one, two])):
+        told = inspect(trace)
+        assert told.requests == len(trace)
+        assert told.hit_rate is None or 0 <= told.hit_rate <= 1
+        if np.unique(trace.frame["arrival_s"].drop_nulls()).size > 2:
+            assert 0 <= fit(trace).arrivals[0].distance <= 1
+        path = tmp_path_factory.getbasetemp() / "told.jsonl"
+        path.write_text("\n".join(aiperf(trace).lines), encoding="utf-8")
+        again = read_trace(str(path), context="delta", block_size=16)
+        for name in ("input_tokens", "output_tokens"):
+            assert sorted(again.frame[name]) == sorted(trace.frame[name])
+    assert len(splice([one, two])) == len(mix([one, two])) == len(rows) + len(other)
+
+
+def linked(rows: list[Any]) -> Trace:
+    """Return a trace of rows that wait for earlier ones or have times."""
+    from workloads.cleaning import Policy, Raw, clean
+
+    frame = pl.DataFrame(
+        {
+            "arrival_s": [
+                row["time"] if row["time"] is not None or min(row["parent"], at - 1) >= 0 else 1
+                for at, row in enumerate(rows)
+            ],
+            "input_tokens": [row["input"] for row in rows],
+            "output_tokens": [row["output"] for row in rows],
+            "parent_id": [
+                min(row["parent"], at - 1) if min(row["parent"], at - 1) >= 0 else None
+                for at, row in enumerate(rows)
+            ],
+            "delay_s": [row["delay"] for row in rows],
+            "session_id": [None if row["time"] == 0 else at % 3 for at, row in enumerate(rows)],
+            "block_runs": [
+                None if row["blocks"] is None else [{"first": b, "n": 1} for b in row["blocks"]]
+                for row in rows
+            ],
+        },
+        schema_overrides={
+            "arrival_s": pl.Float64,
+            "parent_id": pl.UInt32,
+            "delay_s": pl.Float64,
+            "session_id": pl.UInt32,
+            "block_runs": pl.List(pl.Struct({"first": pl.UInt32, "n": pl.UInt32})),
+        },
+    )
+    about = {"block_size": 16, "tail_block": "partial"}
+    raw = Raw(path="t", format="x", frame=frame, first_row=1, about=about)
+    return clean(raw, Policy())

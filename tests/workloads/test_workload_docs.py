@@ -30,3 +30,10 @@ def test_columns_and_values_are_named(name: str) -> None:
 def test_settings_are_named(name: str) -> None:
     """Each stands in the page by its full key."""
     assert name in TEXT
+
+
+def test_the_table_has_every_format_once() -> None:
+    """One row per reader, in the readers' own order or another, and no row of none."""
+    table = TEXT.partition("| `workload.format` |")[2].partition("\n\n")[0]
+    rows = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(reader.name for reader in READERS)

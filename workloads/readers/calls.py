@@ -177,13 +177,15 @@ def seconds(value: object, name: str, where: Where, least: float | None = None) 
 def in_session(sessions: list[str | None], times: list[Any]) -> lineage.Rows:
     """Return each row's predecessor in its session, by time and then row of the file.
 
-    A row without a time stands where the row before it in the file does.
+    A row without a time stands where the one before it in its session does.
     """
     parents = np.full(len(sessions), lineage.NONE)
     last: dict[str, int] = {}
+    reached: dict[str | None, float] = {}
     filled: list[float] = []
-    for time in times:
-        filled.append(time if time is not None else (filled[-1] if filled else 0.0))
+    for session, time in zip(sessions, times, strict=True):
+        reached[session] = reached.get(session, 0.0) if time is None else time
+        filled.append(reached[session])
     for row in sorted(range(len(sessions)), key=lambda row: (filled[row], row)):
         session = sessions[row]
         if session is not None:

@@ -78,7 +78,7 @@ class Tree:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, Hashable], int] = {}
+        self._known: dict[Hashable, int] = {}
 
     @property
     def size(self) -> int:
@@ -90,7 +90,9 @@ class Tree:
         known, at = self._known, -1
         found: list[int] = []
         for block in blocks:
-            at = known.setdefault((at, block), len(known))
+            small = type(block) is int and 0 <= block < MAX_IDS  # one number takes half the memory
+            key = (at + 1) << 32 | block if small else (at, block)  # type: ignore[operator]
+            at = known.setdefault(key, len(known))
             found.append(at)
         return np.array(found, dtype=np.int64)
 
