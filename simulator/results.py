@@ -32,6 +32,7 @@ from simulator.record import (
     WorkerInfo,
 )
 from simulator.turns import of_sessions, warning_of_unsent
+from workloads.trace import ABOUT_BLOCKS, BLOCKS_KEY
 
 Floats = NDArray[np.float64]
 
@@ -855,6 +856,14 @@ class Results:
         """Return one column of the requests as float64, NaN where null."""
         return values_of(self.scan, name)
 
+    def _about_blocks(self) -> dict[str, str]:
+        """Return what a reader of the requests has to know of their blocks, if they have any."""
+        if "block_runs" not in self.scan.collect_schema():
+            return {}
+        accounting = self.context.get("accounting", {})
+        about = {name: accounting.get(name) for name in ABOUT_BLOCKS}
+        return {BLOCKS_KEY: json.dumps(about, sort_keys=True)}
+
     def write(self, folder: Path, *, report: Callable[["Results", Path], None] | None) -> None:
         """Write the run into ``folder``; ``report`` writes its HTML (``None``: no HTML).
 
@@ -869,7 +878,12 @@ class Results:
         config = str(self.context.get("config", ""))
         write_text(folder / "config.yaml", config)
         with whole(folder / "requests.parquet") as draft:
-            self.scan.sink_parquet(draft, compression="zstd", row_group_size=ROWS_PER_GROUP)
+            self.scan.sink_parquet(
+                draft,
+                compression="zstd",
+                row_group_size=ROWS_PER_GROUP,
+                metadata=self._about_blocks(),
+            )
         for name in ("timeline", "events", "lives", "decisions"):
             write_parquet(folder / f"{name}.parquet", getattr(self, name))
         if report is not None:

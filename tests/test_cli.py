@@ -292,6 +292,20 @@ def test_a_run_replays_as_a_trace(disaggsim: Command, tmp_path: Path) -> None:
     assert (second["src_e2e_s"] == first["e2e_s"].cast(pl.Float32)).all()
 
 
+def test_a_run_with_caches_replays_as_a_trace(disaggsim: Command, tmp_path: Path) -> None:
+    """What prompts have in common is kept with a run's requests: caches find it again."""
+    base = ("latency=polynomial", "report=none")
+    first = ("workload=documents", "workload.requests=60", "hydra.run.dir=first")
+    assert disaggsim(*base, *first).code == 0
+    again = ("workload=trace", "workload.path=first/requests.parquet", "hydra.run.dir=second")
+    assert disaggsim(*base, *again).code == 0
+    before, after = (
+        pl.read_parquet(tmp_path / run / "requests.parquet") for run in ("first", "second")
+    )
+    assert before["cached_tokens"].sum() > 0
+    assert after.select(before.columns).equals(before)
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_input_is_told_in_one_sentence(kind: str, disaggsim: Command, tmp_path: Path) -> None:
     """Exit code 2, one line on stderr that names the culprit, nothing on stdout, no folder left."""

@@ -27,6 +27,12 @@ SYNTHETIC = "synthetic"
 METADATA_KEY = "disaggsim.trace"
 """Key-value entry of a canonical parquet file that holds :class:`TraceMeta` as JSON."""
 
+BLOCKS_KEY = "disaggsim.blocks"
+"""Key-value entry of a run's requests that holds as JSON what :data:`ABOUT_BLOCKS` are."""
+
+ABOUT_BLOCKS = ("block_size", "block_scope", "tail_block")
+"""What a :class:`TraceMeta` says of the column ``block_runs``."""
+
 RUN = pl.Struct({"first": pl.UInt32(), "n": pl.UInt32()})
 """``n`` consecutive KV-block ids from ``first``."""
 
@@ -266,11 +272,12 @@ class Trace:
         return self.frame[name].to_numpy()
 
     def identity(self) -> pl.DataFrame:
-        """Return the columns of :data:`IDENTITY` that say anything, rows in order.
+        """Return the columns of :data:`IDENTITY` that say anything, and ``block_runs``, in order.
 
-        A synthetic request has its number alone.
+        A synthetic request has its number and blocks alone.
         """
-        said = [name for name in IDENTITY[2:] if self.frame[name].null_count() < len(self)]
+        further = (*IDENTITY[2:], *(("block_runs",) if self.meta.block_size is not None else ()))
+        said = [name for name in further if self.frame[name].null_count() < len(self)]
         from_file = () if self.meta.format == SYNTHETIC else ("source_row",)
         named = self.frame.select("request_id", *from_file, *said)
         return named.with_columns(pl.col(pl.Categorical).cast(pl.String))

@@ -5,8 +5,11 @@ Three kinds of file: the parquet :meth:`workloads.trace.Trace.write_parquet` wri
 and ``output_tokens``.
 """
 
+import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -20,7 +23,15 @@ from workloads.readers.parquet import MAGIC, first_line, names_of, own_threads_s
 from workloads.readers.rows import Columns, has_columns, read_rows
 from workloads.readers.source import sha256
 from workloads.readers.times import AUTO, Clock
-from workloads.trace import METADATA_KEY, REQUIRED, SCHEMA, Trace, TraceMeta
+from workloads.trace import (
+    ABOUT_BLOCKS,
+    BLOCKS_KEY,
+    METADATA_KEY,
+    REQUIRED,
+    SCHEMA,
+    Trace,
+    TraceMeta,
+)
 from workloads.where import Where
 
 OWN_UNIT = "s"
@@ -79,7 +90,8 @@ def _read(path: Path) -> tuple[TraceMeta | None, pl.DataFrame]:
     if entry is not None:
         return TraceMeta.from_json(entry), _own(scan, schema).collect()
     _check_columns(path, schema)
-    return None, scan.select(*COLUMNS.needed, *_kept(schema)).collect()
+    blocks = ("block_runs",) if schema.get("block_runs") == SCHEMA["block_runs"] else ()
+    return None, scan.select(*COLUMNS.needed, *_kept(schema), *blocks).collect()
 
 
 def _own(scan: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
@@ -125,6 +137,10 @@ def _from_columns(path: Path, frame: pl.DataFrame, policy: Policy, time_unit: st
         "output_tokens": tokens(frame["output_tokens"], where),
         **identity(frame, names, where).to_dict(),
     }
+    about = {"sha256": sha256(path), "time_unit": times.unit, "warnings": times.warnings}
+    blocks = _blocks(path, schema)
+    if blocks:
+        columns["block_runs"], names = frame["block_runs"], {**names, "block_runs": "block_runs"}
     further = [name for name in schema if name not in (*COLUMNS.needed, *names)]
     raw = Raw(
         path=str(path),
@@ -133,9 +149,27 @@ def _from_columns(path: Path, frame: pl.DataFrame, policy: Policy, time_unit: st
         first_row=0,
         utc_offset=times.utc_offset,
         transforms=() if own else tuple(ignored(Counter(dict.fromkeys(further, frame.height)))),
-        about={"sha256": sha256(path), "time_unit": times.unit, "warnings": times.warnings},
+        about=about | blocks,
     )
     return clean(raw, policy)
+
+
+def _blocks(path: Path, schema: Mapping[str, pl.DataType]) -> dict[str, Any]:
+    """Return what a run's requests say of the blocks of their prompts, empty if nothing.
+
+    Raises:
+        TraceError: it is not what this program writes.
+    """
+    entry = pl.read_parquet_metadata(path).get(BLOCKS_KEY)
+    if entry is None or schema.get("block_runs") != SCHEMA["block_runs"]:
+        return {}
+    try:
+        about = dict(json.loads(entry))
+        return {name: about[name] for name in ABOUT_BLOCKS}
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise TraceError(
+            f"{path}: metadata {BLOCKS_KEY} is not what this program writes ({error})"
+        ) from error
 
 
 def _named(path: Path, error: TraceError) -> str:
