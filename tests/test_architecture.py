@@ -45,6 +45,7 @@ FLOORS = {
     "simulator.advice_page": 7,
     "simulator.counterpart": 7,
     "simulator.bound": 7,
+    "simulator.planner_study": 7,
     "simulator.correction": 7,
     "simulator.goodput": 7,
     "simulator.configuration": 7,

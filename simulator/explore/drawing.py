@@ -34,6 +34,8 @@ LABELS = {
     "ttft_s": "first-token latency (s)",
     "batch": "batch of a worker (sequences)",
     "pp": "pipeline stages",
+    "prefill_share": "prefill workers, of all",
+    "goodput": "goodput (requests/s within both targets)",
 }
 
 

@@ -31,6 +31,8 @@ from simulator.policies.rate_matching import (
 )
 
 PREFILL, DECODE = "prefill", "decode"
+STARTUP_S = 60.0
+"""What a start is taken to last where nobody says."""
 
 
 class Counts(NamedTuple):
@@ -353,14 +355,14 @@ class ModelPredictive:
     Of every split within the budget that changes no pool by more than ``reach``: its GPU-seconds,
     ``late`` for each second that a request which cannot be served waits, and ``change`` for each
     worker that starts or stops, over ``horizon`` intervals. More workers serve from ``startup_s``
-    on, fewer at once. Costs are in GPU-seconds.
+    on (``None``: 60 s), fewer at once. Costs are in GPU-seconds.
     """
 
     common: Common
     forecaster: Forecaster = field(default_factory=Kalman)
     horizon: int = 4
     reach: int = 8
-    startup_s: float = 60.0
+    startup_s: float | None = None
     late: float = 10.0
     change: float = 30.0
 
@@ -371,10 +373,9 @@ class ModelPredictive:
                     f"model_predictive: {name} must be at least 1 but got {getattr(self, name)!r}"
                 )
         for name in ("startup_s", "late", "change"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"model_predictive: {name} must be at least 0 but got {getattr(self, name)!r}"
-                )
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"model_predictive: {name} must be at least 0 but got {value!r}")
 
     def initial(self) -> Told:
         """Return nothing told."""
@@ -415,9 +416,10 @@ class ModelPredictive:
     ) -> float:
         """Return the GPU-seconds that a split costs, with what it lets wait and changes."""
         step_s = self.common.interval_s
+        startup_s = STARTUP_S if self.startup_s is None else self.startup_s
         total = self.change * sum(abs(n - m) for n, m in zip(counts, view.now, strict=True))
         for at, (rate, rates) in enumerate(ahead):
-            started = at * step_s >= self.startup_s
+            started = at * step_s >= startup_s
             serving = counts if started else Counts(*map(min, counts, view.now))
             backlog = waiting + (rate - least(serving, rates)) * step_s
             total += step_s * cost(counts, view.gpus)

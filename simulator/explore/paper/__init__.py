@@ -50,12 +50,6 @@ FIGURES: Mapping[str, Callable[[Laboratory], Figure]] = MappingProxyType(
 
 LATER = (
     Claim(
-        id="P12",
-        claim="Dynamic rate matching by a planner beats the best static deployment on goodput",
-        held=None,
-        reason="needs planners that scale pools while traffic changes, which come later",
-    ),
-    Claim(
         id="P15",
         claim="KV-aware routing keeps TTFT stable as prefixes are shared, where round robin fails",
         held=None,
