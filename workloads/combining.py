@@ -22,6 +22,11 @@ def splice(traces: Sequence[Trace], gap_s: float = 0.0) -> Trace:
     return _joined(traces, starts, "spliced")
 
 
+def splice_at(traces: Sequence[Trace], starts: Sequence[float]) -> Trace:
+    """Return the traces, each from its own start on."""
+    return _joined(traces, starts, "spliced")
+
+
 def mix(traces: Sequence[Trace]) -> Trace:
     """Return the requests of all traces, each on its own clock."""
     return _joined(traces, [0.0] * len(traces), "mixed")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from simulator.cluster.clock import CONTROL, TICK, Alarm
-from simulator.cluster.fleet import PENDING, STARTING, Fleet
+from simulator.cluster.fleet import PENDING, SERVING, STARTING, Fleet
 from simulator.cluster.observer import Observer
 from simulator.elastic import MAX_WORKERS
 from simulator.errors import ConfigError
@@ -70,7 +70,7 @@ class Controller:
         grants = {
             role: self._grant(role, asked, seen.now_s) for role, asked in plan.workers.items()
         }
-        if plan.together and not _whole(grants.values()):
+        if plan.together and not (_whole(grants.values()) and self._may_flip(plan)):
             plan = plan._replace(flips=(), reason=f"{plan.reason}; both legs or neither")
             grants = {role: (before, asked, before) for role, (before, asked, _) in grants.items()}
         for role, counts in grants.items():
@@ -106,6 +106,11 @@ class Controller:
         before, coming = counts["desired"], counts[PENDING] + counts[STARTING]
         bounds = self._control.bounds_of(role)
         return before, asked, bounds.hold(asked, before, coming, now - self._changed[role])
+
+    def _may_flip(self, plan: Plan) -> bool:
+        """Tell whether workers stay that serve in every pool that others leave by flipping."""
+        ready = {role: pool.count(SERVING) for role, pool in self._fleet.pools.items()}
+        return all(ready[flip.pool] > flip.workers for flip in plan.flips)
 
     def _carry_out(
         self, grants: Mapping[str, tuple[int, int, int]], plan: Plan, now: float

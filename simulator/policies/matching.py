@@ -252,8 +252,8 @@ class TokenVelocity:
 class QueueBalance:
     """The split whose longer wait is shortest: prompts queued, and sequences waiting to decode.
 
-    A pool's wait is what waits over what it would serve with so many workers. It changes only for
-    a wait that is shorter by more than the share ``gain``.
+    A pool's wait is what waits, and what comes in the next interval, over what it would serve with
+    so many workers. It changes only for a wait that is shorter by more than the share ``gain``.
     """
 
     common: Common
@@ -276,9 +276,11 @@ class QueueBalance:
         if not any(lines):
             return Answer(None, "nobody waits")
 
+        coming = view.seen.traffic.rate * self.common.interval_s
+
         def wait_s(counts: Counts) -> float:
             each = zip(lines, counts, rates, strict=True)
-            return max(line / (count * rate) for line, count, rate in each)
+            return max((line + coming) / (count * rate) for line, count, rate in each)
 
         found = best(view, splits(view), lambda counts: (-wait_s(counts), sum(counts)))
         why = f"{lines.prefill} and {lines.decode} wait"
@@ -534,8 +536,9 @@ class Remembered(NamedTuple):
 class RateMatched:
     """An autoscaler that sets how many GPUs there shall be, and a matcher that splits them.
 
-    Each is asked at its own interval. The split has both its legs or neither; pools that the
-    matcher does not know (mixed ones) are as the autoscaler says.
+    Each is asked at its own interval. The split has both its legs or neither, and waits until the
+    last one is carried out, as Dynamo's planner does; pools that the matcher does not know (mixed
+    ones) are as the autoscaler says.
     """
 
     roles: ClassVar[tuple[str, ...]] = (PREFILL, DECODE)
@@ -605,8 +608,20 @@ class RateMatched:
         if not due:
             others = {role: n for role, n in plan.workers.items() if role not in self.roles}
             return plan._replace(workers=others), state
+        if moving := self._moving(seen):
+            others = {role: n for role, n in plan.workers.items() if role not in self.roles}
+            return Plan(others, moving), state
         answer = self.matcher.split(self._view(seen, budget), state.matcher)
         return self._plan(seen, plan, answer), state._replace(matcher=answer.state)
+
+    def _moving(self, seen: Observation) -> str:
+        """Return which pool's last change is still under way: nothing is split until it is over.
+
+        Else the last workers that serve could be told to leave before others have come.
+        """
+        pools = {role: seen.pools[role] for role in self.roles}
+        moving = [role for role, pool in pools.items() if pool.ready != pool.desired]
+        return f"{moving[0]} workers are still to come" if moving else ""
 
     def _budget(self, seen: Observation, state: Remembered) -> int:
         if self.matcher.common.gpus is not None:

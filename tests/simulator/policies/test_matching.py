@@ -180,15 +180,18 @@ def test_token_velocity(
 )
 def test_queue_balance(queued: int, waiting: int, split: tuple[int, int]) -> None:
     """The split whose longer wait is shortest, at 1 request/s a worker."""
-    at = seen(pool(3, waiting=(queued, 0, 0)), pool(3, waiting=(0, waiting, 0)))
+    at = seen(pool(3, waiting=(queued, 0, 0)), pool(3, waiting=(0, waiting, 0)), rate=0.0)
     assert asked(QueueBalance(common=COMMON), at) == split
 
 
 def test_a_small_gain_moves_nobody() -> None:
     """A wait that is shorter by less than the gain asked for is not worth a change."""
-    at = seen(pool(4, waiting=(20, 0, 0, 0)), pool(4, waiting=(12, 0, 0, 0)))  # 5 s; (5, 3): 4 s
+    lines = pool(4, waiting=(20, 0, 0, 0)), pool(4, waiting=(12, 0, 0, 0))
+    at = seen(*lines, rate=0.0)  # 5 s; (5, 3): 4 s
     assert asked(QueueBalance(common=COMMON, gain=0.1), at) == (5, 3)
     assert asked(QueueBalance(common=COMMON, gain=0.21), at) == (4, 4)
+    at = seen(*lines, rate=1.0)  # 30 more come: 12.5 s; (5, 3) would be 14 s
+    assert asked(QueueBalance(common=COMMON, gain=0.1), at) == (4, 4)
     unread = seen(pool(4, waiting=None), pool(4))
     assert asked(QueueBalance(common=COMMON), unread) == (4, 4)
 
@@ -372,6 +375,15 @@ def test_other_pools_are_the_autoscaler_s() -> None:
     assert plan.workers["mixed"] == 5
     plan, _ = policy.decide(at, policy.initial()._replace(budget=4))
     assert plan.workers == {"mixed": 5}
+
+
+def test_nothing_is_split_while_workers_are_to_come() -> None:
+    """A pending, starting or inbound worker holds the next split; other pools go on."""
+    policy = RateMatched(matcher=Ratio(common=COMMON, decode=3.0))
+    for late in ({"ready": 2, "starting": 1}, {"ready": 2, "pending": 1}, {"ready": 2}):
+        plan, _ = policy.decide(seen(replace(pool(3), **late), pool(3)), policy.initial())
+        assert plan.workers == {}
+        assert "still to come" in plan.reason
 
 
 def test_a_static_budget_is_what_the_pools_began_with() -> None:
