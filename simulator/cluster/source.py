@@ -17,7 +17,7 @@ Admit = Callable[[int, float], None]
 """Takes a request and the instant it arrives."""
 
 NEVER = -1
-"""What a request that will never be sent waits for."""
+"""How many a request waits for that will never be sent: fewer than none, whoever lets it go."""
 
 
 class Source(Protocol):
@@ -254,7 +254,7 @@ class Sessions:
         bounds, lacks, ready, kinds = self._bounds, self._lacks, self._ready, self._dispatch
         for link in range(bounds[request], bounds[request + 1]):
             child = self._child[link]
-            if lacks[child] == NEVER or (kinds[link] if kinds else False) != dispatch:
+            if (kinds[link] if kinds else False) != dispatch:
                 continue
             ready[child] = max(ready[child], now + self._delay[link])
             lacks[child] -= 1

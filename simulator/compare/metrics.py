@@ -88,6 +88,17 @@ METRICS = (
     ),
     Metric(path="rejected_token_share", label="rejected", better=-1, write=share, optional=True),
     Metric(path="dropped.token_share", label="not served", better=-1, write=share),
+    Metric(path="sessions.never_sent", label="never sent", better=-1, optional=True),
+    *(
+        Metric(
+            path=f"sessions.duration_s.{rank}",
+            label=f"session {rank}",
+            better=-1,
+            write=seconds,
+            optional=True,
+        )
+        for rank in ("p50", "p90")
+    ),
     Metric(path="preemptions", label="preemptions", better=-1),
     Metric(path="retries", label="retries", better=-1),
 )
