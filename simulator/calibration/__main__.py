@@ -25,7 +25,7 @@ from typing import Any
 
 import polars as pl
 
-from simulator.calibration.fit import borrowed_by, fit_all
+from simulator.calibration.fit import borrowed_by, fit_all, successors
 from simulator.calibration.kernel_rows import read_kernels
 from simulator.calibration.report import (
     document,
@@ -33,6 +33,7 @@ from simulator.calibration.report import (
     figures,
     left_out,
     shown,
+    successor,
     write,
 )
 from simulator.calibration.sources import ARCHITECTURES, read
@@ -114,6 +115,8 @@ def refit(
         scored = errors_of(steps, {name: fitted.efficiency})
         borrowed = borrowed_by(name, steps, fitted)
         write(options.out / f"{name}.yaml", document(fitted, scored, borrowed))
+    for name, alone in successors(kernels).items():
+        write(options.out / f"{name}.yaml", successor(name, alone))
     return {name: fitted.efficiency for name, fitted in fits.items()}
 
 

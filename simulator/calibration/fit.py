@@ -28,6 +28,7 @@ from simulator.calibration.sources import (
     ARCHITECTURES,
     DTYPES,
     NEAREST,
+    SUCCESSORS,
     Floats,
     Group,
     gpu_of,
@@ -312,8 +313,7 @@ def fit(data: Path, architecture: str, steps: pl.DataFrame, alone: AloneOf) -> F
     gemms = gemm_priors(data, systems)
     pulls = {key: pulled(key, alone, gemms) for key in flat.keys}
     curves, ring, skew = fit_kernels(flat.fields(), pulls)
-    kernels = by_engine({**{key: curve_of(each.x) for key, each in alone.items()}, **curves})
-    kernels = unprejudiced(kernels)
+    kernels = tables({**curves_of(alone), **curves})
     efficiency = Efficiency(
         architecture=architecture,
         kernels=kernels.pop("", {}),
@@ -325,6 +325,16 @@ def fit(data: Path, architecture: str, steps: pl.DataFrame, alone: AloneOf) -> F
         source=SOURCE,
     )
     return Fitted(efficiency=efficiency, collective_errors=errors, alone=alone)
+
+
+def curves_of(alone: AloneOf) -> dict[Key, Curve]:
+    """Return the curves that the kernels alone come to."""
+    return {key: curve_of(each.x) for key, each in alone.items()}
+
+
+def tables(curves: Mapping[Key, Curve]) -> dict[str, Kernels]:
+    """Return curves by engine, the generic ones ("") not those of an odd start."""
+    return unprejudiced(by_engine(curves))
 
 
 def by_engine(curves: Mapping[Key, Curve]) -> dict[str, Kernels]:
@@ -372,6 +382,19 @@ def fit_all(
             ),
         )
         for name, each in fits.items()
+    }
+
+
+def successors(kernels: pl.DataFrame | None) -> dict[str, AloneOf]:
+    """Return the kernels of architectures of which whole steps were not composed.
+
+    They are what such an architecture states itself; the rest is its nearest one's.
+    """
+    if kernels is None:
+        return {}
+    called = set(kernels["system"].unique())
+    return {
+        name: fit_alone(kernels, name) for name in SUCCESSORS if called & set(ARCHITECTURES[name])
     }
 
 

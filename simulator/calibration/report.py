@@ -10,7 +10,7 @@ import polars as pl
 import yaml
 
 from simulator.calibration.curves import Key, on_bound, rounded
-from simulator.calibration.fit import Fitted, fit_all
+from simulator.calibration.fit import SOURCE, AloneOf, Fitted, curves_of, fit_all, tables
 from simulator.calibration.sources import (
     ARCHITECTURES,
     MODELS,
@@ -142,7 +142,7 @@ def document(fitted: Fitted, steps: pl.DataFrame, borrowed: Sequence[str]) -> di
             "collectives_median_abs_pct": {
                 name: round(100 * value, 1) for name, value in fitted.collective_errors.items()
             },
-            "kernels": _alone(fitted),
+            "kernels": _alone(fitted.alone),
         },
         "on_bound": bound(efficiency),
         "borrowed": {"from": NEAREST[efficiency.architecture], "kernels": list(borrowed)},
@@ -151,6 +151,21 @@ def document(fitted: Fitted, steps: pl.DataFrame, borrowed: Sequence[str]) -> di
         "collectives": {name: _line(each) for name, each in efficiency.collectives.items()},
         "kernels": _table(efficiency.kernels),
         "engines": {name: _table(each) for name, each in sorted(efficiency.engines.items())},
+    }
+
+
+def successor(architecture: str, alone: AloneOf) -> dict[str, Any]:
+    """Return the YAML of an architecture that states its kernels alone and inherits the rest."""
+    engines = tables(curves_of(alone))
+    own = {kind: dict(curves) for kind, curves in engines.pop("", {}).items()}
+    return {
+        "architecture": architecture,
+        "inherits": NEAREST[architecture],
+        "measured_on": [gpu_of(system).name for system in ARCHITECTURES[architecture]],
+        "source": SOURCE.partition(", forward")[0] + ", kernels alone",
+        "fit_error": {"kernels": _alone(alone)},
+        "kernels": _table(own),
+        "engines": {name: _table(each) for name, each in sorted(engines.items())},
     }
 
 
@@ -165,7 +180,7 @@ def bound(efficiency: Efficiency) -> dict[str, str]:
     return found
 
 
-def _alone(fitted: Fitted) -> dict[str, dict[str, float]]:
+def _alone(alone: AloneOf) -> dict[str, dict[str, float]]:
     """Return what the kernels alone come to: rows, error, and error on shapes held out."""
     return {
         _name(key): {
@@ -173,7 +188,7 @@ def _alone(fitted: Fitted) -> dict[str, dict[str, float]]:
             "median_abs_pct": round(100 * each.error, 1),
             "held_out_pct": round(100 * each.held_out, 1),
         }
-        for key, each in sorted(fitted.alone.items())
+        for key, each in sorted(alone.items())
     }
 
 

@@ -70,7 +70,8 @@ ARCHITECTURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "hopper": ("h100_sxm", "h200_sxm"),
         "ampere": ("a100_sxm",),
-        "blackwell": ("b200_sxm", "gb200", "b300_sxm", "gb300"),
+        "blackwell": ("b200_sxm", "gb200"),
+        "blackwell_ultra": ("b300_sxm", "gb300"),
         "blackwell_gddr": ("rtx_pro_6000_server",),
         "ada": ("l40s",),
     }
@@ -80,10 +81,13 @@ NEAREST: Mapping[str, str] = MappingProxyType(
         "hopper": "blackwell",
         "ampere": "hopper",
         "blackwell": "hopper",
+        "blackwell_ultra": "blackwell",
         "blackwell_gddr": "blackwell",
         "ada": "hopper",
     }
 )
+SUCCESSORS = ("blackwell_ultra",)
+"""Architectures that take from the nearest one what no kernel of their own tells."""
 DTYPES: Mapping[str, str] = MappingProxyType(
     {"bfloat16": "bf16", "fp8": "fp8", "fp8_block": "fp8_block", "nvfp4": "nvfp4"}
 )

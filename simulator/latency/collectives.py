@@ -18,6 +18,10 @@ GROUPING_S = 1e-4
 """Assumed seconds to count and group tokens by domain before an exchange that sends each once:
 it then pays from some 256 tokens per rank on, where engines switch from low-latency kernels."""
 
+NCCL_START_S, NCCL_RANK_S = 4.7e-6, 1.57e-6
+"""Start of NCCL's all-reduce inside a box, and of each rank more: 6.3, 9.6 and 15.7 µs among 2, 4
+and 8 H100s (AIConfigurator's NCCL 2.27 and 2.29 tables, 2 KiB)."""
+
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv")
 
 
@@ -79,7 +83,11 @@ def _alpha(curve: CollectiveCurve, ranks: int) -> float:
 
 
 def _all_reduce(op: Operator, network: Network, efficiency: Efficiency) -> Number:
-    """One-shot for small messages, two-shot for large; across domains on a shard per GPU."""
+    """One-shot for small messages, two-shot for large; across domains on a shard per GPU.
+
+    Kernels that write into their peers' memory end at the domain: a group that spans several is
+    reduced by NCCL, which starts later inside each of them too.
+    """
     local, domains = network.split(op.ranks)
     message, started = op.message, np.sign(op.message)
     seconds = 0.0 * message
@@ -91,6 +99,8 @@ def _all_reduce(op: Operator, network: Network, efficiency: Efficiency) -> Numbe
             _line(two, local, started, message, 2.0 * (local - 1) / local / network.scale_up),
         )
     if domains > 1:
+        if local > 1:
+            seconds = np.maximum(seconds, started * (NCCL_START_S + NCCL_RANK_S * (local - 1)))
         shard = 2.0 * (domains - 1) / domains / local / network.nic
         seconds = seconds + _line(efficiency.network, domains, started, message, shard)
     return seconds

@@ -93,7 +93,9 @@ class Efficiency:
 
     ``kernels`` maps kind → dtype → :class:`Curve`, ``engines`` the same by serving engine where
     its kernels differ, ``collectives`` algorithm → :class:`CollectiveCurve`. ``measured_on`` lists
-    the GPUs whose measurements it was fitted to (those of the parent when ``inherits`` names one).
+    the GPUs whose measurements it was fitted to. ``inherits`` names the parent that stands in for
+    an architecture nobody measured; ``measured_on`` is the parent's then. A measured one may take
+    from a parent what it does not state itself.
     """
 
     architecture: str
@@ -205,10 +207,7 @@ def _measured(raw: Mapping[str, Any]) -> Efficiency:
         collectives=_collectives(raw["collectives"]),
         network=_curve(raw["network"], CollectiveCurve, "network"),
         moe_skew=float(raw["moe_skew"]),
-        engines={
-            name: _kernels(table, f"engines.{name}")
-            for name, table in _mapping(raw.get("engines") or {}, "engines").items()
-        },
+        engines=_engines(raw),
         measured_on=tuple(raw["measured_on"]),
         source=str(raw.get("source", "")),
     )
@@ -217,14 +216,27 @@ def _measured(raw: Mapping[str, Any]) -> Efficiency:
 def _inherited(raw: Mapping[str, Any], base: Efficiency) -> Efficiency:
     """Return ``base`` with what the file states in place of its own."""
     collectives = _collectives(raw.get("collectives") or {})
+    engines = _engines(raw)
     return replace(
         base,
         architecture=str(raw.get("architecture", base.architecture)),
         kernels=_merged(base.kernels, _kernels(raw.get("kernels") or {}, "kernels")),
+        engines={
+            name: _merged(base.engines.get(name, {}), engines.get(name, {}))
+            for name in {**base.engines, **engines}
+        },
+        measured_on=tuple(raw.get("measured_on") or base.measured_on),
         collectives={**base.collectives, **collectives},
-        inherits=str(raw["inherits"]),
+        inherits=None if "measured_on" in raw else str(raw["inherits"]),
         source=str(raw.get("source", base.source)),
     )
+
+
+def _engines(raw: Mapping[str, Any]) -> dict[str, Kernels]:
+    return {
+        name: _kernels(table, f"engines.{name}")
+        for name, table in _mapping(raw.get("engines") or {}, "engines").items()
+    }
 
 
 def _kernels(raw: object, key: str) -> Kernels:

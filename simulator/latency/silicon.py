@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,7 @@ MODELS: Mapping[str, str] = MappingProxyType(
         "Llama-3.1-8B": "meta-llama/Meta-Llama-3.1-8B",
         "Llama-4-Maverick": "meta-llama/Llama-4-Maverick-17B-128E-Instruct",
         "Llama-4-Scout": "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+        "MiniMax-M2": "MiniMaxAI/MiniMax-M2.5",
         "Qwen3-235B-A22B": "Qwen/Qwen3-235B-A22B",
         "Qwen3-30B-A3B": "Qwen/Qwen3-30B-A3B",
         "Qwen3-32B": "Qwen/Qwen3-32B",
@@ -74,6 +75,7 @@ DTYPES: Mapping[str, str] = MappingProxyType(
 )
 KV_DTYPES: Mapping[str, str] = MappingProxyType({"bf16": "bfloat16", "fp8": "fp8", "int8": "int8"})
 
+Answer = TypeVar("Answer")
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 CONTEXTS = tuple(2**n for n in range(7, 18))
 TOKENS = tuple(2**n for n in range(5, 16))
@@ -137,8 +139,7 @@ class Silicon:
         path = self._folder() / f"{_key(query, release)}.npz"
         grids = _read(path)
         if grids is None:
-            handle = _compiled(compile_engine, query)
-            grids = _asked(lambda: _tabulate(handle), query)
+            grids = _grids(compile_engine, query)
             _write(path, grids)
         layout = worker.layout
         depth = 1 if worker.role == "prefill" else layout.pp
@@ -281,6 +282,22 @@ def _named(what: str, dtype: str, names: Mapping[str, str]) -> str:
     return names[dtype]
 
 
+def _grids(
+    compile_engine: Callable[..., Handle], query: Mapping[str, Any]
+) -> dict[str, NDArray[np.float64]]:
+    """Return both grids; where prompts' attention has no 8-bit kernel it computes in 16.
+
+    KV of 8 bits is read by either: vLLM's kernels for most models only take 16-bit queries.
+    """
+    try:
+        handle = _compiled(compile_engine, query)
+        return _asked(lambda: _tabulate(handle), query)
+    except ConfigError:
+        if query["fmha_quant_mode"] != "fp8":
+            raise
+        return _grids(compile_engine, {**query, "fmha_quant_mode": "bfloat16"})
+
+
 def _compiled(compile_engine: Callable[..., Handle], query: Mapping[str, Any]) -> Handle:
     """Compile the query; an unknown ``model_path`` that is no folder would be downloaded."""
     path = query["model_path"]
@@ -291,11 +308,10 @@ def _compiled(compile_engine: Callable[..., Handle], query: Mapping[str, Any]) -
         )
     log.info("tabulating %s on %s from %s", path, query["system"], PACKAGE)
     arguments = {name: value for name, value in query.items() if value is not None}
-    handle: Handle = _asked(lambda: compile_engine(**arguments), query)
-    return handle
+    return _asked(lambda: compile_engine(**arguments), query)
 
 
-def _asked(call: Callable[[], Any], query: Mapping[str, Any]) -> Any:
+def _asked(call: Callable[[], Answer], query: Mapping[str, Any]) -> Answer:
     """Return the answer; what the package refuses becomes one clear sentence."""
     try:
         return call()

@@ -113,10 +113,12 @@ class Catalogue:
         raise Unmapped(f"GPU not shipped: {text}")
 
     def fabric(self, gpu: GPU) -> Fabric:
-        """Return what usually joins such GPUs: racks of one domain, boxes of 8, or PCIe."""
+        """Return what usually joins such GPUs: racks of one domain, boxes of 8, pairs, or PCIe."""
         if gpu.scale_up_domain >= 64:
             return self.fabrics["nvl72"]
-        return self.fabrics["hgx8" if gpu.scale_up_domain > 1 else "pcie_box"]
+        if gpu.scale_up_domain >= 8:
+            return self.fabrics["hgx8"]
+        return self.fabrics["nvlink_pairs" if gpu.scale_up_domain > 1 else "pcie_box"]
 
 
 def _folder(name: str, kind: type) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Placing workers on a fabric, and the way between them."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,27 @@ def test_pcie_box_joins_cards_through_the_host(name: str) -> None:
     assert (near.kind, len(near.hops)) == ("scale_up", 3)
     assert near.bandwidth == card.scale_up.bandwidth * box.scale_up_efficiency
     assert box.path(first, third, card, card).kind == "scale_out"
+
+
+def test_cards_without_p2p_meet_in_host_memory() -> None:
+    """Such a box is pcie_box but for what passes between two cards."""
+    with_p2p, without = (shipped("fabric", name) for name in ("pcie_box", "pcie_box_no_p2p"))
+    card = shipped("hardware", "rtx_4090")
+    bandwidth = []
+    for box in (with_p2p, without):
+        first, second = box.place([4, 4], card)
+        bandwidth.append(box.path(first, second, card, card).bandwidth)
+    assert bandwidth[0] > bandwidth[1]
+    same = replace(without, name=with_p2p.name, host_bridge=with_p2p.host_bridge)
+    assert same == with_p2p
+
+
+def test_bridged_cards_meet_in_pairs() -> None:
+    """H100 NVLs are joined two by two; a third is reached over the network."""
+    card, pairs = shipped("hardware", "h100_nvl"), shipped("fabric", "nvlink_pairs")
+    first, second, third = pairs.place([1, 1, 1], card)
+    assert pairs.path(first, second, card, card).kind == "scale_up"
+    assert pairs.path(first, third, card, card).kind == "scale_out"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

@@ -38,6 +38,18 @@ FILES = {
     "Gaudi 3 (OAM)": "gaudi_3",
     "Ascend 910C": "ascend_910c",
 }
+BEYOND = {
+    "a10g",
+    "a40",
+    "gh200_96gb",
+    "h100_nvl",
+    "h100_pcie",
+    "h20_3e_143gb",
+    "l4",
+    "l40",
+    "rtx_4090",
+}
+"""Shipped from data sheets of their own."""
 
 
 def link(**changes: Any) -> Link:
@@ -90,7 +102,16 @@ def rows() -> list[list[str]]:
 @pytest.mark.skipif(not SHEET.exists(), reason="../shared/data/hardware.csv is not here")
 def test_every_gpu_of_the_reference_sheet_is_shipped() -> None:
     """No GPU of the sheet is missing from the shipped files, and none is added unseen."""
-    assert {FILES[row[0]] for row in rows()} == {path.stem for path in SHIPPED}
+    assert {FILES[row[0]] for row in rows()} | BEYOND == {path.stem for path in SHIPPED}
+
+
+def test_gb300_is_not_gb200() -> None:
+    """Blackwell Ultra: half as much FP4 again, 288 GB, and kernels of its own."""
+    base, ultra = (shipped("hardware", name) for name in ("gb200_nvl72", "gb300_nvl72"))
+    assert ultra.peak_flops["fp4"] == 1.5 * base.peak_flops["fp4"]
+    assert ultra.peak_flops["fp8"] == base.peak_flops["fp8"]
+    assert ultra.memory_bytes == pytest.approx(2.88e11)
+    assert base.architecture != ultra.architecture
 
 
 @pytest.mark.skipif(not SHEET.exists(), reason="../shared/data/hardware.csv is not here")

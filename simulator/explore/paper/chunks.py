@@ -139,9 +139,18 @@ def _hurts_mla_most(found: Piggybacking) -> Verdict:
     )
 
 
-def _cache_mends(found: Piggybacking) -> Verdict:
+def _cache_mitigates(found: Piggybacking) -> Verdict:
     mla, cached, _ = found.loss.values()
-    return Verdict(cached <= 0.2 * mla, {"loss": mla, "loss_cached": cached})
+    added, added_cached, _ = found.added.values()
+    return Verdict(
+        cached < mla and added_cached < added,
+        {
+            "loss": mla,
+            "loss_cached": cached,
+            "time_1k_chunks_add": added,
+            "time_1k_chunks_add_cached": added_cached,
+        },
+    )
 
 
 F6 = Sheet(
@@ -162,10 +171,10 @@ F6 = Sheet(
         ),
         Statement(
             id="F6b",
-            claim="Caching the up-projected KV removes the penalty (what is left is at most a "
-            "fifth)",
-            judge=_cache_mends,
-            reason="it removes a part; the rest is not the up-projection (see F6a)",
+            claim="Caching the up-projected KV mitigates the penalty (less throughput is lost, "
+            "and chunks add less time to a prompt)",
+            judge=_cache_mitigates,
+            reason="what chunks cost here is not the up-projection (see F6a)",
         ),
     ),
 )

@@ -92,9 +92,10 @@ F9 = Sheet(
             claim="The swing is largest for DeepSeek-R1: about 3.6 at the loose end (2 … 6), below "
             "1 at the tight end",
             judge=_steep_for_experts,
-            reason="the order of the models is the paper's, the loose end is not: there more than "
-            "half of a decode step is MLA attention, which kernels measured so far compute in 16 "
-            "bits; faster decode would want more prefill GPUs beside it",
+            reason="the order of the models is the paper's, the loose end is not. Decode is not "
+            "what differs: the KV that it takes in per GPU is the paper's within a tenth (F12). So "
+            "a prefill GPU here does about twice what the paper's does, and half as many are "
+            "wanted",
         ),
     ),
 )

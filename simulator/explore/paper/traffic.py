@@ -64,7 +64,7 @@ def _a_small_part(found: Transfers) -> Verdict:
 
 def _about_a_gigabyte(found: Transfers) -> Verdict:
     egress, ingress = found.need("kv_egress"), found.need("kv_ingress")
-    held = all(0.2 <= float(np.median(each)) <= 2.4 for each in (egress, ingress))
+    held = all(0.4 <= float(np.median(each)) <= 1.2 for each in (egress, ingress))
     span = rounded(np.quantile(ingress, [0, 0.5, 1]))
     return Verdict(
         held, {"egress_median": float(np.median(egress)), "ingress_min_median_max": span}
@@ -103,7 +103,7 @@ F12 = Sheet(
         ),
         Statement(
             id="F12b",
-            claim="It is about 0.4 … 1.2 GB/s per GPU (the medians of both within 0.2 … 2.4)",
+            claim="It is about 0.4 … 1.2 GB/s per GPU (the medians of both within that)",
             judge=_about_a_gigabyte,
         ),
         Statement(
@@ -128,17 +128,22 @@ Curves = dict[str, pl.DataFrame]
 
 
 def _constant_and_drawn(lab: Laboratory) -> Curves:
-    space = paper_space(lab.platform(LARGE), _log_normal())
+    drawn = _log_normal()
+    space = paper_space(lab.platform(LARGE), drawn)
+    isl, osl = (round(float(np.mean(each))) for each in (drawn.isl, drawn.osl))
     return {
-        f"constant {ISL}/{OSL}": lab.fronts(LARGE, ISL, OSL).split,
-        "log-normal, same medians": lab.split_front(space),
+        f"constant {isl}/{osl}": lab.split_front(
+            paper_space(lab.platform(LARGE), Lengths.constant(isl, osl))
+        ),
+        "log-normal, same means": lab.split_front(space),
     }
 
 
 def _log_normal() -> Lengths:
-    """Return lengths at even ranks of two log-normals, paired at random."""
+    """Return lengths at even ranks of two log-normals of mean ISL and OSL, paired at random."""
     ranks = (np.arange(SAMPLE) + 0.5) / SAMPLE
-    isl, osl = (np.round(lognorm.ppf(ranks, SIGMA, scale=scale)) for scale in (ISL, OSL))
+    medians = (mean * np.exp(-0.5 * SIGMA**2) for mean in (ISL, OSL))
+    isl, osl = (np.round(lognorm.ppf(ranks, SIGMA, scale=scale)) for scale in medians)
     shuffled = np.random.default_rng(0).permutation(osl)
     return Lengths(
         isl=tuple(int(each) for each in isl), osl=tuple(max(2, int(each)) for each in shuffled)
@@ -168,10 +173,11 @@ F14 = Sheet(
         Statement(
             id="F14",
             claim="Llama-70B: the front under the length distribution is close to that of constant "
-            "P50 lengths 4096/512 (15 % apart on average)",
+            "lengths, 4096/512 (15 % apart on average)",
             judge=_close_to_constant,
-            reason="the means of a log-normal lie above its medians: decodes read longer contexts, "
-            "and the fronts have the same shape but not the same height",
+            note="the paper's distribution is not published: a log-normal stands in, whose means "
+            "are the constant lengths; with its medians there it would read longer contexts, and "
+            "the fronts lie 13 % apart",
         ),
     ),
 )

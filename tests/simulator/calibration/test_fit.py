@@ -344,9 +344,12 @@ def test_a_fit_is_written_and_read_again(
     steps.filter((pl.col("system") == "a100_sxm") & (pl.col("tp") == 1)).write_csv(
         tmp_path / "step_latencies.csv"
     )
-    table = products().with_columns(system=pl.lit("a100_sxm"), dtype=pl.lit("bf16"))
-    seconds = rows_of(Key("gemm", "bf16", ""), table).predicted(TRUE)
-    kernels = table.with_columns(seconds=pl.Series(seconds))
+    tables = []
+    for system in ("a100_sxm", "gb300"):
+        table = products().with_columns(system=pl.lit(system), dtype=pl.lit("bf16"))
+        seconds = rows_of(Key("gemm", "bf16", ""), table).predicted(TRUE)
+        tables.append(table.with_columns(seconds=pl.Series(seconds)))
+    kernels = pl.concat(tables)
     kernels.select("system", "engine", "kind", "dtype", "shape", *NUMBERS).write_csv(
         tmp_path / "kernels.csv"
     )
@@ -354,8 +357,15 @@ def test_a_fit_is_written_and_read_again(
     assert main([*arguments, "--out", str(tmp_path), "--errors", str(tmp_path / "e.json")]) == 0
     assert "in sample" in capsys.readouterr().out
     raw = yaml.safe_load((tmp_path / "ampere.yaml").read_text())
-    assert raw["fit_error"]["kernels"]["gemm bf16"]["rows"] == len(kernels)
+    assert raw["fit_error"]["kernels"]["gemm bf16"]["rows"] == len(tables[0])
     assert load("ampere", str(tmp_path)).curve("gemm", "bf16").floor_s > 0
+    (tmp_path / "blackwell.yaml").write_text(
+        (Path(report.__file__).parents[2] / "conf/calibration/blackwell.yaml").read_text()
+    )
+    successor, parent = (load(n, str(tmp_path)) for n in ("blackwell_ultra", "blackwell"))
+    found = successor.curve("gemm", "bf16")
+    assert found.compute == pytest.approx(float(np.exp(TRUE[0])), rel=0.1)
+    assert successor.curve("decode_mla", "bf16") == parent.curve("decode_mla", "bf16")
     assert json.loads((tmp_path / "e.json").read_text())["in_sample"]["all"][0]["rows"] > 0
     assert main(["--data", str(tmp_path / "absent")]) == 2
     assert capsys.readouterr().err.startswith("calibrate: ")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -15,7 +16,7 @@ from simulator.latency.roofline import Roofline
 
 ROOT = Path(__file__).parents[3]
 GPUS = sorted(path.stem for path in (ROOT / "conf/hardware").glob("*.yaml"))
-MEASURED = ("ada", "ampere", "blackwell", "blackwell_gddr", "hopper")
+MEASURED = ("ada", "ampere", "blackwell", "blackwell_gddr", "blackwell_ultra", "hopper")
 
 
 @pytest.mark.parametrize("name", GPUS)
@@ -33,7 +34,43 @@ def test_the_file_states_source_and_error(architecture: str) -> None:
     """A fitted file carries where its numbers come from and how well they fit."""
     raw = yaml.safe_load((ROOT / f"conf/calibration/{architecture}.yaml").read_text())
     assert raw["source"]
-    assert 0 < raw["fit_error"]["steps"]["median_abs_pct"] < 15
+    if "inherits" in raw:  # kernels alone
+        errors = [kind["held_out_pct"] for kind in raw["fit_error"]["kernels"].values()]
+        assert 0 < np.median(errors) < 15
+    else:
+        assert 0 < raw["fit_error"]["steps"]["median_abs_pct"] < 15
+
+
+def test_the_ultra_reads_prompts_faster_and_decodes_alike() -> None:
+    """Its exponentials are twice as fast: attention over prompts gains, memory-bound decode not."""
+    base, ultra = load("blackwell"), load("blackwell_ultra")
+    for engine in ("trtllm", "sglang", "vllm"):
+        old, new = base.for_engine(engine), ultra.for_engine(engine)
+        for dtype in ("bf16", "fp8"):
+            gain = [each.curve("prefill_attention", dtype).compute for each in (new, old)]
+            assert gain[0] > 1.1 * gain[1], (engine, dtype)
+    alike = [each.curve("decode_attention", "fp8").memory for each in (ultra, base)]
+    assert alike[0] == pytest.approx(alike[1], rel=0.2)
+    assert ultra.inherits is None
+    assert ultra.measured_on == ("B300 SXM", "GB300 NVL72")
+    assert ultra.collectives == base.collectives
+
+
+def test_what_an_engines_kernels_do_is_stated_or_inherited(tmp_path: Path) -> None:
+    """A file that inherits may state single curves of single engines; the rest is its parent's."""
+    for name in ("blackwell.yaml",):
+        text = (ROOT / "conf/calibration" / name).read_text()
+        (tmp_path / name).write_text(text)
+    curve = {"compute": 0.5, "memory": 0.5, "floor_us": 1.0}
+    own = {"inherits": "blackwell", "engines": {"vllm": {"gemm": {"fp8": curve}}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own))
+    base, mine = load("blackwell", str(tmp_path)), load("mine", str(tmp_path))
+    assert mine.for_engine("vllm").curve("gemm", "fp8").compute == 0.5
+    assert mine.for_engine("vllm").curve("gemm", "bf16") == base.for_engine("vllm").curve(
+        "gemm", "bf16"
+    )
+    assert mine.for_engine("sglang").kernels == base.for_engine("sglang").kernels
+    assert mine.inherits == "blackwell"
 
 
 def test_every_latency_choice_is_known() -> None:

@@ -229,6 +229,25 @@ def test_a_shape_without_measurements_is_named(
     assert not list(tmp_path.iterdir())
 
 
+def test_prompts_attend_in_16_bits_where_8_were_not_measured(
+    workers: dict[str, WorkerSpec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """KV of 8 bits is read by kernels of 16-bit queries too, as for most models under vLLM."""
+    asked: list[str] = []
+
+    def compiled(*, fmha_quant_mode: str, **_: Any) -> FakeHandle:
+        asked.append(fmha_quant_mode)
+        if fmha_quant_mode == "fp8":
+            raise RuntimeError("context attention data missing")
+        return FakeHandle()
+
+    monkeypatch.setattr(silicon, "package", lambda: (compiled, "1"))
+    worker = workers["dense"]
+    narrow = replace(worker, precision=replace(worker.precision, kv="fp8"))
+    assert Silicon(cache=str(tmp_path)).bind(narrow).decode_pieces(BATCHES[0])
+    assert asked == ["fp8", "bfloat16"]
+
+
 @pytest.mark.parametrize(
     ("values", "word"), [({"engine": "mine"}, "engine"), ({"host_overhead_s": -1.0}, "host")]
 )
