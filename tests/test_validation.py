@@ -667,7 +667,7 @@ def test_errors_json_has_every_set(files: dict[str, Path]) -> None:
         parts = found[name]["by"]["gpu"].values()
         assert sum(part["rows"] for part in parts) == found[name]["rows"]
     assert (found["steps"]["rows"], found["vllm_e2e_mean"]["rows"]) == (2, 1)
-    assert found["e2e_agg_tpot"]["skipped"] == {"GPU not shipped: RTX 4090": 1}
+    assert found["e2e_agg_tpot"]["skipped"] == {"GPU not shipped: RTX 3090": 1}
     rows = pl.read_parquet(files["out"] / "rows.parquet")
     assert rows.filter(pl.col("set") == "e2e_agg_tpot").height == 2
 
