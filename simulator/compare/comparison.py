@@ -80,11 +80,13 @@ class Point:
     """One configuration: its ``runs``, rows of the table that differ by chance alone.
 
     ``base`` is the run that stands for it in pictures: the latencies as they are, the first seed.
+    ``plain`` are those with latencies as the base has them.
     """
 
     name: str
     runs: tuple[int, ...]
     base: int
+    plain: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -129,7 +131,11 @@ class Comparison:
     def means(self, column: str) -> Floats:
         """Return a number of every point, the mean of its seeds with latencies as they are."""
         values = self.numbers(column)
-        return np.array([_mean(values[self.plain(point)]) for point in self.points])
+        means = values[[point.plain[0] for point in self.points]]
+        for index, point in enumerate(self.points):
+            if len(point.plain) > 1:
+                means[index] = _mean(values[list(point.plain)])
+        return means
 
     def told(self, metric: Metric) -> list[str]:
         """Return a number's means in words, a percentile among unfinished requests as a bound."""
@@ -142,8 +148,7 @@ class Comparison:
 
     def plain(self, point: Point) -> list[int]:
         """Return a point's rows with latencies as its base has them."""
-        scale = self.runs[point.base].scale
-        return [row for row in point.runs if self.runs[row].scale == scale]
+        return list(point.plain)
 
 
 def compare(
@@ -225,7 +230,12 @@ def _points(runs: Sequence[Run], own: Sequence[str], shown: Sequence[str]) -> tu
     pools = any(key.startswith("pools.") for key in own)
     names = _names([runs[base] for base in bases], shown, pools=pools)
     return tuple(
-        Point(name=name, runs=tuple(rows), base=base)
+        Point(
+            name=name,
+            runs=tuple(rows),
+            base=base,
+            plain=tuple(row for row in rows if runs[row].scale == runs[base].scale),
+        )
         for name, rows, base in zip(names, groups, bases, strict=True)
     )
 
