@@ -1,5 +1,7 @@
-"""How often Hydra composes the settings, and that it finds the same as ever."""
+"""What starting costs: how often Hydra composes the settings, and what is imported."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,11 @@ def test_settings_may_ask_for_several_jobs(given: str, disaggsim: Command, tmp_p
     done = disaggsim(*arguments)
     assert done.code == 0, done.err
     assert len(list(tmp_path.rglob("summary.json"))) == 2
+
+
+def test_starting_imports_nothing_slow_that_few_runs_need() -> None:
+    """Fitting, linear programs and graphs of requests import their parts of scipy when they run."""
+    slow = ("scipy.stats", "scipy.optimize", "scipy.sparse", "scipy.linalg")
+    code = f"import sys, simulator.cli; print([each for each in {slow} if each in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.special import gamma as gamma_function
 
 from workloads.errors import TraceError
@@ -102,7 +101,7 @@ def fit_gaps(gaps: Floats) -> list[Fit]:
     """
     mean, values = float(gaps.mean()), _thinned(gaps)
     settings = {"rate": 1 / mean}
-    fits = [_fit("Poisson", "arrivals", settings, values, stats.expon(scale=mean).cdf)]
+    fits = [_fit("Poisson", "arrivals", settings, values, _stats().expon(scale=mean).cdf)]
     for name, (of_cv, shapes) in RENEWALS.items():
         tried = [
             _fit(name, "arrivals", settings | {"cv": cv}, values, of_cv(cv, mean).cdf)
@@ -121,7 +120,7 @@ def _variations(values: Floats, own: float, likeliest: Callable[[Floats], float]
 
 
 def _gamma(cv: float, mean: float) -> Any:
-    return stats.gamma(cv**-2, scale=mean * cv**2)
+    return _stats().gamma(cv**-2, scale=mean * cv**2)
 
 
 def _gamma_cv(values: Floats) -> float:
@@ -135,7 +134,7 @@ def _gamma_cv(values: Floats) -> float:
 
 def _weibull(cv: float, mean: float) -> Any:
     shape = _weibull_shape(cv)
-    return stats.weibull_min(shape, scale=mean / gamma_function(1 + 1 / shape))
+    return _stats().weibull_min(shape, scale=mean / gamma_function(1 + 1 / shape))
 
 
 def _weibull_cv(values: Floats) -> float:
@@ -174,17 +173,24 @@ def fit_lengths(tokens: NDArray[Any]) -> list[Fit]:
 
     def mixed(x: Floats) -> Floats:
         at = np.log(np.maximum(x + 0.5, 0.5))[:, None]
-        return np.asarray((weights * stats.norm.cdf((at - mus) / sigmas)).sum(axis=1))
+        return np.asarray((weights * _stats().norm.cdf((at - mus) / sigmas)).sum(axis=1))
 
     def single(x: Floats) -> Floats:
-        return np.asarray(stats.norm.cdf((np.log(np.maximum(x + 0.5, 0.5)) - mu) / sigma))
+        return np.asarray(_stats().norm.cdf((np.log(np.maximum(x + 0.5, 0.5)) - mu) / sigma))
 
     geometric = {"mean": float(values.mean()), "max": most}
     return [
         _fit("LogNormal", "lengths", one, values, single),
         _fit("LogNormalMixture", "lengths", two | {"max": most}, values, mixed),
-        _fit("Geometric", "lengths", geometric, values, stats.geom(success).cdf),
+        _fit("Geometric", "lengths", geometric, values, _stats().geom(success).cdf),
     ]
+
+
+def _stats() -> Any:
+    """Return scipy's distributions, which are slow to import and which few tasks need."""
+    from scipy import stats
+
+    return stats
 
 
 def _fit(
@@ -244,7 +250,7 @@ def _mixture(logs: Floats) -> tuple[Floats, Floats, Floats]:
         mus = np.array([logs.min(), logs.max()])
     last = -np.inf
     for _ in range(ROUNDS):
-        each = weights * stats.norm.pdf(logs[:, None], mus, sigmas)
+        each = weights * _stats().norm.pdf(logs[:, None], mus, sigmas)
         total = np.maximum(each.sum(axis=1, keepdims=True), 1e-300)
         share = each / total
         mass = np.maximum(share.sum(axis=0), 1e-9)

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from workloads import checks
 from workloads.errors import TraceError
@@ -108,11 +106,7 @@ class Following:
 
     def sessions(self) -> Rows:
         """Return the number of each request's session: those that hang together have the same."""
-        ones = np.ones(self.parent.size, dtype=np.int8)
-        shape = (self.requests, self.requests)
-        graph = coo_array((ones, (self.parent, self.child)), shape=shape)
-        _, labels = connected_components(graph, directed=False)
-        return np.asarray(labels, dtype=np.int64)
+        return _together(self.parent, self.child, self.requests)
 
     @property
     def firsts(self) -> Rows:
@@ -168,13 +162,11 @@ def sessions_of(trace: Trace) -> Rows:
     links = following(trace)
     named = trace.frame.select("request_id", "session_id").drop_nulls()
     first = named.select(pl.col("request_id").first().over("session_id"))["request_id"].to_numpy()
-    pairs = (
+    labels = _together(
         np.concatenate([links.parent, first.astype(np.int64)]),
         np.concatenate([links.child, named["request_id"].cast(pl.Int64).to_numpy()]),
+        len(trace),
     )
-    shape = (len(trace), len(trace))
-    graph = coo_array((np.ones(pairs[0].size, dtype=np.int8), pairs), shape=shape)
-    _, labels = connected_components(graph, directed=False)
     _, where, numbers = np.unique(labels, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(where))[numbers], dtype=np.int64)
 
@@ -231,3 +223,13 @@ def told(turns: Turns, trace: Trace, found: Following | None) -> Mapping[str, An
         "after_failure": turns.after_failure,
         "unknown_delays": 0 if found is None else found.unknown,
     }
+
+
+def _together(one: Rows, other: Rows, count: int) -> Rows:
+    """Return a number for each of ``count`` requests, one for all that pairs hang together."""
+    from scipy.sparse import coo_array  # here: slow to import, and few runs need it
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(one.size, dtype=np.int8), (one, other)), shape=(count, count))
+    _, labels = connected_components(graph, directed=False)
+    return np.asarray(labels, dtype=np.int64)

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 
 from simulator.latency.base import StepModel, WorkerSpec
 
@@ -174,6 +173,8 @@ def prices(work: Work, asked: Amounts, tpot_s: float | None) -> Prices:
 
 def _highest(rows: Floats, limits: Floats, weights: Floats) -> Floats:
     """Return the prices that no row exceeds its limit at and under which the weights cost most."""
+    from scipy.optimize import linprog  # here: slow to import, and few runs need it
+
     scale = np.maximum(rows.max(axis=0), 1.0)
     used = weights > 0
     if not used.any():

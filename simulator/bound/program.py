@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog
-from scipy.sparse import coo_array
 
 from simulator.bound.planes import Amounts, Prices, Work, prices
 from simulator.cluster.wiring import worker_spec
@@ -117,6 +115,9 @@ class _Program:
 
     def solved(self, *, least_good: float | None = None, most_cost: float | None = None) -> Floats:
         """Return the x of the least cost with so many good, or of the most good for the cost."""
+        from scipy.optimize import linprog  # here: slow to import, and few runs need it
+        from scipy.sparse import coo_array
+
         entries, limits = list(self.entries), list(self.limits)
         for row, limit, sign in ((self.good, least_good, -1.0), (self.cost, most_cost, 1.0)):
             if limit is not None:
