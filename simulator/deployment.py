@@ -12,6 +12,7 @@ from simulator.layout import Layout, Precision
 from simulator.model import Model
 from simulator.policies.admission import Admission, AdmitAll
 from simulator.policies.autoscaling import Control
+from simulator.policies.flipping import Flipping, NeverFlip
 from simulator.policies.queueing import Fcfs, QueueOrder
 from simulator.policies.routing import LeastKV, LeastTokens, RoutingPolicy
 
@@ -164,8 +165,8 @@ class Deployment:
 
     Either prefill and decode pools (both), or mixed ones, or all three: then arrivals are routed
     over prefill and mixed workers alike. ``router`` places arrivals, ``decode_router`` places
-    prefilled requests, ``admission`` may turn an arrival away, and ``queue`` orders the prompts
-    that wait at a worker.
+    prefilled requests, ``admission`` may turn an arrival away, ``queue`` orders the prompts
+    that wait at a worker, and ``flipping`` may let workers change their roles.
     ``first_token`` says where a client sees it: when the ``decode`` worker has
     taken the request over, through which every answer then goes, even one of a single token; or
     at the end of ``prefill``, where such an answer ends. ``gateway_s`` passes from a request's
@@ -182,6 +183,7 @@ class Deployment:
     decode_router: RoutingPolicy = field(default_factory=LeastKV)
     admission: Admission = field(default_factory=AdmitAll)
     queue: QueueOrder = field(default_factory=Fcfs)
+    flipping: Flipping = field(default_factory=NeverFlip)
     transfer: Transfer = field(default_factory=Transfer)
     first_token: str = "decode"  # noqa: S105 - a place, not a secret
     gateway_s: float | None = None

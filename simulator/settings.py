@@ -67,6 +67,7 @@ _DEPLOYMENT = (
     "decode_router",
     "admission",
     "queue",
+    "flipping",
     "transfer",
     "first_token",
     "gateway_s",

@@ -163,9 +163,16 @@ class Fleet:
             self._renew_next(role)
 
     def flip(self, role: str, to: str, count: int, why: str) -> None:
-        """Let that many workers of a pool drain and then serve in another one."""
+        """Let that many workers of a pool, the oldest, drain and then serve in another one."""
+        self._flip([self.lives[number] for number in self.oldest(role, count)], role, to, why)
+
+    def flip_one(self, number: int, to: str, why: str) -> None:
+        """Let a ready worker drain and then serve in another pool."""
+        life = self.lives[number]
+        self._flip([life], life.crew.pool.role, to, why)
+
+    def _flip(self, doomed: list[Life], role: str, to: str, why: str) -> None:
         leaving, joining = self.pools[role], self.pools[to]
-        doomed = [self.lives[number] for number in self.oldest(role, count)]
         self._tell("flipping", -1, f"{len(doomed)} workers from {role} to {to}, {why}")
         leaving.desired -= len(doomed)
         joining.desired += len(doomed)

@@ -9,6 +9,7 @@ import numpy as np
 
 from simulator.cluster.endings import Endings
 from simulator.cluster.entrance import Entrance
+from simulator.cluster.flipper import Flipper
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.router import Router
 from simulator.cluster.team import AnyWorker, Team
@@ -44,7 +45,8 @@ class Limits:
 class Gateway:
     """Places arrivals on prefill and mixed workers; ``limits`` are each role's.
 
-    An ``entrance`` (``None``: everybody is let in) is asked about each once.
+    An ``entrance`` (``None``: everybody is let in) is asked about each once; a ``flipper`` hears
+    where each that is new was placed.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Gateway:
         team: Team[AnyWorker],
         limits: Mapping[str, Limits],
         entrance: Entrance | None = None,
+        flipper: Flipper | None = None,
     ) -> None:
         self._ledger = endings.ledger
         self._router = router
@@ -62,6 +65,7 @@ class Gateway:
         self._refusals = {role: each.refusals(self._ledger) for role, each in limits.items()}
         self._waiting: deque[int] = deque()  # for any worker at all
         self._entrance = entrance
+        self._flipper = flipper
 
     def opened(self) -> None:
         """Hear that a worker is there: whoever waited for one is placed, first come first."""
@@ -90,7 +94,8 @@ class Gateway:
             self._endings.rejected(request, reason)
             return
         queued = ledger.prefill_queue_enter
-        if queued[request] != queued[request]:  # NaN: it does not come from another queue
+        new = isnan(queued[request])
+        if new:  # NaN: it does not come from another queue
             ledger.admitted[request] = queued[request] = now
         ledger.prefill_worker[request] = worker.number
         load = worker.load
@@ -100,6 +105,8 @@ class Gateway:
         if worker.role == "mixed":
             ledger.decode_worker[request] = worker.number
         worker.enqueue(request)
+        if new and self._flipper is not None:
+            self._flipper.placed(request, tokens, worker)
 
     def _unwanted(self, request: int, worker: AnyWorker) -> int:
         """Return why a request that was not let in before is not let in now, or 0."""

@@ -20,6 +20,7 @@ from simulator.cluster.departures import Departures
 from simulator.cluster.endings import Endings
 from simulator.cluster.entrance import Entrance
 from simulator.cluster.fleet import ENDED, Door, Fleet, Life
+from simulator.cluster.flipper import Flipper
 from simulator.cluster.gaps import pooled
 from simulator.cluster.gateway import Gateway
 from simulator.cluster.handoff import Handoff
@@ -42,6 +43,7 @@ from simulator.errors import ConfigError, InvariantError
 from simulator.policies.admission import AdmitAll
 from simulator.policies.autoscaling import Static
 from simulator.policies.classes import Classes, lacking
+from simulator.policies.flipping import NeverFlip
 from simulator.policies.matching import RateMatched
 from simulator.record import TIMES, GapHistogram, RunRecord, WorkerInfo
 from workloads.sessions import Following
@@ -236,7 +238,19 @@ class Simulation:
         crews = {role: pool.crew for role, pool in self.fleet.pools.items()}
         entries = {role: crew for role, crew in crews.items() if role != "decode"}
         limits = {role: crew.limits(crews.get("decode", crew)) for role, crew in entries.items()}
-        return Gateway(self.endings, router, self.entries, limits, entrance)
+        return Gateway(self.endings, router, self.entries, limits, entrance, self._flipper(router))
+
+    def _flipper(self, router: Router) -> Flipper | None:
+        """Return what lets workers change their roles as requests come, if anything does."""
+        policy = self.deployment.flipping
+        if isinstance(policy, NeverFlip):
+            return None
+        if "decode" not in self.fleet.pools:
+            raise ConfigError(
+                f"flipping {type(policy).__name__}: needs prefill and decode pools, but there are "
+                f"only {', '.join(self.fleet.pools)} workers"
+            )
+        return Flipper(policy, router.classes, self.clock, self.fleet.flip_one, self.routers)
 
     def _controller(self) -> Controller | None:
         """Return what changes the pools as it goes, unless they are to stay as they are."""
@@ -513,7 +527,7 @@ class Simulation:
 
 def _check_targets(deployment: Deployment, classes: Classes) -> None:
     """Refuse a policy that judges by a target which some requests have not."""
-    for group in ("router", "decode_router", "admission", "queue"):
+    for group in ("router", "decode_router", "admission", "queue", "flipping"):
         policy = getattr(deployment, group)
         if lacks := lacking(policy, classes.kinds):
             keys = " or ".join(f"slo.{each}" for each in lacks.split(" or "))
