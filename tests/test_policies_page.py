@@ -13,7 +13,15 @@ TEXT = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 SHELL = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 COMMANDS = [line for line in SHELL if " own" in line]  # the others, tests/test_docs.py looks at
-SHIPPED = ("router", "decode_router", "admission", "queue", "flipping", "rate_matcher", "autoscaler")
+SHIPPED = (
+    "router",
+    "decode_router",
+    "admission",
+    "queue",
+    "flipping",
+    "rate_matcher",
+    "autoscaler",
+)
 
 
 @pytest.fixture(scope="module")
