@@ -57,7 +57,7 @@ def _add(fields: dict[str, Any], where: Where, calls: Calls, tree: Tree, size: i
     else:
         ids = whole_ids(fields["hash_ids"], "hash_ids", where)
         require_room(ids.size, size, tokens[0], "hash_ids", where)
-        calls.prompts.add_ids(tree.ids(ids[: tokens[0] // size].tolist()))
+        calls.prompts.add_ids(tree.of_ids(ids[: tokens[0] // size]))
     calls.add(
         seconds(fields["timestamp"], "timestamp", where, 0),
         *tokens,

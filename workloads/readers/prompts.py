@@ -90,9 +90,16 @@ class Tree:
         known, at = self._known, -1
         found: list[int] = []
         for block in blocks:
-            small = type(block) is int and 0 <= block < MAX_IDS  # one number takes half the memory
-            key = (at + 1) << 32 | block if small else (at, block)  # type: ignore[operator]
-            at = known.setdefault(key, len(known))
+            at = known.setdefault((at, block), len(known))
+            found.append(at)
+        return np.array(found, dtype=np.int64)
+
+    def of_ids(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the same of blocks with ids of 0 to 2^32 - 1, for half the memory."""
+        known, at = self._known, -1
+        found: list[int] = []
+        for block in ids.tolist():
+            at = known.setdefault((at + 1) << 32 | block, len(known))
             found.append(at)
         return np.array(found, dtype=np.int64)
 
@@ -125,9 +132,9 @@ def whole_ids(ids: object, name: str, where: Where) -> NDArray[np.int64]:
     """Return a list of ids as they stand; raise ``TraceError`` for anything but whole numbers."""
     if not isinstance(ids, list):
         where.fail(0, name, ids, "a list of block ids")
-    for each in ids:
-        if isinstance(each, bool) or not isinstance(each, int) or not 0 <= each < MAX_IDS:
-            where.fail(0, name, each, f"whole ids in 0..{MAX_IDS - 1}")
+    if ids and (set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) >= MAX_IDS):
+        wrong = next(each for each in ids if type(each) is not int or not 0 <= each < MAX_IDS)
+        where.fail(0, name, wrong, f"whole ids in 0..{MAX_IDS - 1}")
     return np.array(ids, dtype=np.int64)
 
 
