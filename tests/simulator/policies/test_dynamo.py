@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from views import Steps, engine, flow, pool, seen
 
-from simulator.cli import compose
 from simulator.errors import ConfigError
 from simulator.policies.autoscaling import Plan
 from simulator.policies.dynamo.budget import Band
@@ -16,7 +15,6 @@ from simulator.policies.dynamo.sla import DynamoSla
 from simulator.policies.dynamo.thresholds import DynamoThreshold
 from simulator.policies.engines import Shape, Targets, candidates
 from simulator.policies.forecasting import Constant
-from simulator.testing import check_autoscaler
 
 FREE = Budget(max_gpu_budget=None)
 
@@ -426,16 +424,6 @@ def test_with_both_loops_throughput_is_only_a_floor() -> None:
     # 2 and 3 workers carry 20 requests/s: of 3 and 3 decode stays
     plans = planned(policy, *looks, both(185, 20.0, 3, 3), both(190, 20.0, 2, 3))
     assert plans[-2:] == [{"prefill": 2}, {}]
-
-
-@pytest.mark.parametrize("name", ["dynamo_threshold", "dynamo_sla"])
-def test_what_is_shipped_keeps_the_contract(name: str) -> None:
-    """Pure, quick, whole numbers within bounds, and alive whatever is seen."""
-    more = ["autoscaler.load=true"] if name == "dynamo_sla" else []
-    for each in ([], more):
-        policy = compose([f"autoscaler={name}", *each]).deployment.control.policy
-        check_autoscaler(policy)
-        check_autoscaler(policy, pools=("mixed",))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Autoscalers of replicas: their laws worked by hand, and the contract every policy keeps."""
+"""Autoscalers of replicas: their laws worked by hand."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,14 +6,10 @@ from typing import Any
 import pytest
 from views import engine, flow
 
-from simulator.cli import compose
 from simulator.policies.autoscaling import Observation, PoolSeen, TrafficSeen
 from simulator.policies.kubernetes import Band, Hpa, PerWorker, Saturation, SloKeda, Total, expected
 from simulator.policies.serving import Kpa, RayServe
 from simulator.policies.windows import Behavior, Limits, Memory, PerPool, Rate, Told
-from simulator.testing import check_autoscaler
-
-SHIPPED = ("hpa", "keda_epp", "keda_slo", "kpa", "ray_serve")
 
 
 def pool(*running: int, coming: int = 0, **more: Any) -> PoolSeen:
@@ -281,37 +277,6 @@ def test_rays_delays_by_hand(
 
 
 # --- all of them -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_what_is_shipped_keeps_the_contract(name: str) -> None:
-    """Pure, quick, whole numbers, and alive whatever is seen."""
-    policy = compose([f"autoscaler={name}"]).deployment.control.policy
-    assert isinstance(policy, PerPool)
-    assert set(policy.pools) == {"prefill", "decode", "mixed"}
-    check_autoscaler(policy)
-    check_autoscaler(policy, pools=("mixed",))
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_constant_load_settles(name: str) -> None:
-    """Under one and the same load a pool's size stops changing."""
-    policy = compose([f"autoscaler={name}"]).deployment.control.policy
-    state, workers = policy.initial(), 4
-    sizes = []
-    for tick in range(400):
-        shown = pool(*[30] * workers)
-        look = Observation(
-            now_s=15.0 * tick,
-            seen_s=15.0 * tick,
-            pools={"decode": shown},
-            traffic=seen(0, ttft_s=(1.4,), tpot_s=(0.047,)).traffic,
-            free_gpus=None,
-        )
-        plan, state = policy.decide(look, state)
-        workers = plan.workers["decode"]
-        sizes.append(workers)
-    assert len(set(sizes[-100:])) == 1
 
 
 @pytest.mark.parametrize(
