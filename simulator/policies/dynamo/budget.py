@@ -16,8 +16,9 @@ Counts = tuple[int, ...]
 class Band:
     """GPUs a deployment may have, the GPUs of each pool's workers, and the pools' least workers.
 
-    ``most`` is never exceeded; below ``least`` the widest worker's GPUs are tolerated where there
-    is a ``most`` too. ``None``: no such bound.
+    ``most`` is not exceeded, but by a single pool that grows to ``least`` in wide workers; below
+    ``least`` the widest worker's GPUs are tolerated where there is a ``most`` too. ``None``: no
+    such bound.
     """
 
     least: int | None
@@ -82,7 +83,7 @@ class Band:
         """Return what of a proposal fits: each pool between what it has and what is asked.
 
         Where one pool is to grow and the other to shrink, both move or neither. The nearest to the
-        proposal counts, then the one that cuts both alike, then the one that moves more.
+        proposal counts, then the one that cuts both alike, then that with the fewer of the first.
         """
         if self.holds(asked) and all(a >= f for a, f in zip(asked, self.floors, strict=True)):
             return asked
@@ -105,12 +106,11 @@ class Band:
         yield from product(*legs)
 
     @staticmethod
-    def _score(now: Counts, asked: Counts, found: Counts) -> tuple[int, int, int]:
+    def _score(now: Counts, asked: Counts, found: Counts) -> tuple[int, int]:
         away = sum(abs(a - f) for a, f in zip(asked, found, strict=True))
         moved = [abs(f - n) for f, n in zip(found, now, strict=True)]
         wanted = [abs(a - n) for a, n in zip(asked, now, strict=True)]
-        skew = abs(moved[0] * wanted[-1] - moved[-1] * wanted[0])
-        return away, skew, -sum(moved)
+        return away, abs(moved[0] * wanted[-1] - moved[-1] * wanted[0])
 
     def guarded(self, now: Counts, asked: Counts) -> tuple[Counts, str]:
         """Return what becomes of an ordinary proposal, and why it is not what was asked.

@@ -125,7 +125,7 @@ class Estimates:
         first = self._judged(self._prompts_late, self._prompts_absorbed, pending)
         if self.ready + 1 in (first, gap):
             return self.ready + 1
-        return None if first is None or gap is None else max(first, gap)
+        return None if first is None else gap  # either lets one go, to the same count
 
     def _judged(self, late: bool, absorbed: bool, pending: int) -> int | None:
         if late:

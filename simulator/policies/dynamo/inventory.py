@@ -96,8 +96,6 @@ def reductions(wanted: Wanted, there: Inventory, band: Band) -> Wanted:
     Who is not named keeps all it has; together they stay above the floor of GPUs.
     """
     cut = tuple(map(_cut, wanted, there.ready, there.pending))
-    if not any(each is not None for each in cut):
-        return cut
     now = tuple(
         ready if each is not None else ready + pending
         for each, ready, pending in zip(cut, there.ready, there.pending, strict=True)

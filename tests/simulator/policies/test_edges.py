@@ -169,5 +169,7 @@ def test_a_setting_is_taken_up_to_its_edge(edge: Edge, name: str) -> None:
     for value in edge.taken:
         edge.make(**{name: value})
     for value in edge.refused:
-        with pytest.raises((ValueError, ConfigError), match=r"band must rise" if edge.make is band else name):
+        with pytest.raises(
+            (ValueError, ConfigError), match=r"band must rise" if edge.make is band else name
+        ):
             edge.make(**{name: value})
