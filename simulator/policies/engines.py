@@ -87,7 +87,7 @@ class Engine:
         length = max(1, math.ceil(each))
         prompts = max(1, min(self.max_num_seqs, round(chunk / length)))
         past = max(0, (length - chunk) // 2)
-        pairs = max(chunk, chunk * (length + 1) // 2)
+        pairs = chunk * (length + 1) // 2
         return self.steps.step_seconds(chunk, pairs, past, prompts, batch, context)
 
     # --- what it sustains ----------------------------------------------------------------------
@@ -105,7 +105,7 @@ class Engine:
     def prefill_capacity(self, shape: Shape, targets: Targets) -> Capacity | None:
         """Return the highest rate of prompts whose batch is computed within the TTFT."""
         each, budget = shape.computed, self.max_num_batched_tokens
-        most = 1 if each > budget else min(self.max_num_seqs, budget // each)
+        most = max(1, min(self.max_num_seqs, budget // each))  # one longer than a step goes alone
         best = None
         for batch in candidates(most):
             seconds = self.prompts_s(batch * each, each)

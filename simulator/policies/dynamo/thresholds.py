@@ -171,10 +171,10 @@ def settled(
         return Plan({}, "scaling in progress"), None
     band = rules.budget.band(tuple(seen.pools[role].gpus_per_worker for role in there.roles))
     wanted = tuple(
-        propose(role, seen.pools[role], pending) if ready else None
-        for role, ready, pending in zip(there.roles, there.ready, there.pending, strict=True)
+        propose(role, seen.pools[role], pending)
+        for role, pending in zip(there.roles, there.pending, strict=True)
     )
-    floors = rules.floors or (0,) * len(there.roles)
+    floors = rules.floors or band.floors
     if there.starting:
         return _while_starting(seen, there, wanted, rules)
     if there.roles == ("mixed",) and wanted == (None,) and not rules.floors:
@@ -197,7 +197,7 @@ def _while_starting(
 ) -> tuple[Plan, Waiting | None]:
     """Return the reduction that has been proposed long enough, and nothing else."""
     band = rules.budget.band(tuple(seen.pools[role].gpus_per_worker for role in there.roles))
-    floors = rules.floors or (0,) * len(there.roles)
+    floors = rules.floors or band.floors
     down = tuple(
         None if each is None or each > ready else max(each, floor, least)
         for each, ready, floor, least in zip(wanted, there.ready, floors, band.floors, strict=True)
