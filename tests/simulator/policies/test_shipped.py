@@ -12,6 +12,11 @@ import yaml
 CONF = Path(__file__).resolve().parents[3] / "conf"
 GROUPS = ("admission", "autoscaler", "decode_router", "forecaster", "queue", "router")
 DELIBERATE = {
+    ("decode_router/kv_aware.yaml", "overlap_credit"),  # decode workers are chosen by load alone
+    ("decode_router/kv_aware.yaml", "track_prefill"),
+    ("decode_router/kv_aware.yaml", "beliefs"),
+    ("router/cache_aware.yaml", "by"),  # the gateway believes what it routed, not events
+    ("router/prefix_affinity.yaml", "by"),
     ("admission/early_rejection_predictive.yaml", "predicts"),  # what makes it another choice
     *(  # the experiment's own targets
         (f"autoscaler/{name}.yaml", target)
