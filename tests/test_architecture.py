@@ -50,6 +50,7 @@ FLOORS = {
     "simulator.goodput": 7,
     "simulator.configuration": 7,
     "simulator.settings": 7,
+    "simulator.prefix_study": 7,
     "simulator.runs": 7,
     "simulator.testing": 7,
     "simulator.validation": 7,

@@ -18,7 +18,6 @@ __all__ = [
     "FIGURES",
     "HUGE",
     "LARGE",
-    "LATER",
     "MODELS",
     "NAMES",
     "R1",
@@ -47,13 +46,3 @@ FIGURES: Mapping[str, Callable[[Laboratory], Figure]] = MappingProxyType(
     }
 )
 """The figures by id, in the paper's order."""
-
-LATER = (
-    Claim(
-        id="P15",
-        claim="KV-aware routing keeps TTFT stable as prefixes are shared, where round robin fails",
-        held=None,
-        reason="needs prefix caches and routing by them, which come later",
-    ),
-)
-"""Claims that no steady-state engine can try."""

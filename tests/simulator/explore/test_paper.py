@@ -16,7 +16,6 @@ from simulator.explore.drawing import svg
 from simulator.explore.paper import (
     FIGURES,
     LARGE,
-    LATER,
     MODELS,
     NAMES,
     R1,
@@ -104,13 +103,6 @@ def test_a_figure_is_drawn_with_every_curve(figure: Figure) -> None:
             assert 0 <= y <= height
 
 
-def test_what_cannot_be_tried_says_why() -> None:
-    """Claims left for later are neither held nor not held, and give the reason."""
-    assert {claim.id for claim in LATER} == {"P15"}
-    assert all(claim.held is None and claim.reason for claim in LATER)
-    assert not {claim.id for claim in LATER} & set(FIGURES)
-
-
 def test_the_script_writes_what_it_says(tmp_path: Path) -> None:
     """One figure by command: claims.json with ids and verdicts, its parquet, and one page."""
     command = [sys.executable, str(ROOT / "scripts" / "reproduce_paper"), "--figures", "F5"]
@@ -120,8 +112,7 @@ def test_the_script_writes_what_it_says(tmp_path: Path) -> None:
     claims = {
         each["id"]: each for each in json.loads((tmp_path / "claims.json").read_text("utf-8"))
     }
-    assert set(claims) == {"F5a", "F5b", "P15"}
-    assert claims["P15"]["held"] is None
+    assert set(claims) == {"F5a", "F5b"}
     assert all({"id", "claim", "held", "numbers"} <= set(each) for each in claims.values())
     assert len(pl.read_parquet(tmp_path / "F5.parquet")) == 6
     assert "<svg" in (tmp_path / "paper.html").read_text("utf-8")
