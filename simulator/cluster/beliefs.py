@@ -81,22 +81,35 @@ class PrefixIndex:
 
         What workers have that was last heard of before ``since`` does not count.
         """
+        way, end = self._way(path)
         found: dict[int, int] = {}
+        if not way:
+            return found
+        most = len(way[0].workers)  # who has any of it has its first branch
+        for branch in reversed(way):
+            reach = min(end, branch.end)
+            for worker, when in branch.workers.items():
+                place = places.get(worker)
+                if place is not None and when >= since and place not in found:
+                    found[place] = reach
+            if len(found) == most:
+                break
+        return found
+
+    def _way(self, path: Path) -> tuple[list[Branch], int]:
+        """Return the branches that a path leads through, and where it leaves the last."""
+        way: list[Branch] = []
         at = self._root
         for stop, name in path:
             while at.end < stop:
                 branch = at.children.get(name)
                 if branch is None:
-                    return found
-                reach = min(stop, branch.end)
-                for worker, when in branch.workers.items():
-                    place = places.get(worker)
-                    if place is not None and when >= since:
-                        found[place] = reach
-                if reach < branch.end:
-                    return found
+                    return way, at.end
+                way.append(branch)
+                if branch.end > stop:
+                    return way, stop
                 at = branch
-        return found
+        return way, at.end
 
     def sweep(self, since: float, places: Mapping[int, int]) -> None:
         """Forget workers that are gone and what is too old, when the tree has doubled."""
