@@ -119,22 +119,15 @@ def _scatter(
     across, up = values
     point = prose.best(comparison)
     star = [] if point is None else [comparison.points.index(point)]
-    drawn = np.unique(
-        np.concatenate([np.linspace(0, len(up) - 1, min(len(up), MOST_MARKS)).astype(int), line])
-    ).astype(int)
-    names = [each.name for each in comparison.points]
-
-    def marks(rows: list[int], name: str, colour: str, **marker: object) -> go.Scatter:
-        return go.Scatter(
-            x=across[rows],
-            y=up[rows],
-            name=name,
-            mode="markers",
-            marker={"color": colour, "size": 8, "opacity": 0.75, **marker},
-            customdata=[theme_text(names[row]) for row in rows],
-            hovertemplate=f"%{{customdata}}<br>{hover}<extra></extra>",
-        )
-
+    spread = np.linspace(0, len(up) - 1, min(len(up), MOST_MARKS)).astype(int)
+    drawn = sorted({*spread.tolist(), *line})
+    marks = [
+        _marks(values, drawn, name="configurations", marker={**MARK, "color": theme.PREFILL}),
+        _marks(values, star, name="best", marker={**STAR, "color": theme.TARGET}),
+    ]
+    for each, rows in zip(marks, (drawn, star), strict=True):
+        each.customdata = [theme_text(comparison.points[row].name) for row in rows]
+        each.hovertemplate = f"%{{customdata}}<br>{hover}<extra></extra>"
     front = go.Scatter(
         x=across[line],
         y=up[line],
@@ -143,18 +136,16 @@ def _scatter(
         line={"color": theme.MUTED, "width": 1.5},
         hoverinfo="skip",
     )
-    return theme.figure(
-        [
-            front,
-            marks(drawn.tolist(), "configurations", theme.PREFILL),
-            marks(star, "best", theme.TARGET, symbol="star", size=15, opacity=1.0),
-        ],
-        x=x,
-        y=y,
-        height=340,
-        hovermode="closest",
-        showlegend=True,
-    )
+    return theme.figure([front, *marks], x=x, y=y, height=340, hovermode="closest", showlegend=True)
+
+
+MARK = {"size": 8, "opacity": 0.75}
+STAR = {"size": 15, "opacity": 1.0, "symbol": "star"}
+
+
+def _marks(values: tuple[Floats, Floats], rows: list[int], **look: object) -> go.Scatter:
+    across, up = values
+    return go.Scatter(x=across[rows], y=up[rows], mode="markers", **look)
 
 
 def theme_text(name: str) -> str:
@@ -174,35 +165,15 @@ def map_panels(comparison: Comparison) -> list[Panel]:
     axes = _axes(comparison)
     if axes is None:
         return []
-    (across, columns), (up, rows) = axes
     paths = [comparison.cost if path == "cost" else path for path in MAPPED]
-    labels = [METRIC[path].label if path in METRIC else prose.COSTS[path] for path in paths]
-    layers = [_cells(comparison, (across, columns), (up, rows), path) for path in paths]
-    known = [at for at, layer in enumerate(layers) if np.isfinite(layer).any()]
+    layers = {_label(path): _cells(comparison, *axes, path) for path in paths}
+    known = {label: cells for label, cells in layers.items() if np.isfinite(cells).any()}
     if not known:
         return []
-    named = f"{short(across)}=%{{x}}, {short(up)}=%{{y}}"
-    heats = [
-        go.Heatmap(
-            x=[words(value) for value in columns],
-            y=[words(value) for value in rows],
-            z=layers[at],
-            visible=at == known[0],
-            colorscale=[list(stop) for stop in theme.HEAT],
-            texttemplate="%{z:,.3~g}" if len(rows) * len(columns) <= 60 else "",
-            colorbar={"title": {"text": labels[at], "side": "right"}, "thickness": 12},
-            hovertemplate=f"{named}: %{{z:,.4~g}}<extra></extra>",
-        )
-        for at in known
-    ]
-    buttons = [
-        {
-            "label": labels[at],
-            "method": "update",
-            "args": [{"visible": [other == at for other in known]}],
-        }
-        for at in known
-    ]
+    heats = [_heat(axes, cells, label) for label, cells in known.items()]
+    for each in heats[1:]:
+        each.visible = False
+    (across, _), (up, rows) = axes
     figure = theme.figure(
         heats,
         x=short(across),
@@ -212,9 +183,7 @@ def map_panels(comparison: Comparison) -> list[Panel]:
         margin_t=46,
         xaxis_type="category",
         yaxis={"type": "category", "rangemode": "normal", "showgrid": False},
-        updatemenus=[
-            {"buttons": buttons, "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
-        ],
+        updatemenus=[_chooser(list(known))],
     )
     others = [short(key) for key in comparison.shown if key not in (across, up)]
     note = "The two settings with most values; the list chooses what is shown."
@@ -224,6 +193,39 @@ def map_panels(comparison: Comparison) -> list[Panel]:
 
 
 Axis = tuple[str, list[Value]]
+
+
+def _label(path: str) -> str:
+    return METRIC[path].label if path in METRIC else prose.COSTS[path]
+
+
+def _heat(axes: tuple[Axis, Axis], cells: Floats, label: str) -> go.Heatmap:
+    """Return the cells of one number."""
+    (across, columns), (up, rows) = axes
+    named = f"{short(across)}=%{{x}}, {short(up)}=%{{y}}"
+    return go.Heatmap(
+        x=[words(value) for value in columns],
+        y=[words(value) for value in rows],
+        z=cells,
+        visible=True,
+        colorscale=[list(stop) for stop in theme.HEAT],
+        texttemplate="%{z:,.3~g}" if cells.size <= 60 else "",
+        colorbar={"title": {"text": label, "side": "right"}, "thickness": 12},
+        hovertemplate=f"{named}: %{{z:,.4~g}}<extra></extra>",
+    )
+
+
+def _chooser(labels: list[str]) -> dict[str, object]:
+    """Return the list that shows one of the figure's traces, each by its label."""
+    buttons = [
+        {
+            "label": label,
+            "method": "update",
+            "args": [{"visible": [other == label for other in labels]}],
+        }
+        for label in labels
+    ]
+    return {"buttons": buttons, "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
 
 
 def _axes(comparison: Comparison) -> tuple[Axis, Axis] | None:

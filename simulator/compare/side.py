@@ -107,23 +107,15 @@ def _cdf(chosen: Sequence[Drawn], frames: Sequence[pl.DataFrame], name: str, not
         return Panel(name=f"cdf_{name}", title=title, note="No request has it.", figure=None)
     everything = np.concatenate([values for _, (_, values) in curves])
     scale, unit = theme.unit_of(everything)
-    widest = max(curves, key=lambda curve: float(curve[1][1][-1]))[1]
+    last = max(float(values[-1]) for _, (_, values) in curves) * scale
     targets = {each.run.summary["slo"].get(name) for each in chosen}
     target = targets.pop() if len(targets) == 1 else None
-    lines = [
-        theme.line(
-            np.maximum(values * scale, float(everything.max()) * scale * 1e-6),
-            1 - shares,
-            each.letter,
-            each.colour,
-            hover=f"{each.letter}: %{{customdata:.6~g}} % in %{{x:,.4~g}} {unit}<extra></extra>",
-        ).update(customdata=np.round(shares * 100, 6))
-        for each, (shares, values) in curves
-    ]
+    least = float(everything.max()) * scale * 1e-6
+    lines = [_curve(each, found, (scale, least, unit)) for each, found in curves]
     low = min(float(np.interp(0.01, shares, values)) for _, (shares, values) in curves) * scale
     axis = latency_axis(
         np.array([0.0, 1.0]),
-        np.array([low, float(widest[1][-1]) * scale]),
+        np.array([low, last]),
         None if target is None else target * scale,
     )
     figure = theme.figure(
@@ -139,6 +131,16 @@ def _cdf(chosen: Sequence[Drawn], frames: Sequence[pl.DataFrame], name: str, not
     if target is not None:
         theme.mark_target(figure, target * scale, f"target {theme.seconds(target)}", vertical=True)
     return Panel(name=f"cdf_{name}", title=title, note=note, figure=figure)
+
+
+def _curve(each: Drawn, found: tuple[Floats, Floats], axis: tuple[float, float, str]) -> go.Scatter:
+    """Return one configuration's shares beyond each value, none of which is drawn below a least."""
+    (shares, values), (scale, least, unit) = found, axis
+    hover = f"{each.letter}: %{{customdata:.6~g}} % in %{{x:,.4~g}} {unit}<extra></extra>"
+    line = theme.line(
+        np.maximum(values * scale, least), 1 - shares, each.letter, each.colour, hover=hover
+    )
+    return line.update(customdata=np.round(shares * 100, 6))
 
 
 def _tail(values: Floats, unfinished: int) -> tuple[Floats, Floats]:
