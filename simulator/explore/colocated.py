@@ -102,18 +102,28 @@ def _stalled(space: Space, costs: Costs, alone: _Alone, ended: Ended) -> Frames:
         for drafts in space.draft_tokens:
             decode, over = alone.decode(room.memory, batch, drafts)
             decode, over = decode[fits], over if isinstance(over, float) else over[fits]
-            # A sequence's own stall is before its first token.
-            seen = np.maximum(dealt.rate - 1.0 / lengths.steps, 0.0)
-            tpot = decode + stalls.seconds * seen
-            varies = space.deviations**2 * seen * stalls.square * lengths.brevity
-            cycle = stalls.seconds + tpot * lengths.steps
-            gap = decode + stalls.seconds * stalls.run
-            held_up = dealt.rate * stalls.seconds
-            slow, busy = tpot + np.sqrt(over**2 + varies), held_up / (decode + held_up)
-            times = _Times(stalls.own, tpot, slow, gap, busy)
+            times, cycle = _stalled_times(space, (dealt.rate, stalls), decode, over)
             columns = _colocated_columns(space, layout, batch[fits], (0, times, cycle))
             alike = {"draft_tokens": drafts, "prompts": prompts}
             yield Points(layout, room.memory, columns, alike).frame()
+
+
+def _stalled_times(
+    space: Space, held: tuple[Floats, "_Stalls"], decode: Floats, over: Floats | float
+) -> tuple["_Times", Floats]:
+    """Return the times of decodes that so many stalls an iteration hold up, and their cycle.
+
+    A sequence's own stall is before its first token.
+    """
+    (rate, stalls), lengths = held, space.lengths
+    seen = np.maximum(rate - 1.0 / lengths.steps, 0.0)
+    tpot = decode + stalls.seconds * seen
+    varies = space.deviations**2 * seen * stalls.square * lengths.brevity
+    cycle = stalls.seconds + tpot * lengths.steps
+    gap = decode + stalls.seconds * stalls.run
+    held_up = rate * stalls.seconds
+    slow, busy = tpot + np.sqrt(over**2 + varies), held_up / (decode + held_up)
+    return _Times(stalls.own, tpot, slow, gap, busy), cycle
 
 
 class _Stalls(NamedTuple):
