@@ -9,6 +9,7 @@ import pytest
 from simulator.errors import ConfigError
 from simulator.policies.admission import EarlyRejection, QueueCap, Shed, Tier, TokenTiers
 from simulator.policies.classes import ServiceClass
+from simulator.policies.dynamo.classic import DynamoClassic
 from simulator.policies.dynamo.inventory import Budget
 from simulator.policies.dynamo.sla import DynamoSla
 from simulator.policies.dynamo.thresholds import DynamoThreshold
@@ -19,6 +20,7 @@ from simulator.policies.forecasting import (
     MovingAverage,
     SeasonalNaive,
 )
+from simulator.policies.joint import HeteroScale, TokenVelocity
 from simulator.policies.kubernetes import Band, PerWorker, Saturation, SloKeda, Total
 from simulator.policies.matching import (
     Common,
@@ -27,8 +29,10 @@ from simulator.policies.matching import (
     Ratio,
     SloFeedback,
 )
+from simulator.policies.prefixes import Beliefs, CacheAware, KvAware, PrefixAffinity
 from simulator.policies.queueing import Priority
 from simulator.policies.rate_matching import Balanced, Degraded, FixedRatio, WithinBudget
+from simulator.policies.saturation import AibrixApa, WvaPercent, WvaTokens
 from simulator.policies.serving import Kpa, RayServe
 from simulator.policies.windows import Behavior, Limits, Rate
 
@@ -81,6 +85,16 @@ def decode_percent(**bounds: float | None) -> DynamoThreshold:
     """Return thresholds of KV, 5 and 9 per cent unless they are given."""
     given: dict[str, Any] = {"decode_down_percent": 5.0, "decode_up_percent": 9.0} | bounds
     return DynamoThreshold(**given)
+
+
+def apa(**changes: Any) -> AibrixApa:
+    """Return AIBrix's autoscaler for ten requests a worker."""
+    return AibrixApa(**({"target": 10.0} | changes))
+
+
+def hetero(**changes: Any) -> HeteroScale:
+    """Return HeteroScale for 100 tokens/s a worker."""
+    return HeteroScale(**({"tokens_per_s": 100.0} | changes))
 
 
 def band(low: float = 0.4, high: float = 0.55) -> SloKeda:
@@ -137,6 +151,33 @@ EDGES = [
     Edge(prefill_tokens, "prefill_up_tokens", (5.0, 4.0, nan, None), (5.001,)),
     Edge(decode_percent, "decode_down_percent", (-0.001, 9.0, 10.0, nan, None), (0.0, 8.999)),
     Edge(decode_percent, "decode_up_percent", (5.0, 4.0, nan, None), (5.001,)),
+    Edge(DynamoClassic, "ttft_s tpot_s", (*POSITIVE[0], None), POSITIVE[1]),
+    Edge(DynamoClassic, "min_endpoint max_gpu_budget", *ONE),
+    Edge(DynamoClassic, "interval_s", *INTERVAL),
+    # llm-d's and AIBrix's autoscalers, and joint ones
+    Edge(WvaTokens, "kv", *SHARE),
+    Edge(WvaTokens, "down", (0.0, 0.85, nan), (1e-9, 0.849)),
+    Edge(WvaTokens, "queue", *ONE),
+    Edge(WvaPercent, "kv queue kv_spare queue_spare", *DURATION),
+    Edge(AibrixApa, "target", *POSITIVE),
+    Edge(apa, "up_rate down_rate", (1.0, inf, nan), (1.001, 1e9)),
+    Edge(apa, "tolerance up_s down_s", *DURATION),
+    Edge(apa, "least", (0, 11), (1, 10)),
+    Edge(hetero, "tokens_per_s", *POSITIVE),
+    Edge(hetero, "ratio", POSITIVE[0], (*POSITIVE[1], None)),
+    Edge(hetero, "tolerance", (-1e-9, 1.0, nan), (0.0, 0.999)),
+    Edge(hetero, "least", (0, 33), (1, 32)),
+    Edge(TokenVelocity, "ttft_s tpot_s", (*POSITIVE[0], None), POSITIVE[1]),
+    Edge(TokenVelocity, "least", (0, 33), (1, 32)),
+    # routers by prefixes
+    Edge(Beliefs, "delay_s", *DURATION),
+    Edge(lambda ttl_s: Beliefs(by="routed", ttl_s=ttl_s), "ttl_s", (0.0, nan), (1e-9, None)),
+    Edge(KvAware, "overlap_credit prefill_scale request_weight temperature", *DURATION),
+    Edge(PrefixAffinity, "sticky_share", *SHARE),
+    Edge(PrefixAffinity, "tokens_per_s most_tokens", *POSITIVE),
+    Edge(PrefixAffinity, "patience_s", (-1e-9, nan), (0.0, inf)),
+    Edge(CacheAware, "cache_threshold", (-1e-9, 1.0000001, nan), (0.0, 1.0)),
+    Edge(CacheAware, "balance_abs balance_rel", (-1, nan), (0, 1e9)),
     # rate matching
     Edge(Balanced, "tolerance", (0.0, 1.0, nan), (1e-9, 0.999)),
     Edge(lambda **told: WithinBudget(**({"gpus": 2} | told)), "prefill decode", *SHARE),

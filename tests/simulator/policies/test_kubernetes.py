@@ -224,6 +224,12 @@ def test_a_next_request_adds_its_own_context() -> None:
     assert first == pytest.approx(0.1 + 0.01 + 0.01 + 0.004)
 
 
+def test_contexts_are_whole_tokens() -> None:
+    """A prompt of 1,000.5 has 1,001, of 1 ms each; in 1.01 s 21 tokens arrive, 20.3 rounded up."""
+    ((_, gap),) = expected(pool(1, engine=engine(Steps(kv=1e-3))), flow(0.02, inputs=1000.5))
+    assert gap == pytest.approx(0.01 + 1.001 + 21e-4)
+
+
 @pytest.mark.parametrize(
     ("waiting", "running", "over"), [(0, 3, 0), (0, 4, 1), (2, 4, 3), (1, 2, 0)]
 )

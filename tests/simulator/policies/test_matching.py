@@ -408,6 +408,43 @@ def test_workers_of_one_size_flip() -> None:
     assert policy.decide(seen(pool(4), pool(4)), policy.initial())[0].flips == ()
 
 
+def test_a_static_autoscaler_adds_no_ticks() -> None:
+    """The matcher's own interval is the tick; from the first one on it is due at each."""
+    policy = RateMatched(matcher=Ratio(common=replace(COMMON, interval_s=1.0), prefill=3.0))
+    assert policy.interval_s == 1.0
+    plan, _ = policy.decide(seen(pool(4), pool(4), 1.0), policy.initial())
+    assert plan.workers == {"prefill": 6, "decode": 2}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "counts", "late", "split"),
+    [
+        # of 18 GPUs none is free: two of 2 GPUs leave for one of 4
+        ((2, 4), (5, 2), {"ttft_s": (0.1,), "tpot_s": (0.1,)}, (3, 3)),
+        ((4, 2), (2, 5), {"ttft_s": (2.0,), "tpot_s": (0.01,)}, (3, 3)),
+        # a large one leaves for a small one
+        ((4, 2), (2, 5), {"ttft_s": (0.1,), "tpot_s": (0.1,)}, (1, 6)),
+    ],
+)
+def test_workers_of_two_sizes_make_room(
+    gpus: tuple[int, int], counts: tuple[int, int], late: dict[str, Any], split: tuple[int, int]
+) -> None:
+    """As many leave as one more takes; of 20 GPUs two are free, and one leaves."""
+    at = seen(pool(counts[0], gpus=gpus[0]), pool(counts[1], gpus=gpus[1]), **late)
+    assert asked(SloFeedback(common=COMMON), at) == split
+    roomy = SloFeedback(common=replace(COMMON, gpus=20))
+    grown = [b > a for a, b in zip(counts, split, strict=True)]
+    one_each = tuple(n + 1 if up else n - 1 for n, up in zip(counts, grown, strict=True))
+    assert asked(roomy, at) == one_each
+
+
+def test_pools_that_just_fit_are_split() -> None:
+    """All of a quota, and no more than one worker of each."""
+    for gpus, quota in ((8, 8), (8, None), (None, 8)):
+        policy = RateMatched(matcher=Ratio(common=replace(COMMON, gpus=gpus)))
+        policy.check({"prefill": 4, "decode": 4}, quota)
+
+
 @pytest.mark.parametrize(
     ("gpus", "given", "quota", "told"),
     [

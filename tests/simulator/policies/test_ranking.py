@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.policies.ranking import Column, Ranking
+from simulator.policies.ranking import Column, Ranking, Total
 from simulator.policies.routing import PoolView
 
 CHANGES = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 3), st.booleans()), max_size=60)
@@ -32,3 +32,18 @@ def test_ties_are_shared_evenly() -> None:
     ranking = Ranking([Column([0] * 300)])
     chosen = [ranking.choose((at + 0.5) / 300) for at in range(300)]
     assert chosen == list(range(300))
+
+
+def test_a_total_follows_its_column() -> None:
+    """Its sum, however often an entry changed since it was asked last."""
+    column = Column([3, 1, 4])
+    total = Total(column)
+    assert total.value() == 8
+    column[1] = 5
+    column[1] = 6
+    column[2] = 0
+    assert total.value() == 9
+    assert total.value() == 9
+    column[0] = 3
+    column[2] = 1
+    assert total.value() == sum(column) == 10
