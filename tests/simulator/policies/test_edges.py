@@ -13,6 +13,7 @@ from simulator.policies.dynamo.classic import DynamoClassic
 from simulator.policies.dynamo.inventory import Budget
 from simulator.policies.dynamo.sla import DynamoSla
 from simulator.policies.dynamo.thresholds import DynamoThreshold
+from simulator.policies.flipping import ArrowFlips
 from simulator.policies.forecasting import (
     Arima,
     HoltWinters,
@@ -178,6 +179,7 @@ EDGES = [
     Edge(PrefixAffinity, "patience_s", (-1e-9, nan), (0.0, inf)),
     Edge(CacheAware, "cache_threshold", (-1e-9, 1.0000001, nan), (0.0, 1.0)),
     Edge(CacheAware, "balance_abs balance_rel", (-1, nan), (0, 1e9)),
+    Edge(ArrowFlips, "update_s", *DURATION),
     # rate matching
     Edge(Balanced, "tolerance", (0.0, 1.0, nan), (1e-9, 0.999)),
     Edge(lambda **told: WithinBudget(**({"gpus": 2} | told)), "prefill decode", *SHARE),

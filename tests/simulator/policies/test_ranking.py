@@ -47,3 +47,13 @@ def test_a_total_follows_its_column() -> None:
     column[0] = 3
     column[2] = 1
     assert total.value() == sum(column) == 10
+
+
+def test_what_changed_is_looked_at_once() -> None:
+    """Whoever asks forgets the changes it has seen, so that a long run remembers none."""
+    column = Column([3, 1, 4])
+    total, ranking = Total(column), Ranking([column])
+    column[0] = 0
+    assert [len(each) for each in column.watchers] == [1, 1]
+    assert (total.value(), ranking.choose(0.0)) == (5, 0)
+    assert [len(each) for each in column.watchers] == [0, 0]
