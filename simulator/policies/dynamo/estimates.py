@@ -186,10 +186,9 @@ class Estimates:
         target = self.terms.targets.tpot_s * self.terms.sensitivity
         if not self.terms.consolidated:
             return self._step_s(at, 1.0, 0) < target
-        queued = at.queued if self.role == "mixed" else 0
-        if int((at.kv + at.coming + queued) * self._scale) >= self.engine.kv_tokens:
+        if int((at.kv + at.coming + at.queued) * self._scale) >= self.engine.kv_tokens:
             return False
-        return self._step_s(at, self._scale, queued) < target
+        return self._step_s(at, self._scale, at.queued) < target  # decode workers queue no prompts
 
     def _step_s(self, at: Burden, scale: float, queued: int) -> float:
         """Return the seconds of an iteration with all that decodes and waits to, scaled."""

@@ -112,6 +112,8 @@ def test_smoothing_by_hand() -> None:
     smooth = HoltWinters(alpha=0.5, beta=0.5, gamma=0.0)
     assert ahead(smooth, 10.0, 14.0) == pytest.approx(13.0)
     assert ahead(smooth, 10.0, 14.0, steps=3) == pytest.approx(15.0)
+    # 14 again: level (14 + 13)/2 = 13.5, trend (1.5 + 1)/2
+    assert ahead(smooth, 10.0, 14.0, 14.0) == pytest.approx(14.75)
 
 
 def test_smoothing_learns_a_season() -> None:

@@ -99,6 +99,17 @@ def test_several_triggers_take_the_largest_and_missing_ones_never_shrink() -> No
 # --- Kubernetes: windows and rates -----------------------------------------------------------
 
 
+def test_the_limits_defaults_are_kubernetes() -> None:
+    """Up at once by 4 or 100 % in 15 s; down after 300 s, all of them in 15 s; 1 to 10."""
+    four, double = Rate(15.0, workers=4), Rate(15.0, percent=100.0)
+    assert Limits() == Limits(
+        least=1,
+        most=10,
+        up=Behavior(window_s=0.0, rates=(four, double)),
+        down=Behavior(window_s=300.0, rates=(double,)),
+    )
+
+
 def test_down_waits_for_the_largest_of_its_window() -> None:
     """300 s after the last high recommendation, and not before, workers go."""
     limits, memory, now = Limits(most=20), Memory(), 10
