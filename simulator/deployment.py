@@ -209,6 +209,10 @@ class Deployment:
             raise ConfigError(
                 "deployment: no workers; give prefill and decode pools or a mixed one"
             )
+        gpus = {pool.role: pool.layout.gpus for pool in self.pools}
+        refused = self.control.refused(gpus, self.elastic.quota_gpus)
+        if refused:
+            raise ConfigError(refused)
 
     @property
     def entry_s(self) -> float:

@@ -176,6 +176,12 @@ class Schedule:
             if step.workers < 0:
                 raise ValueError(f"schedule: workers must be at least 0 but got {step.workers!r}")
 
+    def refused(self, gpus: Mapping[str, int]) -> str:
+        """Return what is wrong with it for these pools (by role a worker's GPUs), if anything."""
+        strangers = [step.pool for step in self.steps if step.pool not in gpus]
+        known = ", ".join(gpus)
+        return f"steps must be of {known} but got {strangers[0]!r}" if strangers else ""
+
     def initial(self) -> None:
         """Return nothing to remember: the clock says it all."""
 
@@ -315,3 +321,30 @@ class Control:
     def bounds_of(self, role: str) -> Bounds:
         """Return a pool's bounds, or those that hold where none are given."""
         return self.bounds.get(role) or Bounds()
+
+    def refused(self, gpus: Mapping[str, int], quota_gpus: int | None) -> str:
+        """Return what of it does not fit a deployment, with the key; nothing if all does.
+
+        ``gpus`` are those of a worker of each role there is. A policy may say so by ``refused``.
+        """
+        least = sum(self.bounds_of(role).least * each for role, each in gpus.items())
+        if quota_gpus is not None and least > quota_gpus:
+            return (
+                f"elastic.quota_gpus must be at least the {least} GPUs of control.bounds' least "
+                f"workers but got {quota_gpus!r}"
+            )
+        return refusal(self.policy, gpus)
+
+
+def refusal(policy: object, gpus: Mapping[str, int]) -> str:
+    """Return why a policy refuses such pools, if it does."""
+    refused = getattr(policy, "refused", None)
+    told = refused(gpus) if callable(refused) else ""
+    return f"autoscaler: {told}" if told and not told.startswith("autoscaler") else told
+
+
+def needs_both(gpus: Mapping[str, int]) -> str:
+    """Return that prefill and decode pools are needed, where there are none."""
+    if "prefill" in gpus:
+        return ""
+    return f"needs prefill and decode pools but there is {', '.join(gpus)}"

@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from simulator.policies.autoscaling import Autoscaler, Observation, Plan, PoolSeen, TrafficSeen
+from simulator.policies.autoscaling import (
+    Autoscaler,
+    Observation,
+    Plan,
+    PoolSeen,
+    TrafficSeen,
+    refusal,
+)
 from simulator.policies.forecasting import Constant, Forecaster, Oracle, Series
 
 KNOWN_S = 60.0
@@ -45,6 +52,11 @@ class Chain:
     def interval_s(self) -> float:
         """Seconds between ticks: the stages' greatest common divisor."""
         return math.gcd(*(round(1000 * stage.every_s) for stage in self.stages)) / 1000
+
+    def refused(self, gpus: Mapping[str, int]) -> str:
+        """Return why one of its policies cannot plan for such pools, if so."""
+        told = (refusal(stage.policy, gpus) for stage in self.stages)
+        return next((each.removeprefix("autoscaler: ") for each in told if each), "")
 
     def initial(self) -> tuple[tuple[object, Mapping[str, int], float], ...]:
         """Return each policy's state, what it asked for, and when it was last asked."""
@@ -104,6 +116,10 @@ class Predictive:
         """What the inner policy would have observed how."""
         found: Mapping[str, object] = getattr(self.policy, "sees", {})
         return found
+
+    def refused(self, gpus: Mapping[str, int]) -> str:
+        """Return why its policy cannot plan for such pools, if so."""
+        return refusal(self.policy, gpus).removeprefix("autoscaler: ")
 
     def initial(self) -> Ahead:
         """Return the inner state and empty series."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
-from simulator.policies.autoscaling import Observation, Plan, PoolSeen
+from simulator.policies.autoscaling import Observation, Plan, PoolSeen, needs_both
 from simulator.policies.engines import Capacity, Shape, Targets
 
 
@@ -53,6 +53,10 @@ class HeteroScale:
             raise ValueError(
                 f"heteroscale: least must lie in 1..most, {self.most!r}, but got {self.least!r}"
             )
+
+    def refused(self, gpus: Mapping[str, int]) -> str:
+        """Return that it needs two pools, where there are none."""
+        return needs_both(gpus)
 
     def initial(self) -> Ratio:
         """Return the ratio, if it is given."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
-from simulator.policies.autoscaling import Observation, Plan, TrafficSeen
+from simulator.policies.autoscaling import Observation, Plan, TrafficSeen, needs_both
 from simulator.policies.engines import Engine
 from simulator.policies.forecasting import Arima, Forecaster, Series
 
@@ -69,6 +69,18 @@ class DynamoClassic:
             raise ValueError(
                 f"dynamo_classic: interval_s must be at least 0.001 s but got {self.interval_s!r}"
             )
+
+    def refused(self, gpus: Mapping[str, int]) -> str:
+        """Return why it cannot plan for such pools, if so."""
+        if missing := needs_both(gpus):
+            return missing
+        least = self.min_endpoint * (gpus["prefill"] + gpus["decode"])
+        if least <= self.max_gpu_budget:
+            return ""
+        return (
+            f"max_gpu_budget must be at least the {least} GPUs of min_endpoint "
+            f"{self.min_endpoint} in each pool but got {self.max_gpu_budget!r}"
+        )
 
     def initial(self) -> Known:
         """Return nothing known."""

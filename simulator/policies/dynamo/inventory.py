@@ -4,6 +4,7 @@ Source: ai-dynamo 1.6.1, ``dynamo/planner/core/state_machine.py``,
 ``connectors/clients/kubernetes_api.py`` and ``plugins/orchestrator/engine_adapter.py``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,6 +52,16 @@ class Budget:
                 f"but got {band.most!r}"
             )
         return band
+
+
+def budget_refused(budget: Budget, gpus: Mapping[str, int]) -> str:
+    """Return that the least workers of the pools planned for do not fit a budget, if so."""
+    roles = ("prefill", "decode") if "prefill" in gpus else ("mixed",)
+    try:
+        budget.band(tuple(gpus[role] for role in roles))
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 class Inventory(NamedTuple):

@@ -18,6 +18,7 @@ from simulator.policies.dynamo.inventory import (
     Inventory,
     Waiting,
     Wanted,
+    budget_refused,
     inventory,
     reductions,
     sustained,
@@ -104,6 +105,10 @@ class DynamoSla:
     def targets(self) -> Targets:
         """What latencies are to keep."""
         return Targets(self.ttft_s or 0.0, self.tpot_s or 0.0)
+
+    def refused(self, gpus: Mapping[str, int]) -> str:
+        """Return why it cannot plan for such pools, if so."""
+        return budget_refused(self.budget, gpus)
 
     def initial(self) -> Known:
         """Return nothing known."""

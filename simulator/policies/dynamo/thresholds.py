@@ -15,6 +15,7 @@ from simulator.policies.dynamo.inventory import (
     Inventory,
     Waiting,
     Wanted,
+    budget_refused,
     inventory,
     reductions,
     sustained,
@@ -68,7 +69,8 @@ class DynamoThreshold:
     Prefill: tokens of prompts not begun over the model's context (``load``: the tokens). Decode:
     KV tokens of sequences that decode or wait to, over KV room; mixed workers add queued prompts.
     While workers start nothing grows, and only a reduction proposed for ``interval_s`` on end goes
-    through; while workers drain nothing changes.
+    through (not ``reduces_starting``: nothing at all, the rule of 1.4); while workers drain nothing
+    changes.
     """
 
     sees: ClassVar[Mapping[str, object]] = MappingProxyType({"scrape_s": 5.0})
@@ -78,6 +80,7 @@ class DynamoThreshold:
     decode_up_percent: float | None = None
     decode_down_percent: float | None = None
     budget: Budget = field(default_factory=Budget)
+    reduces_starting: bool = True
     interval_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -102,6 +105,10 @@ class DynamoThreshold:
                 "None"
             )
 
+    def refused(self, gpus: Mapping[str, int]) -> str:
+        """Return why it cannot plan for such pools, if so."""
+        return budget_refused(self.budget, gpus)
+
     def initial(self) -> Waiting | None:
         """Return nothing to wait for."""
         return None
@@ -109,6 +116,8 @@ class DynamoThreshold:
     def decide(self, seen: Observation, state: Waiting | None) -> tuple[Plan, Waiting | None]:
         """Return one worker more or fewer in each pool, if the budget lets that be."""
         there = inventory(seen)
+        if there.starting and not self.reduces_starting:
+            return Plan({}, "scaling in progress"), None
         return settled(seen, there, self._wanted, Settling(self.budget, self.interval_s, state))
 
     def _wanted(self, role: str, pool: PoolSeen, pending: int) -> int | None:

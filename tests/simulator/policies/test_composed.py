@@ -1,5 +1,6 @@
 """Policies made of policies: order, intervals, and what a forecast shows."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,9 +8,12 @@ import numpy as np
 import pytest
 from views import flow, pool, seen
 
+from simulator.cli import compose
+from simulator.errors import ConfigError
 from simulator.policies.autoscaling import Observation, Plan, Static, Truth
 from simulator.policies.composed import Chain, Predictive, Stage
 from simulator.policies.forecasting import Constant, HoltWinters, Oracle
+from simulator.policies.joint import HeteroScale
 from simulator.testing import check_autoscaler
 
 
@@ -147,6 +151,50 @@ def test_growth_is_bounded() -> None:
 def test_composed_policies_keep_the_contract(policy: Any) -> None:
     """Pure and alive whatever is seen."""
     check_autoscaler(policy)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ["autoscaler=dynamo_threshold", "autoscaler.budget.max_gpu_budget=3"],
+            "autoscaler.budget: max_gpu_budget must be at least the 8 GPUs",
+        ),
+        (["autoscaler=dynamo_sla", "autoscaler.budget.max_gpu_budget=3"], "max_gpu_budget must be"),
+        (["autoscaler=dynamo_classic", "autoscaler.max_gpu_budget=7"], "max_gpu_budget must be"),
+        (["autoscaler=dynamo_sla", "slo=none"], "ttft_s must be above 0 s"),
+        (["autoscaler=token_velocity", "slo=none"], "ttft_s must be above 0 s"),
+        (["autoscaler=heteroscale", "cluster=colocated"], "needs prefill and decode pools"),
+        (["autoscaler=dynamo_classic", "cluster=colocated"], "needs prefill and decode pools"),
+        (
+            ["autoscaler=schedule", "autoscaler.steps=[[60,mixed,3]]"],
+            "steps must be of prefill, decode but got 'mixed'",
+        ),
+        (
+            ["autoscaler=hpa", "elastic.quota_gpus=32", "control.bounds.decode.least=9"],
+            "elastic.quota_gpus must be at least the 40 GPUs",
+        ),
+        (["autoscaler=hpa", "control.interval_s=0"], "control: interval_s must be at least"),
+        (
+            ["control.bounds.decode.least=5", "control.bounds.decode.most=2"],
+            "most must be at least least, 5, but got 2",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_deployment_is_one_sentence_with_the_key(
+    overrides: list[str], told: str
+) -> None:
+    """Said when it is read, before anything runs."""
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        compose(overrides)
+
+
+def test_policies_made_of_policies_refuse_what_theirs_do() -> None:
+    """A chain and a forecast hand the question on."""
+    inner = HeteroScale(tokens_per_s=1.0)
+    for policy in (chain((inner, 5.0)), Predictive(policy=inner)):  # type: ignore[arg-type]
+        assert policy.refused({"mixed": 1}).startswith("needs prefill and decode pools")
+        assert policy.refused({"prefill": 1, "decode": 1}) == ""
 
 
 @pytest.mark.parametrize(

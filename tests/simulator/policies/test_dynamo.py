@@ -155,6 +155,13 @@ def test_one_ready_worker_may_be_all_that_is_wanted_of_two() -> None:
     assert planned(DynamoThreshold(budget=FREE), *looks) == [{}, {"mixed": 1}]
 
 
+def test_the_older_rule_only_looks_on_while_a_worker_starts() -> None:
+    """However long everybody is idle."""
+    policy = DynamoThreshold(budget=FREE, reduces_starting=False)
+    looks = [seen(at, mixed=pool(2, coming=1)) for at in (5, 10, 15)]
+    assert planned(policy, *looks) == [{}, {}, {}]
+
+
 def test_while_workers_drain_it_only_looks_on() -> None:
     """In neither pool anything changes until they are gone."""
     full = pool(1, kv_tokens=(100_001,))
@@ -320,6 +327,15 @@ def both(now_s: float, rate: float, prefill: int = 1, decode: int = 1, **more: A
 def test_demand_over_what_a_worker_sustains(look: Any, wanted: dict[str, int]) -> None:
     """ceil(demand / rate), the change capped, hits taken off, every 180 s."""
     assert planned(sla(tpot_s=0.050000001), look) == [wanted]
+
+
+def test_the_floor_that_was_taken_back() -> None:
+    """A prompt of 1 s with a target of 0.3 s: four prefill workers at least, whatever comes."""
+    policy = sla(ttft_s=0.3, latency_floor=True)
+    long = {"inputs": 10_000.0}
+    assert planned(policy, both(180, 0.1, 1, 1, **long)) == [{"prefill": 4}]
+    plain = sla(ttft_s=0.3)
+    assert planned(plain, both(180, 0.1, 1, 1, **long)) == [{}]
 
 
 def test_an_idle_interval_is_remembered_with_the_lengths_before() -> None:
