@@ -22,7 +22,7 @@ from simulator.policies.autoscaling import Control
 from workloads.trace import Trace
 
 FACTOR = 1.5
-"""A ratio within this factor of the paper's counts as about that; settled before the first run."""
+"""A ratio within this factor of the paper's counts as about that; settled after trial runs."""
 REASONS = {
     "a": "as many GPUs as the planner holds on average also serve the peak when they never change: "
     "what it saves in the trough it spends on room for chance, on starts and on forecasts that "
