@@ -455,8 +455,10 @@ _METHOD = """Every row becomes a deployment and runs through the whole simulator
   wait for a seat, which is most of the first token of such runs: seconds that were put down to the
   server before. A recipe with fewer seats than the run had answers under way (clients times the
   share of the end-to-end time spent decoding) is another version's and left aside. Nothing of this
-  is fitted. Dynamo's front end takes decode workers in turn, its default; where each worker has one
-  seat the runs waited longer than that, as if placed at random, which several front ends would do.
+  is fitted, but seats, turns and what is left aside were settled while looking at the disaggregated
+  rows, so these are no evidence for them. Dynamo's front end takes decode workers in turn, its
+  default; where each worker has one seat the runs waited longer than that, as if placed at random,
+  which several front ends would do.
 - Otherwise a step has 8,192 tokens and 1,024 sequences (offline 2,048) per attention rank. KV is
   in 8 bits for weights of 8 bits and fewer, on Hopper under SGLang in 16 (its default). vLLM
   gathers tokens over data-parallel ranks, others exchange them all-to-all. SGLang's prompts stall
