@@ -19,7 +19,7 @@ class Pace:
         self._steps = steps
         self._times = times
         self._stages = steps.stages
-        self._full_s = self._chunk_s(self._budget, 0)
+        self._full_s: float | None = None  # a whole budget's, once somebody asks
 
     def _chunk_s(self, tokens: int, done: int) -> float:
         """Return the seconds of one prompt's chunk alone, after ``done`` of its tokens."""
@@ -40,7 +40,11 @@ class Pace:
     def backlog_s(self, tokens: int) -> float:
         """Return when the next prompt may begin behind so many tokens, in full steps and a rest."""
         full, rest = divmod(tokens, self._budget)
-        seconds = full * self._full_s
+        seconds = 0.0
+        if full:
+            if self._full_s is None:
+                self._full_s = self._chunk_s(self._budget, 0)
+            seconds = full * self._full_s
         if rest:
             seconds += self._chunk_s(rest, 0)
         return seconds / self._stages

@@ -61,7 +61,7 @@ def test_the_hit_rate_is_the_one_asked_for(hit_rate: float) -> None:
     assert told["hit_rate"] == pytest.approx(hit_rate, abs=0.002)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     branches=st.lists(st.integers(1, 5), min_size=1, max_size=4),
     share=st.floats(0, 0.99),
