@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from workloads.errors import TraceError
@@ -47,6 +47,9 @@ cells = st.sampled_from(["1", "22", "", " 3", "a b", "é", "#", "null", "\t", "1
 tables = st.lists(st.lists(cells, min_size=2, max_size=4), min_size=1, max_size=5)
 
 
+@example(
+    rows=[["1"] * 3, ["1"] * 2, ["1"] * 3, ["1", "1", "1", ""]], end="\n", last=False, odd=False
+)
 @given(rows=tables, end=st.sampled_from(["\n", "\r\n"]), last=st.booleans(), odd=st.booleans())
 def test_blocks_are_split_like_lines(
     rows: list[list[str]], end: str, last: bool, odd: bool
