@@ -28,8 +28,9 @@ from simulator.latency.roofline import Roofline
 from simulator.layout import TENSOR_DTYPE, Precision
 from simulator.model import Model
 from simulator.plugins import TARGET
-from simulator.policies.autoscaling import LEAST_INTERVAL_S, Control, Schedule, Static
+from simulator.policies.autoscaling import Control, Schedule, Static
 from simulator.policies.matching import Matcher, RateMatched, Unmatched
+from simulator.policies.ticks import LEAST_INTERVAL_S
 from simulator.results import SLO
 from simulator.tracing.study import TraceOptions
 from workloads.trace import Trace

@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.policies.engines import Engine
+from simulator.policies.ticks import check_interval
 
 Numbers = NDArray[np.float64] | NDArray[np.int32]
+
 State = TypeVar("State")
 
 INTERVAL_S = 15.0
 """Seconds between two decisions of a policy that says nothing else: Kubernetes' own."""
-
-LEAST_INTERVAL_S = 1e-3
-"""Simulated seconds; looking more often is taken for a mistake: such a run takes for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,11 +255,7 @@ class Observing:
     missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not LEAST_INTERVAL_S <= self.scrape_s < math.inf:
-            raise ValueError(
-                f"observing: scrape_s must be at least {LEAST_INTERVAL_S:g} s but got "
-                f"{self.scrape_s!r}"
-            )
+        check_interval("observing", "scrape_s", self.scrape_s)
         if not self.scrape_s <= self.window_s < math.inf:
             raise ValueError(
                 f"observing: window_s must be at least scrape_s, {self.scrape_s:g} s, but got "
@@ -299,11 +294,7 @@ class Control:
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not LEAST_INTERVAL_S <= self.tick_s < math.inf:
-            raise ValueError(
-                f"control: interval_s must be at least {LEAST_INTERVAL_S:g} s but got "
-                f"{self.tick_s!r}"
-            )
+        check_interval("control", "interval_s", self.tick_s)
         for role in self.bounds:
             if role not in POOLS:
                 raise ValueError(
@@ -333,14 +324,14 @@ class Control:
                 f"elastic.quota_gpus must be at least the {least} GPUs of control.bounds' least "
                 f"workers but got {quota_gpus!r}"
             )
-        return refusal(self.policy, gpus)
+        told = refusal(self.policy, gpus)
+        return f"autoscaler: {told}" if told and not told.startswith("autoscaler") else told
 
 
 def refusal(policy: object, gpus: Mapping[str, int]) -> str:
     """Return why a policy refuses such pools, if it does."""
     refused = getattr(policy, "refused", None)
-    told = refused(gpus) if callable(refused) else ""
-    return f"autoscaler: {told}" if told and not told.startswith("autoscaler") else told
+    return refused(gpus) if callable(refused) else ""
 
 
 def needs_both(gpus: Mapping[str, int]) -> str:

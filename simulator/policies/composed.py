@@ -13,7 +13,8 @@ from simulator.policies.autoscaling import (
     TrafficSeen,
     refusal,
 )
-from simulator.policies.forecasting import Constant, Forecaster, Oracle, Series
+from simulator.policies.forecasting import Constant, Demand, Forecaster, Oracle
+from simulator.policies.ticks import check_interval, common_tick_s
 
 KNOWN_S = 60.0
 """Seconds of the future that an oracle's rate is taken over."""
@@ -43,20 +44,17 @@ class Chain:
         if not self.stages:
             raise ValueError("chain: stages must hold at least one policy but got none")
         for stage in self.stages:
-            if not 0.001 <= stage.every_s < math.inf:
-                raise ValueError(
-                    f"chain: every_s must be at least 0.001 s but got {stage.every_s!r}"
-                )
+            check_interval("chain", "every_s", stage.every_s)
 
     @property
     def interval_s(self) -> float:
         """Seconds between ticks: the stages' greatest common divisor."""
-        return math.gcd(*(round(1000 * stage.every_s) for stage in self.stages)) / 1000
+        return common_tick_s(*(stage.every_s for stage in self.stages))
 
     def refused(self, gpus: Mapping[str, int]) -> str:
         """Return why one of its policies cannot plan for such pools, if so."""
         told = (refusal(stage.policy, gpus) for stage in self.stages)
-        return next((each.removeprefix("autoscaler: ") for each in told if each), "")
+        return next((each for each in told if each), "")
 
     def initial(self) -> tuple[tuple[object, Mapping[str, int], float], ...]:
         """Return each policy's state, what it asked for, and when it was last asked."""
@@ -81,12 +79,10 @@ class Chain:
 
 
 class Ahead(NamedTuple):
-    """The inner policy's state, and series of requests/s and of lengths."""
+    """The inner policy's state, and what was told of the demand so far, in requests/s."""
 
     inner: object
-    rates: Series = Series()
-    inputs: Series = Series()
-    outputs: Series = Series()
+    demand: Demand = Demand()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +102,7 @@ class Predictive:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"predictive: steps must be at least 1 but got {self.steps!r}")
-        if not 0.001 <= self.interval_s < math.inf:
-            raise ValueError(
-                f"predictive: interval_s must be at least 0.001 s but got {self.interval_s!r}"
-            )
+        check_interval("predictive", "interval_s", self.interval_s)
 
     @property
     def sees(self) -> Mapping[str, object]:
@@ -119,7 +112,7 @@ class Predictive:
 
     def refused(self, gpus: Mapping[str, int]) -> str:
         """Return why its policy cannot plan for such pools, if so."""
-        return refusal(self.policy, gpus).removeprefix("autoscaler: ")
+        return refusal(self.policy, gpus)
 
     def initial(self) -> Ahead:
         """Return the inner state and empty series."""
@@ -127,15 +120,12 @@ class Predictive:
 
     def decide(self, seen: Observation, state: Ahead) -> tuple[Plan, Ahead]:
         """Return what the inner policy makes of the forecast."""
-        told, traffic = self.forecaster.told, seen.traffic
-        rates = told(state.rates, traffic.rate)
-        inputs, outputs = state.inputs, state.outputs
-        if traffic.requests:
-            inputs = told(inputs, traffic.input_tokens)
-            outputs = told(outputs, traffic.output_tokens)
+        traffic = seen.traffic
+        lengths = (traffic.input_tokens, traffic.output_tokens) if traffic.requests else None
+        demand = state.demand.told(self.forecaster, traffic.rate, lengths)
         expected = self._known(seen)
         if expected is None:
-            expected = self._expected(traffic, Ahead(None, rates, inputs, outputs))
+            expected = self._expected(traffic, demand)
         shown = replace(
             seen,
             traffic=expected,
@@ -144,7 +134,7 @@ class Predictive:
             },
         )
         plan, inner = self.policy.decide(shown, state.inner)
-        return plan, Ahead(inner, rates, inputs, outputs)
+        return plan, Ahead(inner, demand)
 
     @property
     def knows_trace(self) -> bool:
@@ -165,13 +155,10 @@ class Predictive:
             output_tokens=outputs,
         )
 
-    def _expected(self, traffic: TrafficSeen, series: Ahead) -> TrafficSeen:
+    def _expected(self, traffic: TrafficSeen, demand: Demand) -> TrafficSeen:
         if not traffic.requests or not traffic.rate:
             return traffic
-        rate, inputs, outputs = (
-            self.forecaster.ahead(each, self.steps)
-            for each in (series.rates, series.inputs, series.outputs)
-        )
+        rate, inputs, outputs = demand.ahead(self.forecaster, self.steps)
         return replace(
             traffic,
             rate=rate,

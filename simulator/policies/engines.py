@@ -37,6 +37,17 @@ class Targets(NamedTuple):
     tpot_s: float
 
 
+def check_targets(owner: str, why: str, ttft_s: float | None, tpot_s: float | None) -> None:
+    """Refuse a policy's latency targets where one is missing or no time.
+
+    Raises:
+        ValueError: which says ``why`` the ``owner`` needs them.
+    """
+    for name, value in (("ttft_s", ttft_s), ("tpot_s", tpot_s)):
+        if value is None or not 0 < value < math.inf:
+            raise ValueError(f"{owner}: {name} must be above 0 s, as {why}, but got {value!r}")
+
+
 class Shape(NamedTuple):
     """A request: mean tokens of its prompt and its answer, and the share of prompts in caches."""
 

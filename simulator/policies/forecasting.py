@@ -47,6 +47,29 @@ def last(series: Series) -> float:
     return series.points[-1] if series.points else 0.0
 
 
+class Demand(NamedTuple):
+    """Series of requests, per second or per interval, and of their mean lengths in tokens."""
+
+    requests: Series = Series()
+    inputs: Series = Series()
+    outputs: Series = Series()
+
+    def told(
+        self, forecaster: Forecaster, requests: float, lengths: tuple[float, float] | None
+    ) -> "Demand":
+        """Return the series with their next points; lengths have none where none were seen."""
+        inputs, outputs = self.inputs, self.outputs
+        if lengths is not None:
+            inputs = forecaster.told(inputs, lengths[0])
+            outputs = forecaster.told(outputs, lengths[1])
+        return Demand(forecaster.told(self.requests, requests), inputs, outputs)
+
+    def ahead(self, forecaster: Forecaster, steps: int = 1) -> tuple[float, float, float]:
+        """Return requests, prompt and answer tokens ``steps`` points after the last."""
+        requests, inputs, outputs = (forecaster.ahead(each, steps) for each in self)
+        return requests, inputs, outputs
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
     """Tomorrow is as today."""

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 from simulator.policies.autoscaling import Observation, Plan, PoolSeen, needs_both
-from simulator.policies.engines import Capacity, Shape, Targets
+from simulator.policies.engines import Capacity, Shape, Targets, check_targets
+from simulator.policies.windows import nearest_rank
 
 
 class Ratio(NamedTuple):
@@ -87,11 +88,9 @@ class HeteroScale:
 
     def _late(self, seen: Observation) -> bool:
         pairs = ((seen.traffic.ttft_s, self.ttft_s), (seen.traffic.tpot_s, self.tpot_s))
-        return any(values and limit and _p90(values) > limit for values, limit in pairs)
-
-
-def _p90(values: tuple[float, ...]) -> float:
-    return sorted(values)[math.ceil(0.9 * len(values)) - 1]
+        return any(
+            values and limit and nearest_rank(values, 0.9) > limit for values, limit in pairs
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,13 +110,7 @@ class TokenVelocity:
     sees: ClassVar[Mapping[str, object]] = MappingProxyType({"scrape_s": 5.0, "window_s": 10.0})
 
     def __post_init__(self) -> None:
-        for name in ("ttft_s", "tpot_s"):
-            value = getattr(self, name)
-            if value is None or not 0 < value < math.inf:
-                raise ValueError(
-                    f"token_velocity: {name} must be above 0 s, as velocities are taken at it, but "
-                    f"got {value!r}"
-                )
+        check_targets("token_velocity", "velocities are taken at it", self.ttft_s, self.tpot_s)
         if not 1 <= self.least <= self.most:
             raise ValueError(
                 f"token_velocity: least must lie in 1..most, {self.most!r}, but got {self.least!r}"

@@ -20,6 +20,7 @@ from simulator.policies.windows import (
     Rate,
     Told,
     mean_since,
+    nearest_rank,
     per_worker,
     since,
 )
@@ -251,7 +252,9 @@ class SloKeda:
     def share(self, traffic: TrafficSeen) -> float:
         """Return the window's p90 latencies as a share of their targets."""
         pairs = ((traffic.ttft_s, self.ttft_s), (traffic.tpot_s, self.tpot_s))
-        worst = [_p90(values) / target for values, target in pairs if values and target]
+        worst = [
+            nearest_rank(values, 0.9) / target for values, target in pairs if values and target
+        ]
         return min(max(worst, default=0.0), self.cap)
 
     def wanted(self, pool: PoolSeen, share: float) -> int:
@@ -298,12 +301,6 @@ def _next(
     seats = min(engine.max_num_seqs, engine.kv_tokens / (each + answer / 2))
     over = max(0.0, waiting + running + 1 - seats)
     return max(first, over * answer * gap / max(1.0, seats)), gap
-
-
-def _p90(values: tuple[float, ...]) -> float:
-    """Return the value that 90 % do not exceed, the nearest rank."""
-    ordered = sorted(values)
-    return ordered[math.ceil(0.9 * len(ordered)) - 1]
 
 
 def _positive(owner: str, name: str, value: float) -> None:

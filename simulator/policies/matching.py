@@ -13,7 +13,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from simulator.errors import ConfigError
 from simulator.policies.autoscaling import (
-    LEAST_INTERVAL_S,
     Autoscaler,
     Flip,
     Observation,
@@ -21,7 +20,7 @@ from simulator.policies.autoscaling import (
     Static,
 )
 from simulator.policies.engines import Shape, Targets
-from simulator.policies.forecasting import Forecaster, Kalman, Series
+from simulator.policies.forecasting import Demand, Forecaster, Kalman
 from simulator.policies.rate_matching import (
     Balanced,
     Engine,
@@ -29,6 +28,8 @@ from simulator.policies.rate_matching import (
     Replicated,
     WithinBudget,
 )
+from simulator.policies.ticks import check_interval, common_tick_s, crossed
+from simulator.policies.windows import nearest_rank
 
 PREFILL, DECODE = "prefill", "decode"
 STARTUP_S = 60.0
@@ -114,11 +115,7 @@ class Common:
                     f"common: {name} must be above 0 s, as workers' rates are looked for "
                     f"within it, but got {value!r}: set slo.{name}"
                 )
-        if not LEAST_INTERVAL_S <= self.interval_s < math.inf:
-            raise ValueError(
-                f"common: interval_s must be at least {LEAST_INTERVAL_S:g} s but got "
-                f"{self.interval_s!r}"
-            )
+        check_interval("common", "interval_s", self.interval_s)
         if not 0 < self.utilization <= 1:
             raise ValueError(f"common: utilization must lie in (0, 1] but got {self.utilization!r}")
         if self.gpus is not None and self.gpus < 2:
@@ -326,10 +323,10 @@ class SloFeedback:
     def split(self, view: View, state: Moved) -> Answer:
         """Return one worker moved, or nothing."""
         traffic, targets = view.seen.traffic, self.common.targets
-        ttft_s = quantile(traffic.ttft_s, self.quantile)
-        tpot_s = quantile(traffic.tpot_s, self.quantile)
-        if ttft_s is None or tpot_s is None:
+        if not traffic.ttft_s or not traffic.tpot_s:
             return Answer(None, "no latency measured yet", state)
+        ttft_s = nearest_rank(traffic.ttft_s, self.quantile)
+        tpot_s = nearest_rank(traffic.tpot_s, self.quantile)
         shares = Pair(ttft_s / targets.ttft_s, tpot_s / targets.tpot_s)
         why = f"TTFT at {shares.prefill:.0%}, TPOT at {shares.decode:.0%} of target"
         if min(shares) >= self.hysteresis or max(shares) <= 1:
@@ -340,14 +337,6 @@ class SloFeedback:
         if moved is None:
             return Answer(None, f"{why}; there is none to spare", state)
         return Answer(moved, why, Moved(view.seen.now_s))
-
-
-class Told(NamedTuple):
-    """What a predictive matcher remembers: series of rates and lengths."""
-
-    rates: Series = Series()
-    inputs: Series = Series()
-    outputs: Series = Series()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,27 +368,22 @@ class ModelPredictive:
             if value is not None and not 0 <= value < math.inf:
                 raise ValueError(f"model_predictive: {name} must be at least 0 but got {value!r}")
 
-    def initial(self) -> Told:
+    def initial(self) -> Demand:
         """Return nothing told."""
-        return Told()
+        return Demand()
 
-    def split(self, view: View, state: Told) -> Answer:
+    def split(self, view: View, state: Demand) -> Answer:
         """Return the split of the least cost over what is forecast."""
-        traffic, tell = view.seen.traffic, self.forecaster.told
+        traffic = view.seen.traffic
         if not traffic.requests:
-            return Answer(None, "no traffic", state._replace(rates=tell(state.rates, 0.0)))
-        told = Told(
-            tell(state.rates, traffic.rate),
-            tell(state.inputs, traffic.input_tokens),
-            tell(state.outputs, traffic.output_tokens),
-        )
-        ahead = [
-            (
-                self.forecaster.ahead(told.rates, step),
-                rates_of(view.seen, self._shape(told, traffic.hit_rate, step), self.common),
-            )
-            for step in range(1, self.horizon + 1)
-        ]
+            return Answer(None, "no traffic", state.told(self.forecaster, 0.0, None))
+        lengths = traffic.input_tokens, traffic.output_tokens
+        told = state.told(self.forecaster, traffic.rate, lengths)
+        ahead = []
+        for step in range(1, self.horizon + 1):
+            rate, prompt, answer = told.ahead(self.forecaster, step)
+            shape = Shape(prompt, answer, traffic.hit_rate)
+            ahead.append((rate, rates_of(view.seen, shape, self.common)))
         known = [(rate, rates) for rate, rates in ahead if rates is not None]
         if len(known) < len(ahead):
             return Answer(None, "a worker's rate is not known", told)
@@ -408,10 +392,6 @@ class ModelPredictive:
             view, near(view, self.reach), lambda counts: (-self.cost(view, counts, known, waiting),)
         )
         return Answer(found, f"{known[0][0]:.3g} requests/s forecast", told)
-
-    def _shape(self, told: Told, hit_rate: float, step: int) -> Shape:
-        ahead = self.forecaster.ahead
-        return Shape(ahead(told.inputs, step), ahead(told.outputs, step), hit_rate)
 
     def cost(
         self, view: View, counts: Counts, ahead: list[tuple[float, Pair]], waiting: float
@@ -499,13 +479,6 @@ def shifted(view: View, *, to_prefill: bool) -> Counts | None:
     return moved if min(moved) >= 1 else None
 
 
-def quantile(values: tuple[float, ...], share: float) -> float | None:
-    """Return the value that ``share`` of them are at or below, ``None`` of none."""
-    if not values:
-        return None
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
-
-
 def rates_of(seen: Observation, shape: Shape, common: Common) -> Pair | None:
     """Return the requests/s that one worker of each pool sustains of such requests."""
     if not (shape.input_tokens >= 1 and shape.output_tokens >= 1):  # NaN where none were seen
@@ -551,8 +524,7 @@ class RateMatched:
         """Seconds between ticks: the intervals' greatest common divisor."""
         if isinstance(self.autoscaler, Static):
             return self.matcher.common.interval_s
-        both = (round(1000 * each) for each in (self._scaler_s, self.matcher.common.interval_s))
-        return max(1, math.gcd(*both)) / 1000
+        return common_tick_s(self._scaler_s, self.matcher.common.interval_s)
 
     @property
     def _scaler_s(self) -> float:
@@ -597,20 +569,21 @@ class RateMatched:
     def decide(self, seen: Observation, state: Remembered) -> tuple[Plan, Remembered]:
         """Return what whoever is due asks for."""
         plan, budget = Plan({}), self._budget(seen, state)
-        if not isinstance(self.autoscaler, Static) and crossed(state, seen, self._scaler_s):
+        if not isinstance(self.autoscaler, Static) and crossed(
+            state.ticked_s, seen.now_s, self._scaler_s
+        ):
             plan, scaler = self.autoscaler.decide(seen, state.scaler)
             state = state._replace(scaler=scaler)
             if self.matcher.common.gpus is None and set(plan.workers) & set(self.roles):
                 budget = self._asked(seen, plan)
         changed = state.budget not in (None, budget)
-        due = changed or crossed(state, seen, self.matcher.common.interval_s)
+        every_s = self.matcher.common.interval_s
+        due = changed or crossed(state.ticked_s, seen.now_s, every_s)
         state = state._replace(budget=budget, ticked_s=seen.now_s)
-        if not due:
+        moving = self._moving(seen) if due else ""
+        if not due or moving:
             others = {role: n for role, n in plan.workers.items() if role not in self.roles}
-            return plan._replace(workers=others), state
-        if moving := self._moving(seen):
-            others = {role: n for role, n in plan.workers.items() if role not in self.roles}
-            return Plan(others, moving), state
+            return (Plan(others, moving) if moving else plan._replace(workers=others)), state
         answer = self.matcher.split(self._view(seen, budget), state.matcher)
         return self._plan(seen, plan, answer), state._replace(matcher=answer.state)
 
@@ -663,8 +636,3 @@ class RateMatched:
             to = self.roles[changes[1] > 0]
             flips = (Flip(self.roles[changes[1] < 0], to, count),)
         return Plan(workers, why, flips=flips, together=True)
-
-
-def crossed(state: Remembered, seen: Observation, every_s: float) -> bool:
-    """Tell whether a multiple of an interval lies after the last tick and up to this one."""
-    return math.floor(seen.now_s / every_s + 1e-9) > math.floor(state.ticked_s / every_s + 1e-9)

@@ -215,3 +215,8 @@ def per_worker(pool: PoolSeen, metric: str) -> tuple[float, ...] | None:
         return None
     add: Callable[[int, int], int] = int.__add__
     return tuple(map(add, pool.waiting, pool.running))
+
+
+def nearest_rank(values: tuple[float, ...], share: float) -> float:
+    """Return the least value that ``share`` of the values do not exceed; there is one at least."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

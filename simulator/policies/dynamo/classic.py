@@ -8,22 +8,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from simulator.policies.autoscaling import Observation, Plan, TrafficSeen, needs_both
-from simulator.policies.engines import Engine
-from simulator.policies.forecasting import Arima, Forecaster, Series
+from simulator.policies.engines import Engine, check_targets
+from simulator.policies.forecasting import Arima, Demand, Forecaster
+from simulator.policies.ticks import check_interval
 
 SHARES = 100
 """Shares of KV at which decode is looked at, from a full cache down."""
-
-
-class Known(NamedTuple):
-    """Series of requests per interval and of their lengths."""
-
-    requests: Series = Series()
-    inputs: Series = Series()
-    outputs: Series = Series()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +42,7 @@ class DynamoClassic:
     interval_s: float = 180.0
 
     def __post_init__(self) -> None:
-        for name in ("ttft_s", "tpot_s"):
-            value = getattr(self, name)
-            if value is None or not 0 < value < math.inf:
-                raise ValueError(
-                    f"dynamo_classic: {name} must be above 0 s, as the planner sizes pools by it, "
-                    f"but got {value!r}"
-                )
+        check_targets("dynamo_classic", "the planner sizes pools by it", self.ttft_s, self.tpot_s)
         if self.min_endpoint < 1:
             raise ValueError(
                 f"dynamo_classic: min_endpoint must be at least 1 but got {self.min_endpoint!r}"
@@ -65,10 +52,7 @@ class DynamoClassic:
                 f"dynamo_classic: max_gpu_budget must be at least 1 GPU but got "
                 f"{self.max_gpu_budget!r}"
             )
-        if not 0.001 <= self.interval_s < math.inf:
-            raise ValueError(
-                f"dynamo_classic: interval_s must be at least 0.001 s but got {self.interval_s!r}"
-            )
+        check_interval("dynamo_classic", "interval_s", self.interval_s)
 
     def refused(self, gpus: Mapping[str, int]) -> str:
         """Return why it cannot plan for such pools, if so."""
@@ -82,11 +66,11 @@ class DynamoClassic:
             f"{self.min_endpoint} in each pool but got {self.max_gpu_budget!r}"
         )
 
-    def initial(self) -> Known:
+    def initial(self) -> Demand:
         """Return nothing known."""
-        return Known()
+        return Demand()
 
-    def decide(self, seen: Observation, state: Known) -> tuple[Plan, Known]:
+    def decide(self, seen: Observation, state: Demand) -> tuple[Plan, Demand]:
         """Return both pools' workers for the next interval."""
         traffic = seen.traffic
         if "prefill" not in seen.pools or "decode" not in seen.pools:
@@ -97,12 +81,8 @@ class DynamoClassic:
         prefill, decode = engines
         if prefill is None or decode is None:
             return Plan({}, "a worker's rate is not known"), state
-        tell = self.forecaster.told
-        known = Known(
-            tell(state.requests, traffic.rate * self.interval_s),
-            tell(state.inputs, traffic.input_tokens),
-            tell(state.outputs, traffic.output_tokens),
-        )
+        lengths = traffic.input_tokens, traffic.output_tokens
+        known = state.told(self.forecaster, traffic.rate * self.interval_s, lengths)
         workers = max(1, seen.pools["decode"].ready)
         corrections = self._corrections(traffic, (prefill, decode), workers)
         counts = self._sized(known, (prefill, decode), corrections)
@@ -130,12 +110,11 @@ class DynamoClassic:
         return ttft / alone if alone > 0 else 1.0, tpot / profiled if profiled > 0 else 1.0
 
     def _sized(
-        self, known: Known, engines: tuple[Engine, Engine], corrections: tuple[float, float]
+        self, known: Demand, engines: tuple[Engine, Engine], corrections: tuple[float, float]
     ) -> tuple[int, int]:
         """Return workers of both pools before the budget."""
         prefill, decode = engines
-        ahead = self.forecaster.ahead
-        requests, prompt, answer = ahead(known.requests), ahead(known.inputs), ahead(known.outputs)
+        requests, prompt, answer = known.ahead(self.forecaster)
         prompt, answer = max(1.0, prompt), max(1.0, answer)
         per_gpu = prompt / prefill.prompts_s(prompt, prompt) / prefill.gpus
         demand = requests * prompt / self.interval_s * min(1.0, corrections[0])

@@ -24,19 +24,18 @@ from simulator.policies.dynamo.inventory import (
     sustained,
 )
 from simulator.policies.dynamo.thresholds import Settling, settled
-from simulator.policies.engines import Shape, Targets
-from simulator.policies.forecasting import Arima, Forecaster, Oracle, Series, last
+from simulator.policies.engines import Shape, Targets, check_targets
+from simulator.policies.forecasting import Arima, Demand, Forecaster, Oracle, last
+from simulator.policies.ticks import check_interval, common_tick_s, crossed
 
 LEAST_LOOKS = 5
 """Looks before the load loop trusts its model."""
 
 
 class Known(NamedTuple):
-    """What the planner remembers: series of requests, prompt and answer lengths, and its loops."""
+    """What the planner remembers: the demand of past intervals, and its loops."""
 
-    requests: Series = Series()
-    inputs: Series = Series()
-    outputs: Series = Series()
+    demand: Demand = Demand()
     floors: tuple[int, ...] = ()
     looks: tuple[Looks, ...] = ()
     waiting: Waiting | None = None
@@ -73,18 +72,9 @@ class DynamoSla:
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
-        for name in ("ttft_s", "tpot_s"):
-            value = getattr(self, name)
-            if value is None or not 0 < value < math.inf:
-                raise ValueError(
-                    f"dynamo_sla: {name} must be above 0 s, as the planner sizes pools by it, but "
-                    f"got {value!r}"
-                )
+        check_targets("dynamo_sla", "the planner sizes pools by it", self.ttft_s, self.tpot_s)
         for name in ("throughput_s", "load_s"):
-            if not 0.001 <= getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"dynamo_sla: {name} must be at least 0.001 s but got {getattr(self, name)!r}"
-                )
+            check_interval("dynamo_sla", name, getattr(self, name))
         if not 0 < self.sensitivity <= 1:
             raise ValueError(
                 f"dynamo_sla: sensitivity must lie in (0, 1] but got {self.sensitivity!r}"
@@ -99,7 +89,7 @@ class DynamoSla:
         """Seconds between ticks: the loops' greatest common divisor."""
         if not self.load:
             return self.throughput_s
-        return math.gcd(round(1000 * self.throughput_s), round(1000 * self.load_s)) / 1000
+        return common_tick_s(self.throughput_s, self.load_s)
 
     @property
     def targets(self) -> Targets:
@@ -123,9 +113,9 @@ class DynamoSla:
         )
         known = state._replace(looks=looks, ticked_s=seen.now_s)
         plan = Plan({}, "")
-        if _crossed(state.ticked_s, seen.now_s, self.throughput_s):
+        if crossed(state.ticked_s, seen.now_s, self.throughput_s):
             plan, known = self._throughput(seen, there, known)
-        if self.load and _crossed(state.ticked_s, seen.now_s, self.load_s):
+        if self.load and crossed(state.ticked_s, seen.now_s, self.load_s):
             plan, known = self._load(seen, there, known)
         return plan, known
 
@@ -133,7 +123,7 @@ class DynamoSla:
 
     def _throughput(self, seen: Observation, there: Inventory, known: Known) -> tuple[Plan, Known]:
         known = self._told(known, seen.traffic)
-        if not known.requests.points:
+        if not known.demand.requests.points:
             return Plan({}, "no traffic yet"), known
         demand, shape = self._expected(seen, known)
         sized = tuple(self._sized(role, seen.pools[role], shape, demand) for role in there.roles)
@@ -155,28 +145,23 @@ class DynamoSla:
 
     def _expected(self, seen: Observation, known: Known) -> tuple[float, Shape]:
         """Return the requests/s of the next interval, and what they are like."""
-        ahead = self.forecaster.ahead
-        lengths = ahead(known.inputs), ahead(known.outputs)
-        demand = ahead(known.requests) / self.throughput_s
+        requests, prompt, answer = known.demand.ahead(self.forecaster)
+        demand = requests / self.throughput_s
         if seen.truth is not None and self.knows_trace:
             coming, *exact = seen.truth.between(seen.now_s, seen.now_s + self.throughput_s)
             demand = coming / self.throughput_s
-            lengths = (exact[0], exact[1]) if coming else lengths
-        return demand, Shape(*lengths, seen.traffic.hit_rate)
+            prompt, answer = exact if coming else (prompt, answer)
+        return demand, Shape(prompt, answer, seen.traffic.hit_rate)
 
     def _told(self, known: Known, traffic: TrafficSeen) -> Known:
         """Return the series with one more interval; without requests lengths are as before."""
-        tell = self.forecaster.told
-        lengths = traffic.input_tokens, traffic.output_tokens
+        demand, lengths = known.demand, (traffic.input_tokens, traffic.output_tokens)
         if not traffic.requests:
-            if not known.requests.points:
+            if not demand.requests.points:
                 return known
-            lengths = last(known.inputs), last(known.outputs)
-        return known._replace(
-            requests=tell(known.requests, traffic.rate * self.throughput_s),
-            inputs=tell(known.inputs, lengths[0]),
-            outputs=tell(known.outputs, lengths[1]),
-        )
+            lengths = last(demand.inputs), last(demand.outputs)
+        requests = traffic.rate * self.throughput_s
+        return known._replace(demand=demand.told(self.forecaster, requests, lengths))
 
     def _sized(self, role: str, pool: PoolSeen, shape: Shape, demand: float) -> int | None:
         found = None if pool.engine is None else pool.engine.capacity(role, shape, self.targets)
@@ -241,8 +226,3 @@ class DynamoSla:
 def _named(roles: tuple[str, ...], counts: Wanted) -> dict[str, int]:
     """Return the counts there are by role."""
     return {role: count for role, count in zip(roles, counts, strict=True) if count is not None}
-
-
-def _crossed(before_s: float, now_s: float, every_s: float) -> bool:
-    """Tell whether a multiple of an interval lies after one moment and up to another."""
-    return math.floor(now_s / every_s + 1e-9) > math.floor(before_s / every_s + 1e-9)
