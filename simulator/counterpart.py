@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from simulator.cluster.wiring import worker_spec
+from simulator.cluster.pools.wiring import worker_spec
 from simulator.deployment import Batching, Deployment, Pool
 from simulator.errors import USER_ERRORS, ConfigError
 from simulator.experiment import Experiment, OnProgress, pools_text, simulate

@@ -24,8 +24,8 @@ import yaml
 
 from simulator.aggregates import Aggregates
 from simulator.clients import Clients
-from simulator.cluster.prompts import blocks_of
 from simulator.cluster.simulation import RunOptions, Traffic, run
+from simulator.cluster.workers.prompts import blocks_of
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError
 from simulator.plugins import plug_ins, source_digest

@@ -71,6 +71,13 @@ BESIDE = {"simulator.results": {1, 2}, "simulator.report": {1, 2, 5}}
 SHARED = {2, 3, 7}
 """Floors whose modules may use each other; on the others neighbours know nothing of each other."""
 
+ROOMS = (
+    ("clock", "ledger", "delays"),
+    *(("links",), ("workers",), ("pools",), ("traffic",), ("moves",), ("fleet",)),
+    ("simulation", "audit", "telemetry"),
+)
+"""The rooms of :mod:`simulator.cluster`, lowest first; a room uses itself and those before it."""
+
 HOMES = {
     "simpy": ("simulator.cluster",),
     "hydra": ("simulator.cli",),
@@ -127,6 +134,25 @@ def test_imports_go_down(name: str) -> None:
         neighbour = FLOORS[there] == FLOORS[here] in SHARED
         allowed = there == here or FLOORS[there] in below or neighbour
         assert allowed, f"{name}:{line} on floor {FLOORS[here]} imports {imported}"
+
+
+def room(name: str) -> int:
+    """Return which of :data:`ROOMS` a module of the cluster is in."""
+    first = name.split(".")[2]
+    return next(number for number, names in enumerate(ROOMS) if first in names)
+
+
+INDOORS = [name for name in MODULES if name.startswith("simulator.cluster.")]
+
+
+@pytest.mark.parametrize("name", INDOORS)
+def test_rooms_of_the_cluster_go_down(name: str) -> None:
+    """A module of the event engine imports only from its own room and the ones before it."""
+    for line, imported in imports(name):
+        if imported.startswith("simulator.cluster."):
+            assert room(imported) <= room(name), (
+                f"{name}:{line} imports {imported} from a later room"
+            )
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.bound.planes import Amounts, Prices, Work, prices
-from simulator.cluster.wiring import worker_spec
+from simulator.cluster.pools.wiring import worker_spec
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError
 from simulator.experiment import Experiment

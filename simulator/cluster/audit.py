@@ -1,16 +1,20 @@
 """The laws every run must keep; a broken one is a bug of this program."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.cluster.clock import Clock
+from simulator.cluster.fleet.lives import Fleet
+from simulator.cluster.ledger import Ledger
+from simulator.cluster.moves.handoff import Handoff
+from simulator.cluster.moves.migration import Migration
+from simulator.cluster.traffic.endings import Endings
+from simulator.cluster.workers.worker import Load, Worker
 from simulator.errors import InvariantError
 from simulator.record import STATUSES, RunRecord
-
-if TYPE_CHECKING:
-    from simulator.cluster.simulation import Simulation
 
 Columns = Mapping[str, NDArray[np.float64] | NDArray[np.int32]]
 
@@ -37,7 +41,51 @@ SEEN = ("first_token_s", "second_token_s")
 """What a client saw stays, while a request that was lost passes the other moments again."""
 
 
-def audit(simulation: "Simulation", record: RunRecord) -> None:
+class Accounts(Protocol):
+    """What the laws read of a simulation."""
+
+    @property
+    def clock(self) -> Clock:
+        """The time."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """The requests."""
+        ...
+
+    @property
+    def endings(self) -> Endings:
+        """How many of them ended, and how."""
+        ...
+
+    @property
+    def fleet(self) -> Fleet:
+        """Every life, and the racks they stand in."""
+        ...
+
+    @property
+    def handoff(self) -> Handoff:
+        """The transfers between pools."""
+        ...
+
+    @property
+    def migration(self) -> Migration:
+        """The transfers of leavers."""
+        ...
+
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """Every worker there has been."""
+        ...
+
+    @property
+    def loads(self) -> Sequence[Load]:
+        """What each router sees."""
+        ...
+
+
+def audit(simulation: Accounts, record: RunRecord) -> None:
     """Check every law on a run as it stands.
 
     Raises:
@@ -71,7 +119,7 @@ def _moments(record: RunRecord) -> Iterator[str]:
         yield "causality: an unfinished request has a finish"
 
 
-def _balances(simulation: "Simulation") -> Iterator[str]:
+def _balances(simulation: Accounts) -> Iterator[str]:
     """Yield what is wrong with accounts that hold at every moment."""
     for worker in simulation.workers:
         if not 0 <= worker.used <= worker.capacity:
@@ -95,7 +143,7 @@ def _balances(simulation: "Simulation") -> Iterator[str]:
             yield "routing: a worker's load is negative"
 
 
-def _totals(simulation: "Simulation") -> Iterator[str]:
+def _totals(simulation: Accounts) -> Iterator[str]:
     """Yield what is wrong with accounts that close when every request is done."""
     ledger, workers, fleet = simulation.ledger, simulation.workers, simulation.fleet
     now = simulation.clock.now

@@ -9,35 +9,35 @@ from numpy.typing import NDArray
 
 from simulator.clients import Clients
 from simulator.cluster.audit import audit
-from simulator.cluster.batch import BatchWorker
-from simulator.cluster.beliefs import believe
-from simulator.cluster.changes import schedule
 from simulator.cluster.clock import ENTRY, Alarm, Clock, collection_paused, sleeper
-from simulator.cluster.controller import Controller
-from simulator.cluster.crew import Crew, Means
 from simulator.cluster.delays import Delays
-from simulator.cluster.departures import Departures
-from simulator.cluster.endings import Endings
-from simulator.cluster.entrance import Entrance
-from simulator.cluster.fleet import ENDED, Door, Fleet, Life
-from simulator.cluster.flipper import Flipper
-from simulator.cluster.gaps import pooled
-from simulator.cluster.gateway import Gateway
-from simulator.cluster.handoff import Handoff
-from simulator.cluster.leavers import Leavers
+from simulator.cluster.fleet.changes import schedule
+from simulator.cluster.fleet.controller import Controller
+from simulator.cluster.fleet.crew import Crew, Means
+from simulator.cluster.fleet.lives import ENDED, Door, Fleet, Life
+from simulator.cluster.fleet.observer import Observer
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.lines import key_of
-from simulator.cluster.links import Arrivals, Deliver, FifoLinks, Links
-from simulator.cluster.migration import Migration
-from simulator.cluster.observer import Observer
-from simulator.cluster.prompts import PromptBlocks
-from simulator.cluster.router import Router
-from simulator.cluster.sharing import SharedLinks, even_split, water_level
-from simulator.cluster.source import Sessions, Single, Source
-from simulator.cluster.team import AnyWorker, Roster, Team
+from simulator.cluster.links.sharing import SharedLinks, even_split, water_level
+from simulator.cluster.links.transfers import Arrivals, Deliver, FifoLinks, Links
+from simulator.cluster.moves.departures import Departures
+from simulator.cluster.moves.handoff import Handoff
+from simulator.cluster.moves.leavers import Leavers
+from simulator.cluster.moves.migration import Migration
+from simulator.cluster.pools.beliefs import believe
+from simulator.cluster.pools.router import Router
+from simulator.cluster.pools.team import AnyWorker, Roster, Team
+from simulator.cluster.pools.wiring import Ways
 from simulator.cluster.telemetry import Telemetry
-from simulator.cluster.wiring import Ways
-from simulator.cluster.worker import Listener, Load
+from simulator.cluster.traffic.endings import Endings
+from simulator.cluster.traffic.entrance import Entrance
+from simulator.cluster.traffic.flipper import Flipper
+from simulator.cluster.traffic.gateway import Gateway
+from simulator.cluster.traffic.source import Sessions, Single, Source
+from simulator.cluster.workers.batch import BatchWorker
+from simulator.cluster.workers.gaps import pooled
+from simulator.cluster.workers.lines import key_of
+from simulator.cluster.workers.prompts import PromptBlocks
+from simulator.cluster.workers.worker import Listener, Load
 from simulator.deployment import Deployment
 from simulator.errors import ConfigError, InvariantError
 from simulator.policies.admission import AdmitAll

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from simulator.cluster.clock import GAUGES as COMPONENT
 from simulator.cluster.clock import TICK, Alarm, Clock
-from simulator.cluster.worker import Worker
+from simulator.cluster.workers.worker import Worker
 from simulator.record import GAUGES
 
 MAX_SAMPLES = 4096

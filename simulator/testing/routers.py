@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.cluster.router import COLUMNS, INTEGERS
+from simulator.cluster.pools.router import COLUMNS, INTEGERS
 from simulator.policies.classes import ServiceClass
 from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
 from simulator.testing.contract import ContractError, Subject, streams_at

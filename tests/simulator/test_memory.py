@@ -7,7 +7,7 @@ import pytest
 
 from hardware.gpu import GPU
 from simulator.cli import compose
-from simulator.cluster.wiring import worker_spec
+from simulator.cluster.pools.wiring import worker_spec
 from simulator.errors import CapacityError, ConfigError
 from simulator.latency.engine import known, load
 from simulator.layout import Layout, Memory, MemoryBudget, Precision, plan_memory, weights_bytes

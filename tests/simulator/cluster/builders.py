@@ -9,8 +9,8 @@ import numpy as np
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from hardware.link import Link
-from simulator.cluster.prompts import PromptBlocks
 from simulator.cluster.simulation import Traffic
+from simulator.cluster.workers.prompts import PromptBlocks
 from simulator.deployment import Batching, Deployment, Pool, Transfer
 from simulator.latency.base import Busiest, Piece, WorkerSpec
 from simulator.layout import Layout

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from plain_cache import PlainCache
 
-from simulator.cluster.batch import BatchWorker
 from simulator.cluster.clock import STEP_END
 from simulator.cluster.simulation import Simulation
-from simulator.cluster.worker import Step
+from simulator.cluster.workers.batch import BatchWorker
+from simulator.cluster.workers.worker import Step
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from simulator.cluster.prompts import PromptBlocks
+from simulator.cluster.workers.prompts import PromptBlocks
 
 Block = tuple[int, int]
 """A block's place in its prompt and the id of its last token."""
@@ -40,7 +40,7 @@ class Seen:
 
 @dataclass
 class PlainCache:
-    """Stands for :class:`simulator.cluster.cache.PrefixCache`."""
+    """Stands for :class:`simulator.cluster.workers.cache.PrefixCache`."""
 
     prompts: PromptBlocks
     size: int

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from simulator.cluster.clock import ARRIVAL, SOURCE, Alarm, Clock, sleeper
-from simulator.cluster.links import Arrivals, FifoLinks, Flow, Port
-from simulator.cluster.sharing import SharedLinks, even_split, water_level
+from simulator.cluster.links.sharing import SharedLinks, even_split, water_level
+from simulator.cluster.links.transfers import Arrivals, FifoLinks, Flow, Port
 
 NEVER = float("inf")
 

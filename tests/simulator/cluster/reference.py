@@ -28,7 +28,7 @@ from doorkeeper import Doorkeeper
 from plain_cache import Block, PlainCache, named
 
 from simulator.clients import Clients
-from simulator.cluster.prompts import PromptBlocks
+from simulator.cluster.workers.prompts import PromptBlocks
 from simulator.deployment import Deployment, Pool
 from simulator.latency.base import Busiest, WorkerSpec
 from simulator.layout import MemoryBudget, plan_memory

@@ -9,8 +9,8 @@ from builders import disaggregated, poisson_traffic, traffic
 
 from simulator.cluster.audit import ORDER, audit
 from simulator.cluster.ledger import COMPLETED, INCOMPLETE
-from simulator.cluster.prefill import PrefillWorker
 from simulator.cluster.simulation import RunOptions, Simulation
+from simulator.cluster.workers.prefill import PrefillWorker
 from simulator.deployment import Batching
 from simulator.errors import InvariantError
 from simulator.record import TIMES, RunRecord

@@ -13,7 +13,7 @@ from test_cache import trees
 from test_cached import prompts
 from test_oracle import TIGHT, both
 
-from simulator.cluster.beliefs import PrefixIndex
+from simulator.cluster.pools.beliefs import PrefixIndex
 from simulator.cluster.simulation import RunOptions, Simulation, run
 from simulator.deployment import Batching
 from simulator.elastic import Change, Elastic, StartUp

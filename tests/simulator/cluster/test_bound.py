@@ -10,7 +10,7 @@ from builders import LinearLatency, colocated, disaggregated
 from simulator.bound import for_the_same, least_gpu_hours, most_attainment, with_regret
 from simulator.bound.planes import Amounts, Work, prices
 from simulator.cli import compose
-from simulator.cluster.wiring import worker_spec
+from simulator.cluster.pools.wiring import worker_spec
 from simulator.deployment import Deployment
 from simulator.elastic import Elastic, StartUp
 from simulator.errors import ConfigError

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_cache import PlainCache, named
 
-from simulator.cluster.cache import Node, PrefixCache
-from simulator.cluster.prompts import PromptBlocks, blocks_of
+from simulator.cluster.workers.cache import Node, PrefixCache
+from simulator.cluster.workers.prompts import PromptBlocks, blocks_of
 from simulator.errors import ConfigError
 from workloads.readers import read_trace
 from workloads.trace import RUN, Trace, TraceMeta, canonical_frame

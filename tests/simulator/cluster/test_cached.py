@@ -23,8 +23,8 @@ from test_cache import check_tree
 from test_oracle import BATCHINGS, FIRST, TIGHT, TRANSFERS, both, rules
 
 from simulator.cluster.audit import audit
-from simulator.cluster.cache import PrefixCache
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic, run
+from simulator.cluster.workers.cache import PrefixCache
 from simulator.deployment import Batching, Deployment, Transfer
 from simulator.elastic import Change, Elastic, StartUp
 from simulator.errors import ConfigError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from builders import colocated
 
-from simulator.cluster.prompts import blocks_of
 from simulator.cluster.simulation import RunOptions, Traffic, run
+from simulator.cluster.workers.prompts import blocks_of
 from simulator.deployment import Batching
 from simulator.record import STATUSES
 from workloads.arrivals import Poisson

@@ -8,8 +8,8 @@ from builders import colocated, disaggregated, poisson_traffic, traffic
 from oracle import SteppingSimulation
 from test_oracle import assert_same
 
-from simulator.cluster import router
 from simulator.cluster.audit import audit
+from simulator.cluster.pools import router
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic, run
 from simulator.deployment import Batching, Deployment
 from simulator.errors import ConfigError

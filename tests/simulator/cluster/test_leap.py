@@ -3,9 +3,9 @@
 import pytest
 from builders import LinearLatency
 
-from simulator.cluster import leap as module
-from simulator.cluster.leap import Leap
-from simulator.cluster.timing import DecodeTimes
+from simulator.cluster.workers import leap as module
+from simulator.cluster.workers.leap import Leap
+from simulator.cluster.workers.timing import DecodeTimes
 
 LENGTHS = (70, 33, 48, 5)
 SIZE = 16

@@ -13,8 +13,8 @@ from oracle import SteppingSimulation
 from test_oracle import BATCHINGS, assert_same
 
 from simulator.cluster.audit import audit
-from simulator.cluster.lines import OrderedLine
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic, run
+from simulator.cluster.workers.lines import OrderedLine
 from simulator.deployment import Batching, Deployment
 from simulator.errors import ConfigError
 from simulator.policies.classes import Classes, ServiceClass

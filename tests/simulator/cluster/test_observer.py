@@ -11,9 +11,9 @@ from oracle import SteppingSimulation
 from test_elastic import BATCHINGS, DRAINS, EXAMPLES, TRANSFERS, elastic, plans
 from test_leavers import CLIENTS
 
-from simulator.cluster.batch import BatchWorker
+from simulator.cluster.pools.team import AnyWorker
 from simulator.cluster.simulation import RunOptions, Simulation
-from simulator.cluster.team import AnyWorker
+from simulator.cluster.workers.batch import BatchWorker
 from simulator.policies.autoscaling import METRICS, Control, Observation, Observing, Plan
 
 

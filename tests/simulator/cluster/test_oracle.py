@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import SteppingSimulation
 
-from simulator.cluster import leap
 from simulator.cluster.audit import audit
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic
+from simulator.cluster.workers import leap
 from simulator.deployment import Batching, Deployment, Transfer
 from simulator.latency.base import StepModel, WorkerSpec
 from simulator.latency.scaling import scaled_steps

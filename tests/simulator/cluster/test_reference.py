@@ -13,8 +13,9 @@ import pytest
 from configurations import Drawn, draw
 from reference import Job, Wait, World, histogram_fits, port_bandwidth
 
-from simulator.cluster import leap, router
+from simulator.cluster.pools import router
 from simulator.cluster.simulation import Simulation
+from simulator.cluster.workers import leap
 from simulator.record import REASONS, STATUSES, RunRecord
 
 FIRST, COUNT = (int(n) for n in os.environ.get("DISAGGSIM_REFERENCE_SEEDS", "0:500").split(":"))

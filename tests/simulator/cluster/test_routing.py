@@ -9,7 +9,7 @@ from builders import disaggregated, poisson_traffic, traffic
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.cluster.router import COLUMNS
+from simulator.cluster.pools.router import COLUMNS
 from simulator.cluster.simulation import RunOptions, run
 from simulator.errors import ConfigError
 from simulator.policies.classes import Classes, ServiceClass

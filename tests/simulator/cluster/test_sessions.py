@@ -13,7 +13,7 @@ from test_oracle import assert_same
 
 from simulator.clients import Clients
 from simulator.cluster.audit import audit
-from simulator.cluster.observer import Observer
+from simulator.cluster.fleet.observer import Observer
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic
 from simulator.deployment import Batching, Deployment
 from simulator.errors import ConfigError

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from progressive import NEVER, Job, Live, Plant, fifo_times, shared_ends
 
-from simulator.cluster.sharing import Bundle, Production
+from simulator.cluster.links.sharing import Bundle, Production
 
 widths = st.lists(st.sampled_from([1.0, 1.0, 2.0, 0.7, 3.1]), min_size=1, max_size=5)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from simulator.cluster.clock import LINKS, TRANSFER_END, Alarm, Clock
-from simulator.cluster.links import ENDLESS, Arrivals, Deliver, Flow, Port
+from simulator.cluster.links.transfers import ENDLESS, Arrivals, Deliver, Flow, Port
 
 ABOVE = 1 + 1e-13
 """A rate that changes by a smaller factor than this has not changed, but for rounding."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from simulator.cluster.prompts import Path, PromptBlocks, common
+from simulator.cluster.workers.prompts import Path, PromptBlocks, common
 
 
 class Node:

@@ -4,13 +4,13 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from simulator.cluster.cache import Found, PrefixCache
 from simulator.cluster.clock import ADMISSION, Alarm, Clock
-from simulator.cluster.gaps import GapLog
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.lines import Line
-from simulator.cluster.prompts import PromptBlocks
-from simulator.cluster.timing import DecodeTimes
+from simulator.cluster.workers.cache import Found, PrefixCache
+from simulator.cluster.workers.gaps import GapLog
+from simulator.cluster.workers.lines import Line
+from simulator.cluster.workers.prompts import PromptBlocks
+from simulator.cluster.workers.timing import DecodeTimes
 from simulator.deployment import Batching
 from simulator.latency.base import Busiest, StepModel, WorkerSpec
 

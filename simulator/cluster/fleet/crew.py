@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 
-from simulator.cluster.batch import BatchWorker
 from simulator.cluster.clock import Clock
-from simulator.cluster.gaps import GapLog
-from simulator.cluster.gateway import Limits
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.lines import KeyOf, OrderedLine
-from simulator.cluster.pace import Pace
-from simulator.cluster.prefill import PrefillWorker
-from simulator.cluster.prompts import PromptBlocks
-from simulator.cluster.timing import DecodeTimes
-from simulator.cluster.wiring import worker_spec
-from simulator.cluster.worker import Listener, WorkerSettings
+from simulator.cluster.pools.wiring import worker_spec
+from simulator.cluster.traffic.gateway import Limits
+from simulator.cluster.workers.batch import BatchWorker
+from simulator.cluster.workers.gaps import GapLog
+from simulator.cluster.workers.lines import KeyOf, OrderedLine
+from simulator.cluster.workers.pace import Pace
+from simulator.cluster.workers.prefill import PrefillWorker
+from simulator.cluster.workers.prompts import PromptBlocks
+from simulator.cluster.workers.timing import DecodeTimes
+from simulator.cluster.workers.worker import Listener, WorkerSettings
 from simulator.deployment import Deployment, Pool
 from simulator.latency.checked import bind
 from simulator.policies.engines import Engine

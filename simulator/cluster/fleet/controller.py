@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from simulator.cluster.clock import CONTROL, TICK, Alarm
-from simulator.cluster.fleet import PENDING, SERVING, STARTING, Fleet
-from simulator.cluster.observer import Observer
+from simulator.cluster.fleet.lives import PENDING, SERVING, STARTING, Fleet
+from simulator.cluster.fleet.observer import Observer
 from simulator.elastic import MAX_WORKERS
 from simulator.errors import ConfigError
 from simulator.policies.autoscaling import Control, Observation, Plan

@@ -7,7 +7,7 @@ from math import isnan
 
 from simulator.cluster.clock import ADMISSION, STEP_END, Clock
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.worker import Listener, Step, Worker, WorkerSettings
+from simulator.cluster.workers.worker import Listener, Step, Worker, WorkerSettings
 
 
 class PrefillWorker(Worker):

@@ -1,6 +1,6 @@
 """What a worker would take for some work alone: the estimates that policies are shown."""
 
-from simulator.cluster.timing import DecodeTimes
+from simulator.cluster.workers.timing import DecodeTimes
 from simulator.deployment import Batching
 from simulator.latency.base import Busiest, StepModel
 

@@ -3,14 +3,14 @@
 from collections import deque
 from math import isnan
 
-from simulator.cluster.batch import BatchWorker
 from simulator.cluster.clock import HANDOVER
 from simulator.cluster.delays import Delays
-from simulator.cluster.endings import Endings
-from simulator.cluster.links import Flow, Links
-from simulator.cluster.router import Router
-from simulator.cluster.team import Roster, Team
-from simulator.cluster.wiring import Ways
+from simulator.cluster.links.transfers import Flow, Links
+from simulator.cluster.pools.router import Router
+from simulator.cluster.pools.team import Roster, Team
+from simulator.cluster.pools.wiring import Ways
+from simulator.cluster.traffic.endings import Endings
+from simulator.cluster.workers.batch import BatchWorker
 
 
 class Handoff:

@@ -4,13 +4,13 @@ from math import isnan
 
 import numpy as np
 
-from simulator.cluster.batch import BatchWorker
-from simulator.cluster.endings import Endings
-from simulator.cluster.gateway import Gateway
-from simulator.cluster.handoff import Handoff
 from simulator.cluster.ledger import INCOMPLETE
-from simulator.cluster.migration import Migration
-from simulator.cluster.team import AnyWorker
+from simulator.cluster.moves.handoff import Handoff
+from simulator.cluster.moves.migration import Migration
+from simulator.cluster.pools.team import AnyWorker
+from simulator.cluster.traffic.endings import Endings
+from simulator.cluster.traffic.gateway import Gateway
+from simulator.cluster.workers.batch import BatchWorker
 from simulator.record import REASONS
 
 

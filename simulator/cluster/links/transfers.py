@@ -1,6 +1,6 @@
 """KV transfers between workers: ports, flows, deliveries, and ports that serve one flow at a time.
 
-:mod:`simulator.cluster.sharing` has the ports that serve many at once.
+:mod:`simulator.cluster.links.sharing` has the ports that serve many at once.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ from simulator.cluster.clock import ARRIVALS, LINKS, TRANSFER_END, Alarm, Clock
 from simulator.errors import ConfigError
 
 if TYPE_CHECKING:
-    from simulator.cluster.sharing import Bundle
+    from simulator.cluster.links.sharing import Bundle
 
 ENDLESS = float("inf")
 

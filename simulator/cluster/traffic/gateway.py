@@ -7,12 +7,12 @@ from math import isnan
 
 import numpy as np
 
-from simulator.cluster.endings import Endings
-from simulator.cluster.entrance import Entrance
-from simulator.cluster.flipper import Flipper
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.router import Router
-from simulator.cluster.team import AnyWorker, Team
+from simulator.cluster.pools.router import Router
+from simulator.cluster.pools.team import AnyWorker, Team
+from simulator.cluster.traffic.endings import Endings
+from simulator.cluster.traffic.entrance import Entrance
+from simulator.cluster.traffic.flipper import Flipper
 from simulator.record import REASONS
 
 

@@ -1,8 +1,8 @@
 """The continuous-batching worker: decodes handed-over requests, or serves whole ones (mixed).
 
-Between two changes of its batch a worker leaps (:mod:`simulator.cluster.leap`): it sleeps until the
-last of the iterations that lie between. Whoever needs its state sooner has it advanced to the
-iteration under way.
+Between two changes of its batch a worker leaps (:mod:`simulator.cluster.workers.leap`): it sleeps
+until the last of the iterations that lie between. Whoever needs its state sooner has it advanced to
+the iteration under way.
 """
 
 from collections import deque
@@ -11,9 +11,9 @@ from heapq import heappop, heappush
 from math import isnan
 
 from simulator.cluster.clock import STEP_END, Clock
-from simulator.cluster.leap import Leap
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.worker import Listener, Step, Worker, WorkerSettings
+from simulator.cluster.workers.leap import Leap
+from simulator.cluster.workers.worker import Listener, Step, Worker, WorkerSettings
 
 
 class BatchWorker(Worker):

@@ -9,7 +9,7 @@ total, the ones it writes included, and takes its KV blocks as it begins.
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.cluster.timing import DecodeTimes
+from simulator.cluster.workers.timing import DecodeTimes
 from simulator.latency.base import Piece
 
 LONGEST = 256

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from simulator.cluster.batch import BatchWorker
 from simulator.cluster.clock import Clock
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.links import Flow, Links
-from simulator.cluster.router import Router
-from simulator.cluster.team import Team
-from simulator.cluster.wiring import Ways
-from simulator.cluster.worker import Worker
+from simulator.cluster.links.transfers import Flow, Links
+from simulator.cluster.pools.router import Router
+from simulator.cluster.pools.team import Team
+from simulator.cluster.pools.wiring import Ways
+from simulator.cluster.workers.batch import BatchWorker
+from simulator.cluster.workers.worker import Worker
 
 
 @dataclass(frozen=True, slots=True, eq=False)

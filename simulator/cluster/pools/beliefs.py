@@ -6,13 +6,13 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from simulator.cluster.clock import Clock
-from simulator.cluster.prompts import Path, PromptBlocks
+from simulator.cluster.workers.prompts import Path, PromptBlocks
 from simulator.deployment import Deployment
 from simulator.errors import ConfigError
 from simulator.policies.prefixes import Beliefs
 
 if TYPE_CHECKING:
-    from simulator.cluster.router import Router
+    from simulator.cluster.pools.router import Router
 
 
 class Branch:

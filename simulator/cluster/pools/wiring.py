@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hardware.rack import Slot
-from simulator.cluster.links import ENDLESS, Links, Port
+from simulator.cluster.links.transfers import ENDLESS, Links, Port
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError, InvariantError
 from simulator.latency.base import WorkerSpec

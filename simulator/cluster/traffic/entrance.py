@@ -6,10 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.cluster.endings import Endings
-from simulator.cluster.pace import Pace
-from simulator.cluster.router import Router
-from simulator.cluster.team import AnyWorker
+from simulator.cluster.pools.router import Router
+from simulator.cluster.pools.team import AnyWorker
+from simulator.cluster.traffic.endings import Endings
+from simulator.cluster.workers.pace import Pace
 from simulator.errors import ConfigError
 from simulator.policies.admission import ADMITTED, Admission, Arrival, fullness
 from simulator.policies.classes import Classes

@@ -11,8 +11,8 @@ import numpy as np
 from hardware.gpu import GPU
 from hardware.rack import Rack, Slot
 from simulator.cluster.clock import FLEET, READY, Alarm, Clock
-from simulator.cluster.crew import Crew
-from simulator.cluster.team import AnyWorker
+from simulator.cluster.fleet.crew import Crew
+from simulator.cluster.pools.team import AnyWorker
 from simulator.elastic import Elastic
 from simulator.errors import ConfigError
 

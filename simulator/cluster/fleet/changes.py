@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from functools import partial
 
-from simulator.cluster.fleet import Fleet
-from simulator.cluster.wiring import Ways
+from simulator.cluster.fleet.lives import Fleet
+from simulator.cluster.pools.wiring import Ways
 from simulator.elastic import Change
 from simulator.errors import ConfigError
 

@@ -8,12 +8,12 @@ import numpy as np
 from simulator.clients import Clients
 from simulator.cluster.clock import ARRIVAL, LEAVERS, Alarm
 from simulator.cluster.delays import Delays
-from simulator.cluster.endings import Endings
-from simulator.cluster.gateway import Gateway
-from simulator.cluster.handoff import Handoff
 from simulator.cluster.ledger import FAILED, INCOMPLETE
-from simulator.cluster.migration import Migration
-from simulator.cluster.team import Roster
+from simulator.cluster.moves.handoff import Handoff
+from simulator.cluster.moves.migration import Migration
+from simulator.cluster.pools.team import Roster
+from simulator.cluster.traffic.endings import Endings
+from simulator.cluster.traffic.gateway import Gateway
 from simulator.record import REASONS
 
 TIMEOUT, CANCELLED = REASONS.index("timeout"), REASONS.index("cancelled")

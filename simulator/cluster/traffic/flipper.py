@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from simulator.cluster.clock import Clock
-from simulator.cluster.router import Router
-from simulator.cluster.team import AnyWorker
+from simulator.cluster.pools.router import Router
+from simulator.cluster.pools.team import AnyWorker
 from simulator.policies.classes import Classes
 from simulator.policies.flipping import Crowd, Flipping
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.cluster.fleet import SERVING, Fleet, Pool
+from simulator.cluster.fleet.lives import SERVING, Fleet, Pool
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.source import Source
+from simulator.cluster.traffic.source import Source
 from simulator.policies.autoscaling import Observation, Observing, PoolSeen, TrafficSeen, Truth
 
 Numbers = NDArray[np.float64] | NDArray[np.int32]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from simulator.cluster.clock import Clock
 from simulator.cluster.ledger import COMPLETED, FAILED, REJECTED, Ledger
-from simulator.cluster.worker import Worker
+from simulator.cluster.workers.worker import Worker
 
 
 class Endings:

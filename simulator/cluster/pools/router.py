@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from simulator.cluster.beliefs import Believed
-from simulator.cluster.pace import Pace
-from simulator.cluster.team import Team
+from simulator.cluster.pools.beliefs import Believed
+from simulator.cluster.pools.team import Team
+from simulator.cluster.workers.pace import Pace
 from simulator.errors import ConfigError
 from simulator.plugins import is_own
 from simulator.policies.classes import Classes

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from simulator.cluster.batch import BatchWorker
-from simulator.cluster.prefill import PrefillWorker
-from simulator.cluster.worker import Load, Worker
+from simulator.cluster.workers.batch import BatchWorker
+from simulator.cluster.workers.prefill import PrefillWorker
+from simulator.cluster.workers.worker import Load, Worker
 
 AnyWorker = PrefillWorker | BatchWorker
 

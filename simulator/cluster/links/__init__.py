@@ -1,0 +1,1 @@
+"""Links: transfers, and how those under way at once share what they cross."""

@@ -1,0 +1,1 @@
+"""Traffic: where requests come from, how they enter, and how they end."""

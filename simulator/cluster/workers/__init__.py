@@ -1,0 +1,1 @@
+"""Workers: queues, steps, caches, the times of a step and the leaps over many."""
