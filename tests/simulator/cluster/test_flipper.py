@@ -43,6 +43,20 @@ def test_arrow_takes_idle_decode_workers() -> None:
     assert not NeverFlip().to_prefill(0)
 
 
+@pytest.mark.parametrize(
+    ("service", "lacks"),
+    [
+        (ServiceClass(tpot_s=0.05), "ttft_s"),
+        (ServiceClass(ttft_s=1.0), "tpot_s"),
+        (ServiceClass(), "ttft_s"),
+        (DUE, ""),
+    ],
+)
+def test_arrow_judges_by_both_targets(service: ServiceClass, lacks: str) -> None:
+    """And says which one is missing."""
+    assert ArrowFlips().needs(service) == lacks
+
+
 def cluster(prefill: int, decode: int, flip_s: float = 0.2) -> Deployment:
     """Return a deployment that Arrow's rules flip."""
     return replace(

@@ -220,3 +220,12 @@ def test_classes_that_fit_no_workload(
     """One sentence names the class."""
     with pytest.raises(ConfigError, match=told):
         classed(named, tenants, np.zeros(3), SLO)
+
+
+def test_there_are_so_many_classes_at_most() -> None:
+    """A request's class is a byte, and none is one of them."""
+    named = {f"t{at}": ServiceClass(priority=at, share=0.001) for at in range(256)}
+    with pytest.raises(ConfigError, match="at most 255 but got 256"):
+        classed(named, None, np.zeros(1), SLO)
+    del named["t255"]
+    assert len(classed(named, None, np.zeros(1), SLO).kinds) == 256

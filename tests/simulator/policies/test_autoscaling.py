@@ -1,5 +1,7 @@
 """Policies over the number of workers, and the bounds that hold whatever a policy says."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +174,17 @@ def test_bounds_are_a_pools_own_or_the_plain_ones() -> None:
     control = Control(bounds={"decode": mine})
     assert control.bounds_of("decode") is mine
     assert control.bounds_of("prefill") == Bounds()
+
+
+def test_what_is_seen_where_nobody_says() -> None:
+    """The values in brackets beside control.observing of conf/config.yaml."""
+    shipped = (Path(__file__).resolve().parents[3] / "conf/config.yaml").read_text("utf-8")
+    block = shipped[shipped.index("  observing:") : shipped.index("  bounds:")]
+    told = dict(re.findall(r"^    (\w+): null .*\((\w+)\)$", block, re.M))
+    default = Observing()
+    assert told == {
+        "scrape_s": f"{default.scrape_s:g}",
+        "window_s": f"{default.window_s:g}",
+        "demand": default.demand,
+    }
+    assert (default.age_s, default.missing) == (0.0, ())

@@ -74,6 +74,7 @@ def test_what_is_out_of_the_band_comes_back_in_proportion(
         # a swap moves both legs or none: 1 GPU for half of one of 2
         (band(None, 8, (1, 2)), (4, 2), (3, 3), (4, 2)),
         (band(None, 8, (1, 2)), (4, 2), (1, 4), (1, 3)),  # 9 GPUs; 1 and 3 are 7
+        (band(None, 7, (4, 4)), (1, 1), (2, 2), (1, 1)),  # nothing between them fits
     ],
 )
 def test_a_proposal_is_cut_to_what_fits(

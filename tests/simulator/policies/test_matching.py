@@ -19,12 +19,15 @@ from simulator.policies.matching import (
     Matcher,
     ModelPredictive,
     Moved,
+    Pair,
     Paper,
     QueueBalance,
     RateMatched,
     Ratio,
     SloFeedback,
     TokenVelocity,
+    View,
+    near,
 )
 
 COMMON = Common(ttft_s=1.0, tpot_s=0.05)
@@ -72,6 +75,12 @@ def seen(prefill: PoolSeen, decode: PoolSeen, now_s: float = 30.0, **traffic: An
     )
 
 
+def view_of(now: tuple[int, int], budget: int) -> View:
+    """Return a matcher's view of pools whose workers have a GPU each."""
+    at = seen(pool(now[0]), pool(now[1]))
+    return View(seen=at, budget=budget, gpus=Counts(1, 1), now=Counts(*now), rates=None)
+
+
 def asked(matcher: Matcher, at: Observation) -> tuple[int, int]:
     """Return the workers of both pools that come out, as they are where nothing does."""
     policy = RateMatched(matcher=matcher)
@@ -112,6 +121,7 @@ def test_a_fixed_ratio(
         ((1.0, 1.0), (2, 5), (1, 1), (3, 3)),  # of 7 one is left over
         ((1.0, 1.02), (4, 2), (1, 1), (3, 3)),  # 2 % apart are balanced
         ((3.0, 2.0), (1, 1), (1, 1), (1, 1)),  # 2:3 needs 5 GPUs; of 2 the highest rate
+        ((3.0, 2.0), (2, 1), (1, 1), (1, 2)),  # and of 3: min(3, 4) beats min(6, 2)
         ((1.0, 1.0), (1, 4), (2, 1), (2, 2)),  # 3 GPUs each, twice in 6
     ],
 )
@@ -272,6 +282,40 @@ def test_what_waits_counts_too() -> None:
     at = seen(pool(2, waiting=(40, 40)), pool(2), rate=2.0)
     prefill, decode = asked(FREE, at)
     assert min(prefill, decode) > 2
+
+
+def test_what_a_split_costs() -> None:
+    """30 s a step, 3 requests/s into 1 + 1 workers of 1/s, and 2 + 2 from the second step on.
+
+    One worker more of each is 2 changes at 7. The first step costs 4 GPUs · 30 s, and 5 waiting
+    become 5 + 60 = 65: on average 35, late at 10 for 30 s. In the second 1/s more than 2 workers
+    serve comes: 95, on average 80.
+    """
+    view = view_of((1, 1), 8)
+    costly = replace(FREE, startup_s=30.0, change=7.0)
+    ahead = [(3.0, Pair(1.0, 1.0))] * 2
+    spent = 2 * 7 + 2 * 4 * 30 + 10 * 30 * (35 + 80)
+    assert costly.cost(view, Counts(2, 2), ahead, 5.0) == pytest.approx(spent)
+    # where more is served than comes the line ends at none: on average 2.5
+    idle = [(0.5, Pair(1.0, 1.0))]
+    served = costly.cost(view, Counts(1, 1), idle, 5.0)
+    assert served == pytest.approx(2 * 30 + 10 * 30 * 2.5)
+
+
+def test_where_nobody_says_a_start_takes_a_minute() -> None:
+    """Two steps of 30 s pass before those that are new serve."""
+    assert ModelPredictive(common=COMMON).startup_s is None
+    view, ahead = view_of((1, 1), 8), [(2.0, Pair(1.0, 1.0))] * 3
+    unknown, told = (replace(FREE, startup_s=seconds) for seconds in (None, 60.0))
+    costs = [each.cost(view, Counts(2, 2), ahead, 0.0) for each in (unknown, told)]
+    assert costs[0] == costs[1] == 3 * 4 * 30 + 10 * 30 * (15 + 45 + 60)
+
+
+def test_splits_nearby() -> None:
+    """Every one within reach and budget, none without a worker."""
+    found = list(near(view_of((2, 1), 5), 1))
+    assert found == [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]
+    assert list(near(view_of((2, 1), 3), 1)) == [(1, 1), (1, 2), (2, 1)]
 
 
 MATCHERS = (

@@ -1,5 +1,6 @@
 """llm-d's variant autoscaler, AIBrix's, joint ones and Dynamo's classic one: worked by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from views import Steps, engine, flow, pool, seen
 
 from simulator.cli import compose
 from simulator.policies.dynamo.classic import DynamoClassic
+from simulator.policies.engines import Engine
 from simulator.policies.forecasting import Constant
 from simulator.policies.joint import HeteroScale, TokenVelocity
 from simulator.policies.saturation import AibrixApa, WvaPercent, WvaTokens
@@ -196,6 +198,12 @@ def test_velocities_by_hand(rate: float, wanted: tuple[int, int]) -> None:
     assert (plan.workers["prefill"], plan.workers["decode"]) == wanted
 
 
+def test_velocities_are_of_the_last_two_scrapes() -> None:
+    """TokenScale looks every five seconds, at ten seconds of traffic."""
+    assert TokenVelocity.sees == {"scrape_s": 5.0, "window_s": 10.0}
+    assert TokenVelocity().interval_s == 5.0
+
+
 # --- Dynamo's classic planner ------------------------------------------------------------------
 
 
@@ -222,6 +230,31 @@ def test_throughput_without_corrections() -> None:
     assert plain.decode_per_gpu(VELOCITY, 1050.0, 0.05) == pytest.approx(38 / 0.048)
     assert asked(plain, 30.0, 9.0, 9.0) == (3, 4)  # 3,000 tokens/s of 791.7
     assert asked(plain, 30.1, 9.0, 9.0) == (4, 4)
+
+
+def told(policy: DynamoClassic, engine: Engine, ttft: float, tpot: float) -> str:
+    """Return the reason it gives for an interval of 100 requests/s."""
+    pools = {role: pool(1, engine=engine) for role in ("prefill", "decode")}
+    traffic = flow(100.0, ttft_s=(ttft,), tpot_s=(tpot,))
+    return policy.decide(seen(180, traffic, **pools), policy.initial())[0].reason
+
+
+def test_corrections_are_observed_over_profiled() -> None:
+    """TTFT 0.3 of 0.1 s; TPOT 11 s of the 110 ms of the 100 sequences of 1,050 its KV holds."""
+    full = replace(VELOCITY, kv_tokens=105_000)
+    assert told(classic(), full, 0.3, 11.0).startswith("corrections 3.00 and 100.00 ")
+    assert told(classic(corrects=False), full, 0.3, 11.0).startswith("corrections 1.00 and 1.00 ")
+
+
+def test_what_takes_no_time_is_not_corrected() -> None:
+    """A profile of zeros has nothing to compare with."""
+    half = engine(Steps(token=0.0, base=0.01), kv_tokens=105_000)
+    policy = classic()
+    traffic = flow(100.0, ttft_s=(0.3,), tpot_s=(0.02,))
+    found = policy._corrections(traffic, (half, half), 1)
+    assert found == (1.0, 2.0)
+    none = engine(Steps(base=0.0), kv_tokens=105_000)
+    assert policy._corrections(traffic, (none, none), 1)[1] == 1.0
 
 
 def test_a_late_prefill_is_never_corrected_up() -> None:

@@ -325,3 +325,21 @@ def test_memory_is_of_the_windows_alone() -> None:
     assert len(memory.recommended) <= 22
     assert len(memory.ups) + len(memory.downs) <= 4
     assert all(isinstance(each, Told) for each in memory.recommended)
+
+
+def test_a_rate_of_none_moves_nobody() -> None:
+    """A limit of no worker in a period forbids the direction, as Kubernetes' Disabled does."""
+    still = Behavior(window_s=0.0, rates=(Rate(15.0, workers=0),))
+    limits = Limits(most=20, up=still, down=still)
+    assert limits.apply(9, 4, 0.0, Memory())[0] == 4
+    assert limits.apply(1, 4, 0.0, Memory())[0] == 4
+
+
+def test_a_share_down_is_of_what_there_was() -> None:
+    """Of 1,000 half may go within the period, and what is left over is rounded down."""
+    half = Behavior(window_s=0.0, rates=(Rate(15.0, percent=50.0),))
+    limits = Limits(most=1000, down=half)
+    got, memory = limits.apply(1, 1000, 0.0, Memory())
+    assert got == 500
+    assert limits.apply(1, got, 10.0, memory)[0] == 500
+    assert limits.apply(1, got, 16.0, memory)[0] == 250

@@ -4,13 +4,16 @@ import importlib
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
-GROUPS = ("admission", "autoscaler", "decode_router", "forecaster", "queue", "router")
+GROUPS = (
+    *("admission", "autoscaler", "decode_router", "flipping", "forecaster", "queue"),
+    *("rate_matcher", "router"),
+)
 DELIBERATE = {
     ("decode_router/kv_aware.yaml", "overlap_credit"),  # decode workers are chosen by load alone
     ("decode_router/kv_aware.yaml", "track_prefill"),
@@ -25,6 +28,8 @@ DELIBERATE = {
     ),
     ("autoscaler/keda_slo.yaml", "ttft_s"),  # each pool is asked for the latency it makes
     ("autoscaler/keda_slo.yaml", "tpot_s"),
+    ("rate_matcher/model_predictive.yaml", "startup_s"),  # as long as starts take
+    ("rate_matcher/model_predictive.yaml", "utilization"),  # a forecast's rate needs room
     ("queue/priority.yaml", "aging_s"),  # without it nobody grows older
 }
 
@@ -34,12 +39,21 @@ def policies_in(node: Any) -> Iterator[tuple[type, dict[str, Any]]]:
     if isinstance(node, dict):
         module, _, name = str(node.get("_target_", "")).rpartition(".")
         if module.startswith("simulator.policies"):
-            yield getattr(importlib.import_module(module), name), node
+            yield from parts_of(getattr(importlib.import_module(module), name), node)
         for each in node.values():
             yield from policies_in(each)
     elif isinstance(node, list):
         for each in node:
             yield from policies_in(each)
+
+
+def parts_of(kind: type, settings: dict[str, Any]) -> Iterator[tuple[type, dict[str, Any]]]:
+    """Return a dataclass and those within it whose settings are a mapping without a name."""
+    yield kind, settings
+    hints = get_type_hints(kind)
+    for name, told in settings.items():
+        if isinstance(told, dict) and "_target_" not in told and is_dataclass(hints.get(name)):
+            yield from parts_of(hints[name], told)
 
 
 def default(field: Field[Any]) -> Any:

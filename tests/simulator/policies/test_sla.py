@@ -1,14 +1,17 @@
 """Dynamo's SLA planner: when its loops are due, what holds them, and what they agree on."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from views import Steps, engine, flow, pool, seen
 
+from simulator.policies.autoscaling import Truth
 from simulator.policies.dynamo.inventory import Budget
 from simulator.policies.dynamo.sla import DynamoSla
 from simulator.policies.engines import Shape, Targets
-from simulator.policies.forecasting import Constant
+from simulator.policies.forecasting import Constant, Oracle
 
 MADE = engine(Steps(seq=0.001), kv_tokens=1_000_000)
 """10 prompts/s, and within 50 ms 8 answers/s."""
@@ -149,3 +152,30 @@ def test_each_pool_s_looks_are_its_own() -> None:
     )
     looks = [both(5.0 * at, 1.0, short, late) for at in range(1, 6)]
     assert planned(policy, *looks)[-1] == {"decode": 1}
+
+
+def test_who_knows_the_trace_sizes_pools_by_it() -> None:
+    """100 prompts of 2,000 tokens come in the next 10 s: 5 a worker and second, not 10 of 1,000."""
+    arrivals = np.linspace(10.0, 19.9, 100)
+    truth = Truth(
+        arrival_s=arrivals,
+        input_tokens=np.full(100, 2000, np.int32),
+        output_tokens=np.full(100, 50, np.int32),
+    )
+    policy = sla(forecaster=Oracle(), throughput_s=10.0)
+    known = replace(both(10.0, 30.0, 1, 2), truth=truth)
+    # within 50 ms 40 sequences of 50 tokens a worker: 16 answers/s
+    assert planned(policy, known) == [{"prefill": 2, "decode": 1}]
+    # a forecaster that does not know is not told, whatever the look holds
+    assert planned(sla(throughput_s=10.0), known) == [{"prefill": 3, "decode": 4}]
+    # and of an interval in which nobody comes lengths are as before
+    nobody = replace(both(30.0, 30.0, 2, 2), truth=truth)
+    assert planned(policy, nobody) == [{"prefill": 1, "decode": 1}]
+
+
+def test_the_floor_that_was_taken_back() -> None:
+    """ceil(0.1 s a prompt / 30 ms) prefill workers, whatever comes, and only of prefill."""
+    late = {"ttft_s": 0.03, "throughput_s": 1.0}
+    assert planned(sla(**late), both(1.0, 1.0, 2, 2)) == [{"prefill": 1, "decode": 1}]
+    floored = sla(**late, latency_floor=True)
+    assert planned(floored, both(1.0, 1.0, 2, 2)) == [{"prefill": 4, "decode": 1}]
