@@ -141,6 +141,27 @@ def test_growth_is_bounded() -> None:
     assert plan.workers["mixed"] == 102 + 40
 
 
+@dataclass(frozen=True)
+class ByCount(ByRate):
+    """As many workers as requests are shown, and as a request has tokens."""
+
+    def decide(self, seen: Observation, state: None) -> tuple[Plan, None]:
+        """Return them."""
+        traffic = seen.traffic
+        tokens = int(traffic.input_tokens + traffic.output_tokens)
+        return Plan({"mixed": 100 * traffic.requests + tokens}), state
+
+
+def test_what_is_forecast_is_a_request_at_least() -> None:
+    """Falling to nothing: one request of one token and an answer of one are left to look at."""
+    falling = HoltWinters(alpha=1.0, beta=1.0, gamma=0.0)
+    ahead = Predictive(policy=ByCount(), forecaster=falling, steps=9)
+    state = ahead.initial()
+    _, state = ahead.decide(seen(15, flow(4.0, 900.0, 90.0), mixed=pool(1)), state)
+    plan, _ = ahead.decide(seen(30, flow(1.0, 100.0, 10.0), mixed=pool(1)), state)
+    assert dict(plan.workers) == {"mixed": 100 + 2}
+
+
 @pytest.mark.parametrize(
     "policy",
     [

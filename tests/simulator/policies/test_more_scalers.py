@@ -134,6 +134,17 @@ def test_the_windows_are_kubernetes_turned_round() -> None:
     assert told == [4, 4, 5]
 
 
+def test_up_goes_to_the_most_of_its_window() -> None:
+    """With a minute's window a second look that asks for less still gets the first one's."""
+    law, memory = AibrixApa(target=10, up_s=60.0), Memory()
+    told = []
+    for at_s, load in ((0, 20), (30, 14), (61, 14)):
+        got, _, memory = law.decide(pool(4, running=(load,) * 4), seen(at_s), memory)
+        told.append(got)
+    # r = 2.0: 8; r = 1.4: 6, and 8 within the minute
+    assert told == [8, 8, 6]
+
+
 # --- joint -------------------------------------------------------------------------------------
 
 
