@@ -35,6 +35,10 @@ Statistics = Mapping[str, float]
 """Seconds by ``mean`` and ``p1`` to ``p99``, as far as they are told."""
 
 
+class NoStatisticsError(ConfigError):
+    """A file that is none of statistics of latencies."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aggregates:
     """Statistics in the file ``path`` (``None``: there are none)."""
@@ -45,25 +49,28 @@ class Aggregates:
         """Return the statistics of each latency that the file tells, by our names.
 
         Raises:
-            ConfigError: the file cannot be read as such, or tells of no latency.
+            NoStatisticsError: the file cannot be read as such, or tells of no latency.
+            ConfigError: it tells of one that is no time.
         """
         if self.path is None:
             return {}
         path = Path(self.path)
         try:
             if path.stat().st_size > MOST_BYTES:
-                raise ConfigError(f"measured.path: {path} is too large for a run's statistics")
+                raise NoStatisticsError(
+                    f"measured.path: {path} is too large for a run's statistics"
+                )
             text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
-            raise ConfigError(f"measured.path: {path}: {error.strerror}") from error
+            raise NoStatisticsError(f"measured.path: {path}: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise ConfigError(f"measured.path: {path}: not UTF-8 text") from error
+            raise NoStatisticsError(f"measured.path: {path}: not UTF-8 text") from error
         rows = _of_json(text, path) if text.lstrip().startswith("{") else _of_csv(text)
         found = {
             name: told for name, unit, each in rows if (told := _seconds(path, name, unit, each))
         }
         if not found:
-            raise ConfigError(
+            raise NoStatisticsError(
                 f"measured.path: {path}: expected statistics of {', '.join(NAMES)}, as in AIPerf's "
                 "profile_export_aiperf.json or .csv; single requests are read with "
                 "workload=trace workload.path=…"
@@ -79,7 +86,7 @@ def _of_json(text: str, path: Path) -> Rows:
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"measured.path: {path}: not JSON: {error}") from error
+        raise NoStatisticsError(f"measured.path: {path}: not JSON: {error}") from error
     for theirs, ours in NAMES.items():
         told = content.get(theirs)
         if isinstance(told, dict):

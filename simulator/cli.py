@@ -39,8 +39,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simulator.advice_page import Told, write_advice
+from simulator.aggregates import Aggregates
 from simulator.bound import with_regret
-from simulator.compare import Options, compare, find, write
+from simulator.compare import Options, Source, compare, find, put_beside, read_source, write
 from simulator.compare.listing import listed, table
 from simulator.compare.objective import Objective
 from simulator.compare.reading import REPLICATIONS
@@ -103,6 +104,7 @@ from simulator.settings import (
     build_task,
     build_trace_options,
     resolve,
+    spelled_out,
 )
 from simulator.tracing.study import study
 from simulator.tracing.writing import lines_of
@@ -284,7 +286,8 @@ class Job:
             discard(folder)
             return "done"
         if task == "compare":
-            self.answer, self.page = _compare(runs, labels, options, folder), PAGE
+            beside = _measured(settings, options)
+            self.answer, self.page = _compare(runs, labels, (options, beside), folder), PAGE
             return "done"
         repeat = _repeat(looking, build_task(settings))
         self.objective = _objective(looking.get("objective"), task)
@@ -540,18 +543,31 @@ def _runs(patterns: object, settings: Mapping[str, Any], *, sweeping: bool) -> S
     return [named] if isinstance(named, str) else named
 
 
-def _compare(patterns: Sequence[str], wanted: Labels, options: Options, folder: Path) -> str:
+def _measured(settings: Mapping[str, Any], options: Options) -> Source | None:
+    """Return the measured run that runs are to be put beside, if there is one."""
+    given = spelled_out(settings).get("measured") or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"measured must name a file but got {given!r}")
+    path = build(given, Aggregates, "measured").path
+    return None if path is None else read_source(path, options.measured)
+
+
+def _compare(
+    patterns: Sequence[str], wanted: Labels, how: tuple[Options, Source | None], folder: Path
+) -> str:
     """Compare the runs of ``wanted`` labels into ``folder`` and return what to say about it."""
+    options, source = how
     with points_bar("runs") as progress:
         found = find(patterns, progress and (lambda done, total: progress(done, total, done)))
     runs = [run for run in found.runs if wanted.fit(run.labels, run.folder.name)]
     if not runs:
         raise ConfigError(f"none of the {len(found.runs):,} runs has this name and these tags")
     done = compare(runs, options, unfinished(found))
-    write(done, folder)
+    beside = None if source is None else put_beside(done, source)
+    write(done, folder, beside)
     for note in done.notes:
         complain(f"warning: {note}")
-    return told(done)
+    return told(done, beside)
 
 
 def _sections(done: Explored, *, enabled: bool) -> tuple[list[Section], list[str]]:
@@ -693,7 +709,16 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _check_choice(override: str) -> None:
-    """Refuse a number, null or mapping where a group's choice is wanted; Hydra names no key."""
+    """Refuse what is no choice where a group's is wanted: Hydra names no key, or no way out."""
+    whole = re.fullmatch(r"(\w+(?:/\w+)*)=(?!\{)[^=]+", override)
+    inside = files("conf").joinpath(*whole[1].split("/")) if whole else None
+    if whole and inside is not None and inside.is_dir():
+        within = sorted(each.name for each in inside.iterdir() if each.name[0] not in "._")
+        if within and not any(name.endswith(".yaml") for name in within):
+            parts = [f"{whole[1]}.{name}" for name in within]
+            raise ConfigError(
+                f"{override}: {whole[1]} is no choice but settings; set {', '.join(parts)}"
+            )
     given = re.fullmatch(r"(\w+(?:/\w+)*)=(null|true|false|[-+.\d{].*)", override, re.IGNORECASE)
     folder = files("conf").joinpath(*given[1].split("/")) if given else None
     if given and folder is not None and folder.is_dir():
@@ -838,7 +863,10 @@ def _missing_config(error: MissingConfigException) -> str:
     if group == "hydra/launcher":
         hint = "; more come with the extras joblib, slurm and ray: pip install 'disaggsim[joblib]'"
     choice = f"{group}={name}"
-    meant = RENAMED.get(choice) or suggest(name, list(error.options))
+    folder = files("conf").joinpath(*group.split("/"))
+    inside = [each for each in folder.iterdir() if each.is_dir()] if folder.is_dir() else []
+    below = sorted(f"{each.name}/…" for each in inside if each.name[0] not in "._")
+    meant = RENAMED.get(choice) or suggest(name, [*error.options, *below])
     return f"{choice}: no such choice; {meant}{hint}"
 
 

@@ -84,6 +84,22 @@ def beside(
     return found
 
 
+def apart(measured: pl.DataFrame, simulated: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return the same as :func:`beside` of requests that cannot be put together one by one.
+
+    ``measured`` has the source's columns, ``simulated`` durations of a run's requests.
+    """
+    found = {}
+    for name, expression in _told(measured.lazy()).items():
+        theirs, ours = (
+            frame.select(each.cast(pl.Float64)).to_series().drop_nulls().to_numpy()
+            for frame, each in ((measured, expression), (simulated, pl.col(name)))
+        )
+        if len(theirs) and len(ours):
+            found[name] = _compared(_statistics(theirs), ours) | {"correlation": None}
+    return found
+
+
 def _beside(measured: Floats, simulated: Floats) -> dict[str, Any]:
     told = _compared(_statistics(measured), simulated)
     return told | {"correlation": _correlation(measured, simulated)}

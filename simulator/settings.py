@@ -114,7 +114,7 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
 
 
 def resolve(settings: Mapping[str, Any], *, tell: bool = False) -> dict[str, Any]:
-    """Return ``settings`` with the precision of every pool said.
+    """Return ``settings`` with the precision of every pool said, and spelled out.
 
     What a pool leaves open (``null``) is what ``model.config_json`` says its checkpoint is stored
     in, or bf16. A pool that sets ``weights`` sets aside the file's activations and groups with
@@ -125,9 +125,10 @@ def resolve(settings: Mapping[str, Any], *, tell: bool = False) -> dict[str, Any
     Raises:
         ConfigError: the file cannot be used, or a precision's setting is unknown.
     """
+    settings = spelled_out(settings)
     model, pools = settings.get("model"), settings.get("pools")
     if not isinstance(pools, Mapping):
-        return dict(settings)
+        return settings
     path = model.get("config_json") if isinstance(model, Mapping) else None
     checkpoint = None
     if path is not None:
@@ -141,6 +142,12 @@ def resolve(settings: Mapping[str, Any], *, tell: bool = False) -> dict[str, Any
         for role, pool in pools.items()
     }
     return {**settings, "pools": own}
+
+
+def spelled_out(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``settings`` with ``measured=FILE`` as what it is short for, ``measured.path``."""
+    given = settings.get("measured")
+    return {**settings, "measured": {"path": given}} if isinstance(given, str) else dict(settings)
 
 
 def _precise(

@@ -8,7 +8,21 @@
 """
 
 from simulator.compare.comparison import Comparison, Options, compare
+from simulator.compare.measured import Beside, Source, put_beside, read_source
 from simulator.compare.reading import Found, Run, find, read_run
 from simulator.compare.writing import write
 
-__all__ = ["Comparison", "Found", "Options", "Run", "compare", "find", "read_run", "write"]
+__all__ = [
+    "Beside",
+    "Comparison",
+    "Found",
+    "Options",
+    "Run",
+    "Source",
+    "compare",
+    "find",
+    "put_beside",
+    "read_run",
+    "read_source",
+    "write",
+]

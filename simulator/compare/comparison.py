@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,15 @@ PER = 1000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a measured run's requests are read: settings of :func:`workloads.readers.read_trace`."""
+
+    format: str = "auto"
+    time_unit: str = "auto"
+    columns: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How runs are compared.
 
@@ -43,7 +52,8 @@ class Options:
     ``confidence`` of intervals; ``null`` is 0.95 where there is more than one seed and none
     elsewhere, and a number demands them. ``pictures`` is of how many points single requests and
     gauges are drawn, the best and the front first. Requests count that arrive at least
-    ``warm_up_s`` after a run's first one and ``cool_down_s`` before its last.
+    ``warm_up_s`` after a run's first one and ``cool_down_s`` before its last. ``measured`` says how
+    a measured run beside them is read.
     """
 
     attainment: float = 0.9
@@ -51,6 +61,7 @@ class Options:
     pictures: int = 8
     warm_up_s: float = 0.0
     cool_down_s: float = 0.0
+    measured: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         if not 0 < self.attainment <= 1:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from simulator.compare import figures, prose, side
+from simulator.compare import figures, measured, prose, side
 from simulator.compare.comparison import Comparison, short, words
+from simulator.compare.measured import Beside
 from simulator.compare.metrics import METRIC
 from simulator.report import parts
 from simulator.report.figures import Panel
@@ -33,6 +34,9 @@ COLUMNS = (
 )
 """Numbers in the page's table; the parquet has all."""
 
+MEASURED = ("measured", "Measured beside simulated")
+"""The section of a measured run, and its title."""
+
 LAST = 1e300
 """Sorts what is greater than any number; JSON has no infinity."""
 
@@ -40,22 +44,24 @@ MOST_SETTINGS = 12
 """Columns of settings in the page's table."""
 
 
-def write_page(comparison: Comparison, path: Path) -> None:
-    """Write the page of ``comparison`` to ``path``.
+def write_page(comparison: Comparison, path: Path, beside: Beside | None = None) -> None:
+    """Write the page of ``comparison``, and of a measured run ``beside`` it, to ``path``.
 
     Raises:
         ConfigError: a run's requests or gauges cannot be read.
     """
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(_pieces(comparison))
+        file.writelines(_pieces(comparison, beside))
 
 
-def _pieces(comparison: Comparison) -> Iterable[str]:
+def _pieces(comparison: Comparison, beside: Beside | None) -> Iterable[str]:
     sections = [
         (anchor, title, panels)
         for anchor, title, build in figures.SECTIONS
         if (panels := build(comparison))
     ]
+    if beside is not None:
+        sections.insert(0, (*MEASURED, measured.panels(comparison, beside)))
     head = parts.head(prose.title(comparison))
     style = f"<style>{parts.asset('compare.css', 'simulator.compare')}</style></head>"
     yield head.replace("</head>", style, 1)
@@ -67,8 +73,11 @@ def _pieces(comparison: Comparison) -> Iterable[str]:
     yield parts.section("table", "Table", _table(comparison))
     named = False
     for anchor, title, panels in sections:
-        before = "" if named or anchor not in figures.LETTERED else side.key(comparison)
-        named |= bool(before)
+        lettered = anchor in (*figures.LETTERED, MEASURED[0])
+        before = side.key(comparison) if lettered and not named else ""
+        named |= lettered
+        if beside is not None and anchor == MEASURED[0]:
+            before += measured.card(comparison, beside)
         yield parts.section(anchor, title, before + "".join(map(parts.card, panels)))
     yield parts.section("definitions", "Definitions", _definitions(comparison))
     yield "</main>"

@@ -185,6 +185,20 @@ def read_requests(run: Run, columns: Sequence[str]) -> pl.DataFrame:
     return _read(run, "requests", [pl.col(each) for each in columns])
 
 
+def request_columns(run: Run) -> frozenset[str]:
+    """Return the names of the columns that a run's requests have; raise as :func:`read_frame`."""
+    path = run.folder / "requests.parquet"
+    try:
+        return frozenset(pl.read_parquet_schema(path))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError | pl.exceptions.PolarsError) -> ConfigError:
+    told = error.strerror if isinstance(error, OSError) else None
+    return ConfigError(f"{path}: {told or ' '.join(str(error).split())}")
+
+
 def _read(run: Run, name: str, columns: list[pl.Expr]) -> pl.DataFrame:
     path = run.folder / f"{name}.parquet"
     try:
@@ -192,8 +206,7 @@ def _read(run: Run, name: str, columns: list[pl.Expr]) -> pl.DataFrame:
     except pl.exceptions.ColumnNotFoundError as error:
         raise ConfigError(f"{path}: made by another version: {error}") from error
     except (OSError, pl.exceptions.PolarsError) as error:
-        told = error.strerror if isinstance(error, OSError) else None
-        raise ConfigError(f"{path}: {told or ' '.join(str(error).split())}") from error
+        raise _unreadable(path, error) from error
 
 
 def matching(pattern: str) -> list[Path]:

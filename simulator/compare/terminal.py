@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from simulator.compare import prose
+from simulator.compare import measured, prose
 from simulator.compare.comparison import Comparison
+from simulator.compare.measured import Beside
 from simulator.compare.metrics import METRIC, Metric
 from simulator.compare.reading import Found
 from simulator.compare.statistics import confidence_of, intervals
@@ -17,8 +18,11 @@ SPREAD = ("slo_attainment", "goodput_rps", "ttft_s.p50", "ttft_s.p99", "tpot_s.p
 """Numbers of one configuration whose intervals a terminal shows."""
 
 
-def told(comparison: Comparison) -> str:
-    """Return the answer, how sure it is, and the main numbers of every configuration."""
+def told(comparison: Comparison, beside: Beside | None = None) -> str:
+    """Return the answer, how sure it is, and the main numbers of every configuration.
+
+    What was measured stands ``beside`` them.
+    """
     shown = comparison.points[:MOST_ROWS]
     runs = [comparison.runs[point.base] for point in shown]
     rows = [
@@ -27,7 +31,8 @@ def told(comparison: Comparison) -> str:
     left = len(comparison.points) - len(shown)
     more = [f"… and {left:,} more"] if left else []
     said = [prose.answer(comparison), prose.certainty(comparison)]
-    return "\n".join([runs_table(rows), *more, "", *filter(None, said)])
+    around = [] if beside is None else ["", measured.told(comparison, beside)]
+    return "\n".join([runs_table(rows), *more, "", *filter(None, said), *around])
 
 
 def spread(comparison: Comparison) -> str:
