@@ -1,17 +1,19 @@
 """The comparison's page as a browser sees it: it draws, sorts, filters, and asks for nothing."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from simulator.compare import compare, find, write
+from simulator.compare import Options, compare, find, put_beside, read_source, write
+from simulator.labels import Labels
 from tests.fakes import FakeRun, fake_record
 from tests.simulator.compare.folders import Made, write_run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -39,7 +41,24 @@ class Visit:
 
 
 @pytest.fixture(scope="module")
-def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
+def browser() -> Iterator["Browser"]:
+    """Start a browser once."""
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield started
+        started.close()
+
+
+def opened(browser: "Browser", path: Path) -> Visit:
+    """Open a page at 1400 px and wait until all of it is drawn."""
+    visit = Visit(browser.new_page(viewport={"width": 1400, "height": 900}))
+    visit.page.goto(path.as_uri())
+    visit.page.wait_for_selector(UNDRAWN, state="detached")
+    return visit
+
+
+@pytest.fixture(scope="module")
+def visit(tmp_path_factory: pytest.TempPathFactory, browser: "Browser") -> Visit:
     """Open the comparison of 3 × 2 configurations with 2 seeds each, hostile names among them."""
     folder = tmp_path_factory.mktemp("runs")
     for prefill in (1, 2, 3):
@@ -50,13 +69,7 @@ def visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
                 where = folder / f"{prefill}{len(name)}{seed}"
                 write_run(where, Made(settings=settings, record=record, seed=seed))
     write(compare(find([str(folder)]).runs), folder / "out")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        opened = Visit(browser.new_page(viewport={"width": 1400, "height": 900}))
-        opened.page.goto((folder / "out" / "compare.html").as_uri())
-        opened.page.wait_for_selector(UNDRAWN, state="detached")
-        yield opened
-        browser.close()
+    return opened(browser, folder / "out" / "compare.html")
 
 
 def column(page: "Page", head: str) -> list[str]:
@@ -118,3 +131,35 @@ def test_it_fits_the_window(visit: Visit, width: int) -> None:
             return
         visit.page.wait_for_timeout(100)
     pytest.fail("wider than the window")
+
+
+def test_tags_and_a_measured_run_are_on_the_page(tmp_path: Path, browser: "Browser") -> None:
+    """The filter finds tags; a measured run has its section first, drawn beside letters."""
+    for prefill, tags in ((1, ("friday",)), (2, ("friday", "big")), (3, ())):
+        record = fake_record(FakeRun(requests=200, prefill=prefill))
+        write_run(tmp_path / f"{prefill}", Made(settings={"more": prefill}, record=record))
+        Labels(name=f"run {prefill}", tags=tags).leave(tmp_path / f"{prefill}" / "summary.json")
+    told = {
+        "time_to_first_token": {"unit": "ms", "avg": 200.0, "p50": 150.0, "p90": 400.0},
+        "request_latency": {"unit": "ms", "avg": 2000.0, "p99": 9000.0},
+    }
+    (tmp_path / "profile_export_aiperf.json").write_text(json.dumps(told), "utf-8")
+    found = compare(find([str(tmp_path)]).runs)
+    source = read_source(str(tmp_path / "profile_export_aiperf.json"), Options().measured)
+    write(found, tmp_path / "out", put_beside(found, source))
+    visit = opened(browser, tmp_path / "out" / "compare.html")
+    page = visit.page
+    for typed, names in (("friday", 2), ("BIG", 1), ("run 3", 1), ("", 3)):
+        page.fill("#filter", typed)
+        assert page.inner_text("#count") == f"{names} of {names} shown"
+        shown = column(page, "configuration")
+        assert len(shown) == names
+    assert page.locator("section h2").all_inner_texts()[1] == "Measured beside simulated"
+    heads = page.locator("#measured tbody th").all_inner_texts()
+    assert heads.count("TTFT measured") == 1
+    assert sum(name.endswith("run 2") for name in heads) == 2
+    assert page.locator("#plot-measured_ttft_s .legendtext").all_text_contents() == [
+        *("A", "B", "C"),
+        "measured",
+    ]
+    assert visit.said == []
