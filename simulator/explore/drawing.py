@@ -137,8 +137,13 @@ def _line(points: Floats, axes: tuple[Axis, Axis], colour: str, index: int) -> s
     across, up = axes
     kept = points[np.unique(np.linspace(0, len(points) - 1, min(len(points), 160)).astype(int))]
     places = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in kept)
-    dash = ' stroke-dasharray="6 3"' if index >= len(COLOURS) else ""
-    return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="1.8"{dash}/>'
+    stroke = f'stroke="{colour}" stroke-width="1.8"{_dash(index)}'
+    return f'<polyline points="{places}" fill="none" {stroke}/>'
+
+
+def _dash(index: int) -> str:
+    """Return what tells a line from the one that has its colour already."""
+    return ' stroke-dasharray="6 3"' if index >= len(COLOURS) else ""
 
 
 def _legend(names: list[str]) -> Iterator[str]:
@@ -146,7 +151,7 @@ def _legend(names: list[str]) -> Iterator[str]:
         x = LEFT + (index % 2) * (WIDTH - LEFT) // 2
         y = HEIGHT + (index // 2) * LEGEND_ROW + 4
         colour = COLOURS[index % len(COLOURS)]
-        yield f'<path d="M{x} {y}h18" stroke="{colour}" stroke-width="3"/>'
+        yield f'<path d="M{x} {y}h18" stroke="{colour}" stroke-width="3"{_dash(index)}/>'
         yield _text(x + 24, y + 4, name, "start")
 
 

@@ -121,7 +121,9 @@ def _piggybacked_share(fronts: Fronts) -> float:
 F8 = Sheet(
     id="F8",
     title="DeepSeek-R1: the gain by traffic",
-    gather=lambda lab: _by_traffic(lab, **{"16k/2k": (16, 2), "2k/2k": (2, 2), "2k/16k": (2, 16)}),
+    gather=lambda lab: _by_traffic(
+        lab, **{"16k/2k": (16, 2), "16k/16k": (16, 16), "2k/2k": (2, 2), "2k/16k": (2, 16)}
+    ),
     curves=_curves,
     statements=(
         Statement(

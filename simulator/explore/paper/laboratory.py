@@ -10,7 +10,7 @@ from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.explore.costs import Costs
 from simulator.explore.evaluate import collect, decode_points, prefill_points
-from simulator.explore.match import choose_prefill, prefill_front
+from simulator.explore.match import FTL_CUTOFF_S, choose_prefill, prefill_front
 from simulator.explore.paper.curves import mean_gain
 from simulator.explore.pareto import front
 from simulator.explore.space import Lengths, Platform, Space
@@ -107,8 +107,11 @@ class Laboratory:
             )
         return self._fronts[key]
 
-    def split_front(self, space: Space) -> pl.DataFrame:
-        """Return the disaggregated front of a space, without its co-located points."""
+    def split_front(self, space: Space, cutoff_s: float = FTL_CUTOFF_S) -> pl.DataFrame:
+        """Return the disaggregated front of a space, without its co-located points.
+
+        Prompts take less than ``cutoff_s``.
+        """
         costs = Costs(space.platform)
         prefill = collect(prefill_points(space, costs))
         decode = collect(decode_points(space, costs))
@@ -117,8 +120,8 @@ class Laboratory:
         return Study(
             space=space,
             platforms=(space.platform,) * 2,
-            prefill=choose_prefill(prefill),
-            prefills=prefill_front(prefill),
+            prefill=choose_prefill(prefill, cutoff_s),
+            prefills=prefill_front(prefill, cutoff_s),
             decode=decode,
             mixed=nothing,
             whole=nothing,

@@ -1,5 +1,6 @@
 """What traffic asks: of the network (figure F12), and by the spread of its lengths (figure F14)."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +14,20 @@ from simulator.explore.space import Floats, Lengths
 
 # --- F12 --------------------------------------------------------------------------------------
 
+LONG = 1024 * K
+LONG_S = 60.0
+"""Within which a prompt of a million tokens is done. On 64 GPUs none takes less than ten seconds,
+the paper's bound elsewhere."""
+
 
 class Transfers(NamedTuple):
-    """Disaggregated fronts of DeepSeek-R1: at 16k/2k, by ISL, by OSL; and a GPU's network port.
+    """Disaggregated fronts of DeepSeek-R1: at 16k/2k, 1M/2k, by ISL, by OSL; and a GPU's port.
 
-    The port is in bytes/s.
+    The port, of the network, is in bytes/s.
     """
 
     main: pl.DataFrame
+    long: pl.DataFrame
     by_isl: list[pl.DataFrame]
     by_osl: list[pl.DataFrame]
     port: float
@@ -34,9 +41,11 @@ class Transfers(NamedTuple):
 def _transfers(lab: Laboratory) -> Transfers:
     main = lab.fronts(R1, 16 * K, 2 * K).split
     short = lab.fronts(R1, 2 * K, 2 * K).split
+    long = _long_front(lab)
     return Transfers(
         main=main,
-        by_isl=[short, main, _constant_front(lab, 64 * K, 2 * K)],
+        long=long,
+        by_isl=[short, main, _constant_front(lab, 64 * K, 2 * K), long],
         by_osl=[_constant_front(lab, 2 * K, 512), short, _constant_front(lab, 2 * K, 16 * K)],
         port=lab.fabric.nic(lab.gpu).bandwidth,
     )
@@ -47,10 +56,21 @@ def _constant_front(lab: Laboratory, isl: int, osl: int) -> pl.DataFrame:
     return lab.split_front(paper_space(lab.platform(R1), lengths))
 
 
+def _long_front(lab: Laboratory) -> pl.DataFrame:
+    """Return the front of 1M/2k, beyond the model's own context as the paper goes."""
+    platform = lab.platform(R1)
+    longer = replace(platform, model=replace(platform.model, max_context=2 * LONG))
+    space = paper_space(longer, Lengths.constant(LONG, 2 * K))
+    return lab.split_front(space, LONG_S)
+
+
 def _need_curves(found: Transfers) -> pl.DataFrame:
     return series(
         **{
-            name: found.main.select("interactivity", (pl.col(column) / 1e9).alias("gb_per_s"))
+            f"{name} {traffic}": front.select(
+                "interactivity", (pl.col(column) / 1e9).alias("gb_per_s")
+            )
+            for traffic, front in (("16k/2k", found.main), ("1M/2k", found.long))
             for name, column in (("egress", "kv_egress"), ("ingress", "kv_ingress"))
         }
     )
@@ -76,7 +96,7 @@ def _falls_with_length(found: Transfers) -> Verdict:
     into = np.array([np.median(curve["kv_ingress"].to_numpy()) / 1e9 for curve in found.by_osl])
     return Verdict(
         bool((np.diff(out) < 0).all() and (np.diff(into) < 0).all()),
-        {"egress_isl_2k_16k_64k": rounded(out), "ingress_osl_512_2k_16k": rounded(into)},
+        {"egress_isl_2k_16k_64k_1m": rounded(out), "ingress_osl_512_2k_16k": rounded(into)},
     )
 
 
@@ -89,7 +109,7 @@ def _falls_with_latency(found: Transfers) -> Verdict:
 
 F12 = Sheet(
     id="F12",
-    title="DeepSeek-R1, 16k/2k: KV bandwidth per GPU that holds a distinct shard",
+    title="DeepSeek-R1: KV bandwidth per GPU that holds a distinct shard",
     gather=_transfers,
     curves=_need_curves,
     y="gb_per_s",
@@ -108,7 +128,7 @@ F12 = Sheet(
         ),
         Statement(
             id="F12c",
-            claim="The egress need falls with ISL, the ingress need with OSL",
+            claim="The egress need falls with ISL (to 1M), the ingress need with OSL",
             judge=_falls_with_length,
         ),
         Statement(
