@@ -84,13 +84,15 @@ class Ledger:
     before those with which lost requests went on, and ``settled`` the requests whose gap
     between first and second token is among them or in a worker's log; ``unseen_tokens`` counts
     those that were generated and lost before anybody saw them, ``wasted_tokens`` those of prompts
-    whose client left before they were computed; ``expected`` are the prompt tokens that a router
-    believes a request to find cached where it waits.
+    whose client left before they were computed; none from ``entered`` on has been let in yet;
+    ``expected`` are the prompt tokens that a router believes a request to find cached where it
+    waits.
     """
 
     __slots__ = (
         *(name.removesuffix("_s") for name in TIMES),
         *COUNTS,
+        "entered",
         "expected",
         "generated",
         "lost_at",
@@ -152,6 +154,7 @@ class Ledger:
         self.resumed: list[float] = []
         self.settled: set[int] = set()
         self.unseen_tokens = self.wasted_tokens = 0
+        self.entered = 0
         np.asarray(self.arrival)[:] = arrival_s
         np.asarray(self.output_tokens)[:] = output_tokens
         for column in (self.input_tokens, self.prompt_tokens):

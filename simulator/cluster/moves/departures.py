@@ -3,6 +3,7 @@
 from math import isnan
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.cluster.ledger import INCOMPLETE
 from simulator.cluster.moves.handoff import Handoff
@@ -32,6 +33,7 @@ class Departures:
         self._migration = migration
         self._early = handoff.early
         self._max_retries = max_retries
+        self._first = 0
 
     def part(self, worker: AnyWorker) -> None:
         """Let others have what a worker has not begun, in the order it came."""
@@ -64,14 +66,24 @@ class Departures:
 
     def _held(self, worker: AnyWorker) -> list[int]:
         """Return the requests whose KV, or a place for it, a worker has."""
-        columns = self._ledger.columns()
-        held = columns["decode_worker"] == worker.number
+        ledger, begun = self._ledger, self._begun()
         if worker.role == "prefill":
-            held = columns["prefill_worker"] == worker.number
-            held &= np.isnan(columns["transfer_end_s"])
-        held &= columns["status"] == INCOMPLETE
-        leaving = self._migration.leaving(worker)
-        return sorted([*(int(request) for request in np.flatnonzero(held)), *leaving])
+            held = np.asarray(ledger.prefill_worker)[begun] == worker.number
+            held &= np.isnan(np.asarray(ledger.transfer_end)[begun])
+        else:
+            held = np.asarray(ledger.decode_worker)[begun] == worker.number
+        return sorted([*begun[held].tolist(), *self._migration.leaving(worker)])
+
+    def _begun(self) -> NDArray[np.int64]:
+        """Return the requests that were let in and have not ended.
+
+        Those before the first of them are never looked at again.
+        """
+        ledger = self._ledger
+        status = np.asarray(ledger.status)[self._first : ledger.entered]
+        begun = np.flatnonzero(status == INCOMPLETE) + self._first
+        self._first = int(begun[0]) if len(begun) else ledger.entered
+        return begun
 
     def _begin_anew(self, request: int, *, computed: bool) -> None:
         """Let a lost request start again with what it has, or give it up after too many times.

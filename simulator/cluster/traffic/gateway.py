@@ -97,6 +97,8 @@ class Gateway:
         new = isnan(queued[request])
         if new:  # NaN: it does not come from another queue
             ledger.admitted[request] = queued[request] = now
+            if request >= ledger.entered:
+                ledger.entered = request + 1
         ledger.prefill_worker[request] = worker.number
         load = worker.load
         load.requests[index] += 1
