@@ -9,7 +9,21 @@
 """
 
 from simulator.testing.autoscalers import check_autoscaler
+from simulator.testing.choices import (
+    check_admission,
+    check_flipping,
+    check_matcher,
+    check_queue_order,
+)
 from simulator.testing.contract import ContractError
 from simulator.testing.routers import check_router
 
-__all__ = ["ContractError", "check_autoscaler", "check_router"]
+__all__ = [
+    "ContractError",
+    "check_admission",
+    "check_autoscaler",
+    "check_flipping",
+    "check_matcher",
+    "check_queue_order",
+    "check_router",
+]

@@ -66,7 +66,7 @@ def check_autoscaler(
     """
     limits = Limits(pools=pools, least=least, quota_gpus=quota_gpus)
     subject = Subject("autoscaler", policy)
-    for situation, seen in _looks(limits):
+    for situation, seen in looks(limits):
         state = subject.asked("at the start", policy.initial)
         for _ in range(3):
             plan, state = _decided(subject, seen, state, situation)
@@ -166,7 +166,7 @@ def _look(limits: Limits, pool: PoolSeen, load: float, now_s: float = 600.0) -> 
     )
 
 
-def _looks(limits: Limits) -> Iterator[tuple[str, Observation]]:
+def looks(limits: Limits) -> Iterator[tuple[str, Observation]]:
     """Yield what a controller may come to see, in words and as an observation."""
     size = max(1, limits.least)
     yield "at the first tick", _look(limits, _pool(size, 0.0), 0.0, now_s=INTERVAL_S)
