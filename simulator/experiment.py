@@ -40,6 +40,9 @@ from workloads.workload import Workload
 OnProgress = Callable[[float, int, int], None]
 """Called now and then with simulated seconds, requests finished and requests in the trace."""
 
+NO_CLASS = "other"
+"""The class of requests that belong to none that is named."""
+
 FILE_KEYS = ("path", "config_json", "calibration")
 """Settings, or their endings, that name an input: its content is part of a run's identity."""
 
@@ -55,7 +58,8 @@ class Experiment:
     are due; ``measured`` are statistics of a run of such traffic to put results beside.
 
     Raises:
-        ConfigError: a negative seed, or an interval or stop that is not positive.
+        ConfigError: a negative seed, an interval or stop that is not positive, or a class that is
+            called as those of none are.
     """
 
     deployment: Deployment
@@ -74,6 +78,10 @@ class Experiment:
         interval = self.sample_interval_s
         if interval is not None and not 0 < interval < float("inf"):
             raise ConfigError(f"sample_interval_s must be above 0 s or null but got {interval!r}")
+        if NO_CLASS in self.classes:
+            raise ConfigError(
+                f"classes.{NO_CLASS}: that is what requests of no class are called; choose another"
+            )
         if self.until_s is not None and not self.until_s > 0:
             raise ConfigError(f"until_s must be above 0 s or null but got {self.until_s!r}")
 
@@ -114,11 +122,10 @@ def simulate(
     text = config_text(_plain(experiment)) if config is None else config
     measured = experiment.measured.read()
     trace = experiment.trace() if trace is None else trace
-    meta, identity = trace.meta, trace.identity()
+    classes = _classes(experiment, trace)
+    meta, identity = trace.meta, _with_classes(trace.identity(), experiment, classes)
     traffic = replace(
-        traffic_of(experiment.workload, trace),
-        clients=experiment.clients,
-        classes=_classes(experiment, trace),
+        traffic_of(experiment.workload, trace), clients=experiment.clients, classes=classes
     )
     turns = told(_turns(experiment.workload), trace, traffic.following)
     del trace  # of many requests its other columns take more memory than the run
@@ -132,6 +139,10 @@ def simulate(
         "accounting": dataclasses.asdict(meta),
         "turns": turns,
         "measured": measured,
+        "classes": {
+            name: {"ttft_s": kind.ttft_s, "tpot_s": kind.tpot_s}
+            for name, kind in zip(_class_names(experiment), classes.kinds, strict=False)
+        },
         "max_context": experiment.deployment.model.max_context,
         "prices": _prices(experiment.deployment),
         "wall_s": time.perf_counter() - started,
@@ -150,6 +161,22 @@ def _classes(experiment: Experiment, trace: Trace) -> Classes:
     sequence = np.random.SeedSequence(experiment.seed, spawn_key=(6,))
     draws = np.random.default_rng(sequence).random(len(trace) if named else 0)
     return classed(named, tenants, draws, rest)
+
+
+def _class_names(experiment: Experiment) -> tuple[str, ...]:
+    """Return the names of a run's classes, first that of who belongs to none; none without any."""
+    return (NO_CLASS, *experiment.classes) if experiment.classes else ()
+
+
+def _with_classes(identity: pl.DataFrame, experiment: Experiment, classes: Classes) -> pl.DataFrame:
+    """Return the requests with the name of each one's class, where there are some."""
+    names = _class_names(experiment)
+    if not names:
+        return identity
+    codes = pl.Series("class", np.frombuffer(classes.of, np.uint8))
+    return identity.with_columns(
+        codes.cast(pl.UInt32).replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names))
+    )
 
 
 def _prices(deployment: Deployment) -> dict[str, float | None]:

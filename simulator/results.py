@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -717,6 +717,30 @@ def counted(metric: str, at: int) -> pl.Expr:
     return until(pl.col(metric))
 
 
+def of_classes(
+    requests: pl.LazyFrame, slo: SLO, due: Mapping[str, Mapping[str, float | None]], end_s: float
+) -> dict[str, dict[str, Any]]:
+    """Return how each class of service fared by its own targets, by its name in column ``class``.
+
+    ``due`` are the TTFT and TPOT (s) that each was promised; the other targets are the run's.
+    """
+    told = {}
+    for name, targets in due.items():
+        own, those = replace(slo, **targets), requests.filter(pl.col("class") == name)
+        counts = totals(those, own, end_s)
+        arrived = counts["arrived"]
+        told[name] = {
+            "requests": {status: counts[status] for status in ("arrived", *STATUSES)},
+            "targets": dict(targets),
+            "slo_attainment": counts["good"] / arrived if arrived else None,
+            **{
+                metric: owing(values_of(those, metric), least_owed(those, metric, end_s))
+                for metric in ("ttft_s", "tpot_s")
+            },
+        }
+    return told
+
+
 def summarize(
     requests: pl.LazyFrame, record: RunRecord, slo: SLO, context: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -729,6 +753,7 @@ def summarize(
     :func:`simulator.dropped.dropped` tells.
     ``measured`` is :func:`simulator.measured.beside`, empty where nothing was measured, and
     ``sessions`` :func:`simulator.turns.of_sessions`, empty where there are none.
+    ``classes`` is :func:`of_classes`, empty where there are none.
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
     of completed requests; per GPU means per allocated GPU of all pools together (``gpus``, their
@@ -766,6 +791,7 @@ def summarize(
         "slo_attainment": counts["good"] / counts["arrived"] if counts["arrived"] else None,
         "slo": dict(slo.named()),
         "missed": missed_targets(requests, slo),
+        "classes": of_classes(requests, slo, context.get("classes", {}), record.end_s),
         "first_token": record.first_token,
         "measured": beside(requests, context.get("measured")),
         "sessions": of_sessions(requests, context.get("turns", {}), record.never_sent),
@@ -804,7 +830,8 @@ class Results:
     :attr:`requests` collects it. ``context`` is what the caller knows about the run: ``config``
     (the resolved YAML), ``seed``, ``wall_s``, ``accounting`` (what reading the workload dropped or
     changed), ``max_context`` (tokens of the model), ``prices`` (USD per hour by the GPU's
-    name), and for the report ``title``, ``model`` and ``workload`` (words).
+    name), ``classes`` (what each class of the column ``class`` is due), and for the report
+    ``title``, ``model`` and ``workload`` (words).
     """
 
     scan: pl.LazyFrame

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import yaml
 
+from simulator.cli import compose
 from simulator.configuration import build
 from simulator.latency.engine import Engine
 
@@ -48,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
 
     yield call
     for name in names:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.skipif(not RUNS.is_dir(), reason=f"measured runs of vLLM are not at {RUNS}")
@@ -164,3 +165,39 @@ def test_no_steps_are_no_table(
     assert run("compose_steps", str(out), "--jobs", "1", tasks=lambda: iter(())) == 1
     assert "no layout has steps" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_every_ranked_configuration_can_be_composed() -> None:
+    """And is as its name says: no two are the same run."""
+    rankings = imported("rank_policies")
+    for ranking in rankings.RANKINGS.values():
+        texts = []
+        for name in ranking.configurations:
+            told = [each for each in ranking.overrides(name) if each not in rankings.REPEATED]
+            texts.append(repr(compose([each for each in told if each != "regret=true"]).deployment))
+        assert len(set(texts)) == len(texts)
+    del sys.modules["rank_policies"]
+
+
+def test_a_ranking_is_of_finished_runs(
+    run: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs, a comparison and a table, the best first."""
+    rankings = imported("rank_policies")
+    small = rankings.Ranking(
+        title="Two routers",
+        words="Hardly any requests.",
+        base="workload.requests=20",
+        configurations=rankings.choices("router", "random", "least_tokens"),
+    )
+    keep = str(tmp_path / "kept")
+    rankings.REPEATED = ("seeds=2", "report=none", "counterpart=false")
+    code = run("rank_policies", "--keep", keep, RANKINGS={"few": small})
+    assert not code
+    told = capsys.readouterr().out
+    assert "## Two routers" in told
+    assert "| random | " in told
+    assert "Over 2 seeds" in told
+    assert (tmp_path / "kept" / "few" / "compare.html").is_file()
+    with pytest.raises(SystemExit):
+        run("rank_policies", "--only", "nonsense")

@@ -265,5 +265,28 @@ def _definitions(results: Results) -> str:
     return f'<div class="card wide"><p>{first}</p><dl class="glossary">{rows}</dl></div>'
 
 
-EXTRAS = {"workers": _workers, "measured": _measured_table}
+def _classes(results: Results) -> str:
+    """Return how each class of service fared by its own targets, where there are classes."""
+    rows = [
+        (
+            name,
+            number(told["requests"]["arrived"]),
+            number(told["requests"]["rejected"]),
+            share(told["slo_attainment"]),
+            *(
+                f"{statistic(told[metric], 'p50')} / {statistic(told[metric], 'p99')} of "
+                f"{seconds(told['targets'][metric])}"
+                for metric in ("ttft_s", "tpot_s")
+            ),
+        )
+        for name, told in results.summary["classes"].items()
+        if told["requests"]["arrived"]
+    ]
+    if not rows:
+        return ""
+    heads = ("", "arrived", "rejected", "within its targets", "TTFT p50 / p99", "TPOT p50 / p99")
+    return f'<div class="card wide"><h3>By class</h3>{parts.table(heads, rows)}</div>'
+
+
+EXTRAS = {"workers": _workers, "measured": _measured_table, "slo": _classes}
 """What follows the figures of some sections."""

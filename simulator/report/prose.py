@@ -58,6 +58,16 @@ def outcome(summary: Mapping[str, Any]) -> str:
     return f"Of these, {_join(parts)}."
 
 
+def classes(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the share of each class's requests within its own targets, if there are classes."""
+    told = [
+        f"{name} {share(each['slo_attainment'])}"
+        for name, each in summary["classes"].items()
+        if each["requests"]["arrived"]
+    ]
+    return [("by class", f"{', '.join(told)}, each by its own targets")] if told else []
+
+
 def not_served(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return, as label and text, what was rejected, dropped in reading or left out, if any."""
     lost, account = summary["dropped"], summary["accounting"]

@@ -99,6 +99,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         *prose.unfinished(summary),
         ("goodput", f"{number(summary['goodput_rps'])} requests/s"),
         ("SLO attainment", f"{share(summary['slo_attainment'])} of all arrivals"),
+        *prose.classes(summary),
         *_missed(summary),
         ("output tokens/s/GPU", number(summary["output_tokens_per_s_per_gpu"])),
         ("input tokens/s/GPU", number(summary["input_tokens_per_s_per_gpu"])),

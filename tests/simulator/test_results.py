@@ -217,6 +217,35 @@ def test_totals_of_a_hand_made_run() -> None:
     assert (summary["seed"], summary["wall_s"], summary["requests_per_wall_s"]) == (3, 2.0, 1.5)
 
 
+def test_classes_are_judged_by_their_own_targets() -> None:
+    """Of the three hand-made requests one is prompt enough for its class, and one was rejected."""
+    names = pl.Series("class", ["gold", "other", "gold"], pl.Enum(["other", "gold"]))
+    own = tiny()
+    whole = results_of(own, SLO(ttft_s=100.0, tpot_s=None)).requests
+    first = float(whole["ttft_s"][0])
+    context = {
+        **CONTEXT,
+        "classes": {
+            "other": {"ttft_s": 100.0, "tpot_s": None},
+            "gold": {"ttft_s": first / 2, "tpot_s": None},
+        },
+    }
+    results = Results.from_record(
+        own, slo=SLO(ttft_s=100.0, tpot_s=None), context=context, identity=names.to_frame()
+    )
+    told = results.summary["classes"]
+    assert {name: each["requests"]["arrived"] for name, each in told.items()} == {
+        "other": 1,
+        "gold": 2,
+    }
+    assert told["gold"]["requests"]["rejected"] == 1
+    assert told["gold"]["targets"]["ttft_s"] == first / 2
+    assert (told["other"]["slo_attainment"], told["gold"]["slo_attainment"]) == (1.0, 0.0)
+    assert told["gold"]["ttft_s"]["p50"] == first
+    assert results.summary["slo_attainment"] == 2 / 3  # by the run's targets
+    assert results_of(own).summary["classes"] == {}
+
+
 def test_lost_requests_and_changing_workers_are_counted() -> None:
     """Retries, failures by reason, and each pool's comings and goings match the hand-made run."""
     record = tiny(retries={0: 2, 2: 3}, status={2: STATUSES.index("failed")}, reason={2: 4})
