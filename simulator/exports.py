@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from simulator.files import whole
+from simulator.lateness import late
 from simulator.results import STAGES, Results
 
 Row = Mapping[str, Any]
@@ -290,9 +291,17 @@ def _gauges(results: Results) -> Iterator[dict[str, Any]]:
                 }
 
 
+def _lateness(results: Results) -> Iterator[str]:
+    """Yield a CSV of the requests that missed a target, and of what made them late."""
+    for at, metric in enumerate(results.slo.targets()):
+        told = late(results, metric).with_columns(pl.lit(metric).alias("metric"))
+        yield told.select("metric", *told.columns[:-1]).write_csv(include_header=not at)
+
+
 EXPORTS: Mapping[str, Mapping[str, Callable[[Results], Iterator[str]]]] = {
     "aiperf": {"profile_export.jsonl": _records, "profile_export_aiperf.json": _aggregate},
     "bench": {"bench.json": _bench},
     "perfetto": {"perfetto.json": _perfetto},
+    "lateness": {"lateness.csv": _lateness},
 }
 """Per export, the files it writes."""

@@ -39,6 +39,7 @@ FLOORS = {
     "simulator.cluster": 4,
     "simulator.explore": 4,
     "simulator.results": 5,
+    "simulator.lateness": 5,
     "simulator.report": 6,
     "simulator.exports": 7,
     "simulator.experiment": 7,
@@ -65,7 +66,11 @@ FLOORS = {
 }
 """The floor of every package and module; the longest matching name counts."""
 
-BESIDE = {"simulator.results": {1, 2}, "simulator.report": {1, 2, 5}}
+BESIDE = {
+    "simulator.results": {1, 2},
+    "simulator.lateness": {1, 2, 5},
+    "simulator.report": {1, 2, 5},
+}
 """Floors below that may be used, where not all of them."""
 
 SHARED = {2, 3, 7}

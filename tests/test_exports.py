@@ -95,4 +95,4 @@ def test_the_command_writes_what_is_asked(disaggsim: Command, tmp_path: Path) ->
     assert (tmp_path / "out" / "bench.json").is_file()
     wrong = disaggsim(*TINY, "report.exports=[csv]")
     assert wrong.code == 2
-    assert "exports must be among aiperf, bench, perfetto but got 'csv'" in wrong.err
+    assert "exports must be among aiperf, bench, perfetto, lateness but got 'csv'" in wrong.err

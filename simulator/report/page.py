@@ -12,6 +12,7 @@ from simulator.measured import STATISTICS as MEASURED_STATISTICS
 from simulator.record import WorkerInfo
 from simulator.report import counterpart, parts, prose
 from simulator.report.figures import view
+from simulator.report.lateness import lateness_table
 from simulator.report.sections import SECTIONS
 from simulator.report.theme import number, percent, seconds, share, statistic
 from simulator.results import DURATIONS, SUMMARIZED, Results, config_digest
@@ -288,5 +289,10 @@ def _classes(results: Results) -> str:
     return f'<div class="card wide"><h3>By class</h3>{parts.table(heads, rows)}</div>'
 
 
-EXTRAS = {"workers": _workers, "measured": _measured_table, "slo": _classes}
+EXTRAS = {
+    "workers": _workers,
+    "measured": _measured_table,
+    "slo": _classes,
+    "lateness": lateness_table,
+}
 """What follows the figures of some sections."""

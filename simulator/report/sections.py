@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from simulator.report import figures
 from simulator.report.figures import Panel, View
+from simulator.report.lateness import lateness_panels
 from simulator.report.lives import lives_panels
 from simulator.report.measured import measured_panels
 
@@ -17,5 +18,6 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], list[Panel]]], ...] = (
     ("links", "Links", figures.link_panels),
     ("stages", "Stages", figures.stage_panels),
     ("slo", "SLO", figures.slo_panels),
+    ("lateness", "Lateness", lateness_panels),
 )
 """Sections of figures: anchor, title and what builds its panels; none without panels."""
