@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import yaml
+from numpy.typing import NDArray
 
 from simulator.aggregates import Aggregates
 from simulator.clients import Clients
@@ -244,7 +245,16 @@ def traffic_of(workload: Workload, trace: Trace) -> Traffic:
         concurrency=workload.concurrency,
         following=following,
         blocks=blocks_of(trace),
+        sessions=_sessions_of(trace),
     )
+
+
+def _sessions_of(trace: Trace) -> NDArray[np.int32] | None:
+    """Return the number of each request's session, -1 for none; ``None`` where there are none."""
+    column = trace.frame["session_id"]
+    if column.null_count() == len(trace):
+        return None
+    return column.cast(pl.Int32).fill_null(-1).to_numpy()
 
 
 def _turns(workload: Workload) -> Turns:

@@ -59,6 +59,7 @@ class Traffic:
     ``following`` says which wait for others; these have no time of their own (NaN), and clients
     then send whole sessions. ``clients`` says how long they wait for an answer, ``classes`` what
     service each request is due. Prompts have those parts in common that ``blocks`` says.
+    ``sessions`` (n,) numbers the conversation of each request, -1 where there is none.
 
     Raises:
         ConfigError: unequal lengths, falling or negative arrivals, a length or count below 1.
@@ -72,13 +73,11 @@ class Traffic:
     classes: Classes = field(default_factory=Classes)
     following: Following | None = None
     blocks: PromptBlocks | None = None
+    sessions: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         arrival = self.arrival_s
-        if self.blocks is not None and len(self.blocks.tokens) != len(arrival):
-            raise ConfigError("traffic: arrival_s and blocks differ in length")
-        if not len(arrival) == len(self.input_tokens) == len(self.output_tokens):
-            raise ConfigError("traffic: arrival_s, input_tokens and output_tokens differ in length")
+        self._check_lengths()
         if len(arrival) == 0:
             raise ConfigError("traffic: no requests to simulate")
         if self.following is not None:
@@ -96,6 +95,15 @@ class Traffic:
                 f"traffic: classes must be of {len(self.arrival_s)} requests, not "
                 f"{len(self.classes.of)}"
             )
+
+    def _check_lengths(self) -> None:
+        size = len(self.arrival_s)
+        blocks = None if self.blocks is None else self.blocks.tokens
+        for name, column in (("blocks", blocks), ("sessions", self.sessions)):
+            if column is not None and len(column) != size:
+                raise ConfigError(f"traffic: arrival_s and {name} differ in length")
+        if not size == len(self.input_tokens) == len(self.output_tokens):
+            raise ConfigError("traffic: arrival_s, input_tokens and output_tokens differ in length")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +158,7 @@ class Simulation:
         paces = {role: pool.crew.pace() for role, pool in self.fleet.pools.items()}
         for each in (router, decode_router):
             each.classes, each.paces = traffic.classes, paces
+            each.sessions = None if traffic.sessions is None else traffic.sessions.data
         entrance = self._entrance(traffic.classes, router, decode_router)
         self.gateway = self._gateway(router, entrance)
         self.departures = Departures(

@@ -14,7 +14,8 @@ class RoutedRequest(NamedTuple):
     """The request being placed: its lengths in tokens, how many were placed before it, a draw.
 
     ``draw`` is uniform in [0, 1) from the routing stream, the same for every policy. ``service`` is
-    its class, with the targets it is due.
+    its class, with the targets it is due. ``session`` numbers the conversation it is a turn of (-1:
+    of none that is known).
     """
 
     request: int
@@ -23,6 +24,7 @@ class RoutedRequest(NamedTuple):
     order: int
     draw: float
     service: ServiceClass = UNCLASSED
+    session: int = -1
 
 
 class Estimates(Protocol):
@@ -200,6 +202,28 @@ class LeastKV:
     def choose(self, request: RoutedRequest, pool: PoolView) -> int:
         """Return the worker with the fewest placed KV blocks."""
         return pool.least("kv_blocks", draw=request.draw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionAffinity:
+    """One worker for all of a session, found by consistent hashing, whatever the loads.
+
+    Where a worker comes, one in so many sessions moves to it and no other. Workers are told by
+    their place in the pool: where one leaves that is not the last, those behind it move up, and
+    their sessions with them. Who has no session goes where the fewest requests are. Source:
+    Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm" (arXiv 1406.2294).
+    """
+
+    def choose(self, request: RoutedRequest, pool: PoolView) -> int:
+        """Return the session's worker; the steps are as many as the logarithm of the pool."""
+        if request.session < 0:
+            return pool.least("requests", draw=request.draw)
+        key, bucket, after = request.session, -1, 0
+        while after < len(pool.requests):
+            bucket = after
+            key = (key * 2862933555777941757 + 1) & 0xFFFF_FFFF_FFFF_FFFF
+            after = int((bucket + 1) * (2**31 / ((key >> 33) + 1)))
+        return bucket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

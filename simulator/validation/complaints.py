@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from simulator.results import Results
@@ -51,6 +52,13 @@ class Told(NamedTuple):
 
 
 # --- what is read of a run ---------------------------------------------------------------------
+
+
+def imbalance(results: Results) -> float:
+    """Return by what share the busiest worker got more prompts than its equal share."""
+    workers = results.requests["prefill_worker"].drop_nulls().to_numpy()
+    counts = np.bincount(workers, minlength=len(results.workers))
+    return float(counts.max() / counts.mean() - 1)
 
 
 def mean_wait_s(results: Results) -> float:
@@ -188,6 +196,16 @@ COMPLAINTS: tuple[Complaint, ...] = (
         measure=mean_wait_s,
         better=("control.observing.missing=[]",),
         shows=10.0,
+        cured=0.1,
+    ),
+    Complaint(
+        name="affinity_imbalance",
+        what="a router that stays with who has a prompt's beginning leaves the other worker idle",
+        source="llm-d-autoscaling issue 1171, which tells of 85 : 15, a share of 0.7 more",
+        metric="prompts of the busiest worker above its equal share",
+        measure=imbalance,
+        better=("router=kv_aware",),
+        shows=0.7,
         cured=0.1,
     ),
     Complaint(

@@ -40,6 +40,7 @@ class Router:
         "believed",
         "classes",
         "paces",
+        "sessions",
         "team",
     )
 
@@ -56,6 +57,7 @@ class Router:
         self._order = 0
         self.classes = Classes()
         self.paces: Mapping[str, Pace] = {}
+        self.sessions: Sequence[int] | None = None  # each request's, -1 where there is none
         self.believed: Believed | None = None  # about the team's caches
 
     @property
@@ -78,8 +80,16 @@ class Router:
         if not self._draws:
             self._draws = self._generator.random(_DRAWS).tolist()[::-1]
         draw = self._draws.pop()
-        service = self.classes[request]
-        routed = RoutedRequest(request, input_tokens, output_tokens, self._order, draw, service)
+        session = -1 if self.sessions is None else self.sessions[request]
+        routed = RoutedRequest(
+            request,
+            input_tokens,
+            output_tokens,
+            self._order,
+            draw,
+            self.classes[request],
+            session,
+        )
         self._order += 1
         index = self._choose(routed, self.view)
         size = len(self.team.workers)

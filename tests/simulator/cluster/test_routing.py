@@ -24,9 +24,18 @@ from simulator.policies.routing import (
     RoundRobin,
     RoutedRequest,
     RoutingPolicy,
+    SessionAffinity,
 )
 
-POLICIES = (RoundRobin(), Random(), LeastRequests(), LeastTokens(), LeastKV(), PowerOfTwo())
+POLICIES = (
+    RoundRobin(),
+    Random(),
+    LeastRequests(),
+    LeastTokens(),
+    LeastKV(),
+    PowerOfTwo(),
+    SessionAffinity(),
+)
 loads = st.integers(1, 9).flatmap(
     lambda size: st.tuples(
         *[st.lists(st.integers(0, 50), min_size=size, max_size=size) for _ in range(3)]
@@ -228,3 +237,55 @@ def test_a_load_nobody_has_is_refused() -> None:
     """One sentence names the field and what it may be."""
     with pytest.raises(ValueError, match="power_of_two: load must be one of requests, tokens, kv"):
         PowerOfTwo(load="luck")
+
+
+def placed(session: int, size: int) -> int:
+    """Return the worker of a session in an idle pool of so many."""
+    idle = (0,) * size
+    request = RoutedRequest(0, 1, 1, 0, 0.5, session=session)
+    return SessionAffinity().choose(request, PoolView(idle, idle, idle))
+
+
+def test_a_session_stays_and_few_move_when_a_worker_comes() -> None:
+    """Of 20,000 sessions each of n workers has 1/n, and only the new one takes any from them."""
+    before = [placed(session, 1) for session in range(20_000)]
+    assert set(before) == {0}
+    for size in range(2, 12):
+        after = [placed(session, size) for session in range(20_000)]
+        moved = [new for old, new in zip(before, after, strict=True) if new != old]
+        assert set(moved) == {size - 1}
+        share = 20_000 / size
+        assert abs(len(moved) - share) < 5 * share**0.5
+        assert all(abs(n - share) < 5 * share**0.5 for n in Counter(after).values())
+        before = after
+
+
+@given(session=st.integers(0, 2**31 - 1), size=st.integers(1, 4096))
+def test_the_hash_is_the_published_one(session: int, size: int) -> None:
+    """Lamping and Veach's function, computed once more with whole numbers."""
+    key, bucket, after = session, -1, 0
+    while after < size:
+        bucket = after
+        key = (key * 2862933555777941757 + 1) % 2**64
+        after = (bucket + 1) * 2**31 // (key // 2**33 + 1)
+    assert placed(session, size) == bucket
+
+
+def test_who_has_no_session_goes_where_the_fewest_are() -> None:
+    """And loads mean nothing to one that has."""
+    view = PoolView((5, 1, 9), (0, 0, 0), (0, 0, 0))
+    alone = RoutedRequest(0, 1, 1, 0, 0.5)
+    assert SessionAffinity().choose(alone, view) == 1
+    chosen = {SessionAffinity().choose(alone._replace(session=n), view) for n in range(50)}
+    assert chosen == {0, 1, 2}
+
+
+def test_all_turns_of_a_session_meet_at_one_worker() -> None:
+    """In a run: by the numbers of sessions that the traffic brings."""
+    load = replace(poisson_traffic(200, 20, 60, 10), sessions=np.arange(200, dtype=np.int32) % 7)
+    deployment = replace(disaggregated(4, 1), router=SessionAffinity())
+    workers = run(deployment, load, RunOptions()).requests["prefill_worker"]
+    for session in range(7):
+        assert set(workers[session::7].tolist()) == {placed(session, 4)}
+    with pytest.raises(ConfigError, match="arrival_s and sessions differ in length"):
+        replace(load, sessions=np.zeros(3, np.int32))
