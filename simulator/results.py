@@ -663,6 +663,22 @@ def _warnings(
     return [*from_file, *(each for each in (lost, unsent) if each)]
 
 
+def _emptied(workers: Sequence[WorkerInfo], incomplete: int) -> list[str]:
+    """Return which pools had no worker left while requests waited for one, a sentence each."""
+    gone = ("stopped", "failed")
+    pools = dict.fromkeys(worker.pool for worker in workers)
+    empty = [
+        pool for pool in pools if all(each.state in gone for each in workers if each.pool == pool)
+    ]
+    if not incomplete:
+        return []
+    return [
+        f"{incomplete:,} requests had no complete answer when the run ended, and the {pool} pool "
+        "had no worker any more and none to come"
+        for pool in empty
+    ]
+
+
 def missed_targets(requests: pl.LazyFrame, slo: SLO) -> dict[str, dict[str, Any]]:
     """Return, per target of ``slo``, how many arrivals missed it and the stage that made them.
 
@@ -780,7 +796,10 @@ def summarize(
         ),
         "failed_reasons": _failed_reasons(requests),
         "dropped": lost,
-        "warnings": _warnings(lost, arrived, record.never_sent, context),
+        "warnings": [
+            *_warnings(lost, arrived, record.never_sent, context),
+            *_emptied(record.workers, counts["incomplete"]),
+        ],
         "duration_s": duration,
         "ttft_s": spread.pop("ttft_s"),
         "tpot_s": spread.pop("tpot_s"),

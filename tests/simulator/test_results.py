@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator import simulate
+from simulator.cli import compose
 from simulator.errors import ConfigError
 from simulator.record import GAUGES, REASONS, STATUSES, GapHistogram, RunRecord, WorkerInfo
 from simulator.results import (
@@ -593,3 +595,15 @@ def test_warnings_of_the_trace_and_of_what_was_lost_are_in_the_summary() -> None
     assert first == "look"
     assert second.startswith(f"{10_007 / 10_163:.1%} of the tokens")
     assert results.summary["dropped"]["requests"] == {"exceeds_kv_capacity": 1}
+
+
+def test_a_pool_that_lost_its_last_worker_is_told() -> None:
+    """Only where somebody was still waiting, and only of a pool all of whose workers are gone."""
+    changes = "changes=[{at_s: 5, pool: decode, flip: 2, to: prefill}]"
+    waiting = simulate(compose(["workload.requests=60", changes]))
+    (told,) = [each for each in waiting.summary["warnings"] if "no worker any more" in each]
+    left = waiting.summary["requests"]["incomplete"]
+    assert told.startswith(f"{left:,} requests had no complete answer")
+    assert "the decode pool" in told
+    fewer = simulate(compose(["workload.requests=60", changes.replace("flip: 2", "flip: 1")]))
+    assert not any("no worker any more" in each for each in fewer.summary["warnings"])
