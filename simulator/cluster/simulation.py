@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +10,11 @@ from simulator.clients import Clients
 from simulator.cluster.audit import audit
 from simulator.cluster.clock import ENTRY, Alarm, Clock, collection_paused, sleeper
 from simulator.cluster.delays import Delays
+from simulator.cluster.fleet.attendant import Attendant
 from simulator.cluster.fleet.changes import schedule
 from simulator.cluster.fleet.controller import Controller
 from simulator.cluster.fleet.crew import Crew, Means
-from simulator.cluster.fleet.lives import ENDED, Door, Fleet, Life
+from simulator.cluster.fleet.lives import ENDED, Fleet, Life
 from simulator.cluster.fleet.observer import Observer
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.links.sharing import SharedLinks, even_split, water_level
@@ -175,6 +175,7 @@ class Simulation:
         self.endings.on_end = self.source.ended
         self.telemetry = Telemetry(self.clock, self._sample_interval(traffic), self._sampled)
         self._means = self._common(traffic)
+        self.fleet.door = self._attendant()
         self.controller = self._controller()
         self._start()
 
@@ -226,9 +227,7 @@ class Simulation:
         roles: list[str] = [role for role in ("prefill", "mixed", "decode") if role in pools]
         draws = np.random.default_rng(np.random.SeedSequence(self.options.seed, spawn_key=(3,)))
         crews = {role: Crew(self.deployment, pools[role]) for role in roles}
-        fleet = Fleet(self.clock, self.deployment.elastic, crews, draws)
-        fleet.door = Door(opened=self._opened, closing=self._closing, lost=self._lost)
-        return fleet
+        return Fleet(self.clock, self.deployment.elastic, crews, draws)
 
     def _entrance(self, classes: Classes, router: Router, decode_router: Router) -> Entrance | None:
         """Return what decides who is let in, unless everybody is."""
@@ -282,6 +281,27 @@ class Simulation:
         leavers.roster = self.roster
         self._live(leavers.alarm, leavers.wake)
         return leavers
+
+    def _attendant(self) -> Attendant:
+        """Return who sees workers in and out."""
+        return Attendant(
+            fleet=self.fleet,
+            means=self._means,
+            startup=self.deployment.elastic.startup,
+            roster=self.roster,
+            routers=self.routers,
+            entries=self.entries,
+            decoders=self.decoders,
+            gateway=self.gateway,
+            handoff=self.handoff,
+            migration=self.migration,
+            departures=self.departures,
+            ways=self.ways,
+            live=self._live,
+            joined=self.telemetry.join,
+            left=self.telemetry.leave,
+            migrates=self._migrates,
+        )
 
     def _common(self, traffic: Traffic) -> Means:
         return Means(
@@ -341,58 +361,6 @@ class Simulation:
         if self.leavers is not None:
             self.leavers.arrived(request, now)
         self.entering.at(now + self._entry_s, request)
-
-    # --- workers come and go -------------------------------------------------------------------
-
-    def _opened(self, life: Life) -> AnyWorker:
-        """Let a new worker serve."""
-        worker = life.crew.worker(life.number, self._means)
-        if life.why != "initial" and not life.flipped:
-            startup = self.deployment.elastic.startup
-            worker.slow_steps, worker.slow_factor = startup.slow_steps, startup.slow_factor
-        self._live(worker.alarm, worker.wake)
-        self._listen(worker)
-        self.roster.add(worker)
-        self.telemetry.join(worker)
-        if life.slot is not None:
-            self.ways.open(life.number, life.crew.spec, life.slot)
-        if isinstance(worker, BatchWorker) and worker.role == "decode":
-            self.decoders.join(worker)
-            self.handoff.opened()
-        else:
-            self.entries.join(worker)
-            self.gateway.opened()
-        return worker
-
-    def _listen(self, worker: AnyWorker) -> None:
-        """Let the router that places requests on a worker hear of its cache, if it wants to."""
-        believed = self.routers[worker.role == "decode"].believed
-        if worker.cache is not None and believed is not None and believed.by_events:
-            worker.cache.tell = believed.listener(worker.number)
-
-    def _closing(self, life: Life) -> None:
-        """Hide a worker from the routers; it parts with what it has not begun."""
-        worker = self._leave(life)
-        worker.leaving = partial(self.fleet.empty, life.number)
-        self.departures.part(worker)
-        if self._migrates and isinstance(worker, BatchWorker) and worker.role == "decode":
-            worker.migrate(self.migration.depart)
-
-    def _lost(self, life: Life) -> None:
-        """Forget a worker that is gone, and see to what it held."""
-        worker = self._leave(life)
-        worker.leaving = None
-        self.departures.lose(worker)
-        self.telemetry.leave(worker)
-
-    def _leave(self, life: Life) -> AnyWorker:
-        """Hide a worker from the routers, if it is not hidden yet."""
-        worker = self.roster[life.number]
-        if isinstance(worker, BatchWorker) and worker.role == "decode":
-            self.decoders.leave(worker)
-        else:
-            self.entries.leave(worker)
-        return worker
 
     @property
     def workers(self) -> list[AnyWorker]:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from typing import Protocol
 
 import numpy as np
 
@@ -60,17 +61,17 @@ class Life:
         return (now if math.isnan(self.ended_s) else self.ended_s) - self.granted_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """What the fleet asks of the rest: to let a worker serve, to take it out, to forget it.
+class Door(Protocol):
+    """What the fleet asks of the rest: to let a worker serve, to take it out, to forget it."""
 
-    ``opened`` makes a life's worker and lets routers see it; ``closing`` hides it and lets it part
-    with what it has not begun; ``lost`` takes from it all it still holds.
-    """
+    def opened(self, life: Life) -> AnyWorker:
+        """Make a life's worker and let routers see it."""
 
-    opened: Callable[[Life], AnyWorker]
-    closing: Callable[[Life], None]
-    lost: Callable[[Life], None]
+    def closing(self, life: Life) -> None:
+        """Hide a life's worker, and let it part with what it has not begun."""
+
+    def lost(self, life: Life) -> None:
+        """Take from a life's worker all it still holds."""
 
 
 @dataclass(slots=True, eq=False)
