@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Union
 
 from simulator.errors import USER_ERRORS, ConfigError
-from simulator.nearest import dotted, nearest
+from simulator.nearest import dotted, nearest, suggest
 from simulator.plugins import TARGET, check_methods, is_own, words
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -112,7 +112,10 @@ def unknown(key: str, known: Sequence[str], tree: Sequence[str] = ()) -> str:
 
     ``tree`` are the full keys of the settings around it.
     """
-    return f"{key}: no such setting; {RENAMED.get(key) or nearest(key, known, tree)}"
+    meant = RENAMED.get(key) or nearest(key, known, tree)
+    if not known and meant == suggest(key.rpartition(".")[2], known):
+        meant = f"there is none yet, +{key}=… adds it"
+    return f"{key}: no such setting; {meant}"
 
 
 def locate(target: object, key: str) -> Callable[..., Any]:

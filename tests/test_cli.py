@@ -177,6 +177,7 @@ BAD = {
     "an unknown choice": (["router=fastest"], "no such choice; known: "),
     "an unknown model": (["model=llama_3_1_70c"], "did you mean llama_3_1_70b?"),
     "an unknown launcher": (["hydra/launcher=fog"], "basic"),
+    "a setting of a group that has none": (["classes.gold.share=1"], "+classes.gold=… adds it"),
     "a folder of choices": (["experiment=policys"], "did you mean policies/…?"),
     "settings for a choice": (["pools=mixed"], "pools is no choice but settings; set pools.decode"),
     "a choice that is a number": (["workload=3"], "bursty"),
