@@ -97,7 +97,8 @@ class PrefixCache:
         most = (tokens - 1) // self._size
         node, at, idle = self._root, 0, 0
         for end, name in path:
-            while at < (upto := min(end, most)):
+            upto = end if end < most else most
+            while at < upto:
                 if at == node.end:
                     child = node.children.get(name)
                     if child is None:
@@ -105,7 +106,7 @@ class PrefixCache:
                     node = child
                 elif node.name != name:
                     return Found(path, node, at, idle)
-                reach = min(upto, node.end)
+                reach = upto if upto < node.end else node.end
                 if not node.users:
                     idle += reach - at
                 at = reach
@@ -140,7 +141,8 @@ class PrefixCache:
         most, before, both = tokens // self._size, held.node, 0
         node, known = before, -1  # up to where others had it, once that is found
         for end, name in held.path:
-            while node.end < (upto := min(end, most)):
+            upto = end if end < most else most
+            while node.end < upto:
                 child = node.children.get(name)
                 if child is None:
                     known = node.end if known < 0 else known
