@@ -59,7 +59,10 @@ class PrefixIndex:
                     branch = self._split(branch, stop)
                 if branch.end > begin:
                     branch.workers[worker] = when
-                at = branch
+                if at.name == name and len(at.children) == 1 and at.workers == branch.workers:
+                    self._join(at, branch)
+                else:
+                    at = branch
 
     def remove(self, path: Path, begin: int, worker: int) -> None:
         """Let a worker no longer have a path's blocks from ``begin`` on, which end what it had."""
@@ -145,6 +148,14 @@ class PrefixIndex:
         self._branches += 1
         return upper
 
+    def _join(self, upper: Branch, lower: Branch) -> None:
+        """Make one of a branch and the only one below it, which nothing tells apart any more."""
+        upper.end, upper.children = lower.end, lower.children
+        for child in upper.children.values():
+            child.parent = upper
+        lower.parent = None
+        self._branches -= 1
+
     def _prune(self, branch: Branch) -> None:
         """Drop a branch that nobody has any more, and those above it that then lead nowhere."""
         while (parent := branch.parent) is not None and not (branch.workers or branch.children):
@@ -208,11 +219,12 @@ class Believed:
         return tokens
 
     def _catch_up(self, until: float) -> None:
-        """Take in the news that have arrived."""
-        news, index = self._news, self._index
+        """Take in the news that have arrived; their times, where what was told grows old."""
+        news, index, ages = self._news, self._index, self._spec.ttl_s is not None
         while news and news[0][0] <= until:
-            when, worker, path, begin, came = news.popleft()
+            told, worker, path, begin, came = news.popleft()
             if came:
+                when = told if ages else 0.0
                 index.add(path, begin, worker, when)
             else:
                 index.remove(path, begin, worker)
@@ -227,7 +239,8 @@ class Believed:
                 self._expected.pop(request, None)
         self._asked = None
         if self._spec.by == "routed":
-            self._index.add(self._path_of(request), 0, worker, self._clock.now)
+            when = self._clock.now if self._spec.ttl_s is not None else 0.0
+            self._index.add(self._path_of(request), 0, worker, when)
 
 
 def believe(

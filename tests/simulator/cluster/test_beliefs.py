@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -267,3 +268,19 @@ def test_beliefs_that_cannot_be_had_are_told() -> None:
     pools = (*three.pools, replace(colocated().pools[0], batching=Batching(block_size=32)))
     with pytest.raises(ConfigError, match="one block_size but got 16, 32"):
         run(replace(three, pools=pools), load, RunOptions())
+
+
+def test_parts_that_nothing_tells_apart_are_one_again() -> None:
+    """A worker that drops the end of a text and comes to have it again leaves no seam."""
+    index, text = PrefixIndex(), ((12, 5),)
+    for worker in (1, 2):
+        index.add(text, 0, worker, 0.0)
+    for cut in (9, 6, 3):
+        index.remove(text, cut, 2)
+    assert index.overlaps(text, -inf, {1: 0, 2: 1}) == {0: 12, 1: 3}
+    assert index._branches == 4
+    index.add(text, 3, 2, 0.0)
+    assert index.overlaps(text, -inf, {1: 0, 2: 1}) == {0: 12, 1: 12}
+    assert index._branches == 1
+    index.add(((12, 5), (20, 7)), 12, 1, 0.0)  # another text's name does not join
+    assert index._branches == 2
