@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Branch:
     """A run of blocks, ``begin`` to ``end`` of their prompts, and since when which workers have it.
 
-    Who has a branch has those above it too, since the same time or a later one.
+    Who has a branch has those above it too, and where times count, since the same or a later one.
     """
 
     __slots__ = ("begin", "children", "end", "name", "parent", "workers")
@@ -59,7 +59,8 @@ class PrefixIndex:
                     branch = self._split(branch, stop)
                 if branch.end > begin:
                     branch.workers[worker] = when
-                if at.name == name and len(at.children) == 1 and at.workers == branch.workers:
+                alone = at.name == name and len(at.children) == 1 and at.parent is not None
+                if alone and at.workers == branch.workers:
                     self._join(at, branch)
                 else:
                     at = branch

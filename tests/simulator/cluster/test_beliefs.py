@@ -284,3 +284,14 @@ def test_parts_that_nothing_tells_apart_are_one_again() -> None:
     assert index._branches == 1
     index.add(((12, 5), (20, 7)), 12, 1, 0.0)  # another text's name does not join
     assert index._branches == 2
+
+
+def test_the_root_of_all_prompts_joins_nothing() -> None:
+    """A run may be named as the root is; blocks told without those before them stay below it."""
+    index = PrefixIndex()
+    index.add(((2, -1), (4, 7)), 2, 2, 0.0)
+    assert index.overlaps(((2, 9),), -inf, {2: 1}) == {}
+    index.add(((2, -1),), 0, 2, 0.0)
+    assert index.overlaps(((2, -1),), -inf, {2: 1}) == {1: 2}
+    assert index.overlaps(((2, -1), (4, 7)), -inf, {2: 1}) == {1: 4}
+    assert index.overlaps(((2, 9),), -inf, {2: 1}) == {}

@@ -19,6 +19,7 @@ from workloads.readers import read_trace
 from workloads.trace import RUN, Trace, TraceMeta, canonical_frame
 
 TRACES = Path(__file__).parents[4] / "shared" / "traces"
+needs_traces = pytest.mark.skipif(not TRACES.is_dir(), reason=f"no recorded traces at {TRACES}")
 
 
 @st.composite
@@ -219,6 +220,7 @@ def test_who_follows_whom() -> None:
         replace(blocks, follower=blocks.follower[1:])
 
 
+@needs_traces
 def test_whole_trace_hit_rate() -> None:
     """Of Mooncake's synthetic trace 65.12 % of the prompt tokens were there before."""
     trace = read_trace(TRACES / "mooncake_synthetic.jsonl")
@@ -228,6 +230,7 @@ def test_whole_trace_hit_rate() -> None:
     assert 0 <= whole - found <= len(trace)  # a token each, at most
 
 
+@needs_traces
 @pytest.mark.parametrize("name", ["mooncake_synthetic", "mooncake_conversation_first5min"])
 @pytest.mark.parametrize("size", [64, 512])
 def test_trace_hits_equal_those_of_single_ids(name: str, size: int) -> None:
@@ -245,6 +248,7 @@ def test_trace_hits_equal_those_of_single_ids(name: str, size: int) -> None:
     assert unlimited(trace, size)[0] == hits
 
 
+@needs_traces
 def test_ids_of_a_session_are_its_own() -> None:
     """Where ids are local to sessions, equal ones of two sessions are other blocks."""
     trace = read_trace(TRACES / "mooncake_conversation_first5min.jsonl")
