@@ -31,6 +31,7 @@ from simulator.intervals import batch_interval
 from simulator.latency.base import StepModel, WorkerSpec
 from simulator.latency.checked import bind
 from simulator.policies.autoscaling import Static
+from simulator.policies.local_prefill import NeverLocal
 from simulator.results import SLO, Results
 from workloads.replay import Replay
 from workloads.trace import SYNTHETIC, Trace
@@ -171,6 +172,7 @@ def candidates(deployment: Deployment, lengths: Lengths, slo: SLO) -> Ladder:
     if "mixed" in pools:
         splits, first = _splits(deployment, pools["mixed"], lengths, slo)
         return Ladder(tuple(replace(deployment, pools=split) for split in splits), first)
+    deployment = replace(deployment, local_prefill=NeverLocal())  # there is nobody to do so
     mixed = _colocated(deployment, pools["prefill"], pools["decode"])
     return Ladder(tuple(replace(deployment, pools=(pool,)) for pool in _steps_of(mixed)))
 

@@ -13,6 +13,7 @@ from simulator.model import Model
 from simulator.policies.admission import Admission, AdmitAll
 from simulator.policies.autoscaling import Control
 from simulator.policies.flipping import Flipping, NeverFlip
+from simulator.policies.local_prefill import LocalPrefill, NeverLocal
 from simulator.policies.queueing import Fcfs, QueueOrder
 from simulator.policies.routing import LeastKV, LeastTokens, RoutingPolicy
 
@@ -165,7 +166,8 @@ class Deployment:
 
     Either prefill and decode pools (both), or mixed ones, or all three: then arrivals are routed
     over prefill and mixed workers alike. ``router`` places arrivals, ``decode_router`` places
-    prefilled requests, ``admission`` may turn an arrival away, ``queue`` orders the prompts
+    prefilled requests, ``local_prefill`` may have decode workers compute prompts themselves,
+    ``admission`` may turn an arrival away, ``queue`` orders the prompts
     that wait at a worker, and ``flipping`` may let workers change their roles.
     ``first_token`` says where a client sees it: when the ``decode`` worker has
     taken the request over, through which every answer then goes, even one of a single token; or
@@ -181,6 +183,7 @@ class Deployment:
     pools: tuple[Pool, ...]
     router: RoutingPolicy = field(default_factory=LeastTokens)
     decode_router: RoutingPolicy = field(default_factory=LeastKV)
+    local_prefill: LocalPrefill = field(default_factory=NeverLocal)
     admission: Admission = field(default_factory=AdmitAll)
     queue: QueueOrder = field(default_factory=Fcfs)
     flipping: Flipping = field(default_factory=NeverFlip)
@@ -213,6 +216,11 @@ class Deployment:
         refused = self.control.refused(gpus, self.elastic.quota_gpus)
         if refused:
             raise ConfigError(refused)
+
+    @property
+    def computes_locally(self) -> bool:
+        """Whether decode workers may compute prompts."""
+        return not isinstance(self.local_prefill, NeverLocal)
 
     @property
     def entry_s(self) -> float:

@@ -589,6 +589,27 @@ def prefix_cache(workers: Sequence[WorkerInfo]) -> dict[str, float | None]:
     }
 
 
+def local_prefill(requests: pl.LazyFrame, workers: Sequence[WorkerInfo]) -> dict[str, float | None]:
+    """Return how many prompts decode workers were given to compute; empty where there are none.
+
+    ``share`` is of all ``requests`` that were placed; ``computed_tokens`` are those of the prompts
+    that were not found in a cache.
+    """
+    decoders = [worker.worker for worker in workers if worker.pool == "decode"]
+    here = pl.col("prefill_worker").is_in(decoders)
+    tokens = pl.col("input_tokens").cast(pl.Int64) - pl.col("cached_tokens")
+    count, placed, computed = (
+        requests.select(
+            here.sum(), pl.col("prefill_worker").count().alias("placed"), tokens.filter(here).sum()
+        )
+        .collect()
+        .row(0)
+    )
+    if not count:
+        return {}
+    return {"requests": count, "share": count / placed, "computed_tokens": computed}
+
+
 def totals(requests: pl.LazyFrame, slo: SLO, end_s: float) -> dict[str, Any]:
     """Return how many requests there are of each status and how many are good, and their sums.
 
@@ -773,7 +794,8 @@ def summarize(
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
     of completed requests; per GPU means per allocated GPU of all pools together (``gpus``, their
-    time-mean). ``prefix_cache`` is what :func:`prefix_cache` counts, ``rejected_token_share`` of
+    time-mean). ``prefix_cache`` is what :func:`prefix_cache` counts,
+    ``local_prefill`` what :func:`local_prefill` does, ``rejected_token_share`` of
     the tokens that arrived, ``usd`` what :func:`cost_usd` counts.
     """
     counts = totals(requests, slo, record.end_s)
@@ -822,6 +844,7 @@ def summarize(
         "usd": cost_usd(record.workers, context.get("prices", {})),
         "kv_utilization": kv_utilization(record.workers),
         "prefix_cache": prefix_cache(record.workers),
+        "local_prefill": local_prefill(requests, record.workers),
         "workers": turnover(record.workers),
         "preemptions": counts["preemptions"],
         "recomputed_tokens": counts["recomputed_tokens"],

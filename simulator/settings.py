@@ -66,6 +66,7 @@ _DEPLOYMENT = (
     "latency",
     "router",
     "decode_router",
+    "local_prefill",
     "admission",
     "queue",
     "flipping",

@@ -16,6 +16,7 @@ COMMANDS = [line for line in SHELL if " own" in line]  # the others, tests/test_
 SHIPPED = (
     "router",
     "decode_router",
+    "local_prefill",
     "admission",
     "queue",
     "flipping",

@@ -53,7 +53,8 @@ def least_gpu_hours(experiment: Experiment, trace: Trace, attainment: float) -> 
 
     Raises:
         ConfigError: an attainment outside [0, 1], clients or turns that wait for answers, three
-            pools, prefix caches, or GPUs of which the quota has too few.
+            pools, prompts that decode workers may compute, prefix caches, or GPUs of which the
+            quota has too few.
     """
     if not 0 <= attainment <= 1:
         raise ConfigError(f"bound: attainment must lie in [0, 1] but got {attainment!r}")
@@ -165,6 +166,8 @@ def _program(experiment: Experiment, trace: Trace, served: NDArray[np.bool_]) ->
             "bound: does not know what prefix caches save; set prefix_cache=false of every pool's "
             "batching"
         )
+    if deployment.computes_locally:
+        raise ConfigError("bound: needs prompts that prefill workers compute: local_prefill=none")
     if len(pools) == 3:
         raise ConfigError("bound: needs prefill and decode pools or mixed workers, not all three")
     arrival = trace.column("arrival_s").astype(np.float64)

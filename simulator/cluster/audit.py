@@ -112,6 +112,12 @@ def _moments(record: RunRecord) -> Iterator[str]:
                 f"causality: request {at} has {earlier} {columns[earlier][at]!r} after {later} "
                 f"{columns[later][at]!r}"
             )
+    here = (columns["prefill_worker"] == columns["decode_worker"]) & (columns["decode_worker"] >= 0)
+    sent = here & ~np.isnan(columns["transfer_queue_enter_s"])
+    if sent.any():
+        at = int(np.flatnonzero(sent)[0])
+        number = columns["decode_worker"][at]
+        yield f"transfers: request {at} was handed over to worker {number}, which computed it"
     completed = columns["status"] == STATUSES.index("completed")
     if np.isnan(columns["finish_s"][completed]).any():
         yield "causality: a completed request has no finish"

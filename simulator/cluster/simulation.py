@@ -28,6 +28,7 @@ from simulator.cluster.pools.router import Router
 from simulator.cluster.pools.team import AnyWorker, Roster, Team
 from simulator.cluster.pools.wiring import Ways
 from simulator.cluster.telemetry import Telemetry
+from simulator.cluster.traffic.bypass import Bypass
 from simulator.cluster.traffic.endings import Endings
 from simulator.cluster.traffic.entrance import Entrance
 from simulator.cluster.traffic.flipper import Flipper
@@ -244,9 +245,26 @@ class Simulation:
 
     def _gateway(self, router: Router, entrance: Entrance | None) -> Gateway:
         crews = {role: pool.crew for role, pool in self.fleet.pools.items()}
-        entries = {role: crew for role, crew in crews.items() if role != "decode"}
+        bypass = self._bypass()
+        entries = {role: crew for role, crew in crews.items() if bypass or role != "decode"}
         limits = {role: crew.limits(crews.get("decode", crew)) for role, crew in entries.items()}
-        return Gateway(self.endings, router, self.entries, limits, entrance, self._flipper(router))
+        flipper = self._flipper(router)
+        gateway = Gateway(self.endings, router, self.entries, limits, entrance, flipper)
+        gateway.bypass = bypass
+        return gateway
+
+    def _bypass(self) -> Bypass | None:
+        """Return what has decode workers compute prompts, if anything does."""
+        policy = self.deployment.local_prefill
+        if not self.deployment.computes_locally:
+            return None
+        if "decode" not in self.fleet.pools:
+            raise ConfigError(
+                f"local_prefill {type(policy).__name__}: needs prefill and decode pools, but there "
+                f"are only {', '.join(self.fleet.pools)} workers"
+            )
+        knows = (self.routers[1].beliefs or getattr(policy, "beliefs", None)) is not None
+        return Bypass(policy, self.ledger, self.routers, knows=knows)
 
     def _flipper(self, router: Router) -> Flipper | None:
         """Return what lets workers change their roles as requests come, if anything does."""

@@ -104,14 +104,15 @@ def tiles(results: Results) -> list[tuple[str, str, str]]:
         ("GPU-hours", number(hours["total"]), ", ".join(per_pool)),
         ("KV in use, fullest pool", share(max(kv.values(), default=None)), ", ".join(per_used)),
         ("Preemptions", number(preempted), ", ".join(" ".join(each) for each in redone)),
-        *_cache_tile(summary),
+        *_spared_tiles(summary),
     ]
 
 
-def _cache_tile(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what was found in prefix caches, and what that spared."""
-    told = [words.partition(", ") for _, words in prose.cached(summary)]
-    return [("Prefix cache", found, spared) for found, _, spared in told]
+def _spared_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what was found in prefix caches, and what stayed at decode workers, where any did."""
+    told = [*prose.cached(summary), *prose.stayed(summary)]
+    parts = [(label, *words.partition(", ")) for label, words in told]
+    return [(label.capitalize(), head, tail) for label, head, _, tail in parts]
 
 
 def _latency_table(results: Results) -> str:

@@ -167,6 +167,15 @@ def cached(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("prefix cache", ", ".join(parts))]
 
 
+def stayed(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return, as label and text, how many prompts decode workers computed, if any."""
+    told = summary.get("local_prefill")
+    if not told:
+        return []
+    words = f"{share(told['share'])} of prompts at decode workers"
+    return [("local prefill", f"{words}, {number(told['computed_tokens'])} tokens not found there")]
+
+
 TURNS = {
     "started": "started",
     "stopped": "stopped",

@@ -108,6 +108,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         *prose.changes(summary),
         ("KV utilisation", ", ".join(f"{pool} {share(u)}" for pool, u in used.items()) or "–"),
         *prose.cached(summary),
+        *prose.stayed(summary),
         ("time spent", ", ".join(spent) or "–"),
         ("preemptions", number(summary["preemptions"])),
         *prose.recomputed(summary),

@@ -1,4 +1,4 @@
-"""The contracts of small decisions: who is let in, who is computed next, who flips, which split."""
+"""The contracts of small decisions: who is let in, stays, is next or flips, and which split."""
 
 import copy
 import math
@@ -12,6 +12,7 @@ from simulator.policies.autoscaling import Observation
 from simulator.policies.classes import ServiceClass
 from simulator.policies.engines import Shape
 from simulator.policies.flipping import Crowd, Flipping
+from simulator.policies.local_prefill import LocalPrefill, Prompt
 from simulator.policies.matching import Answer, Counts, Matcher, View, cost, rates_of
 from simulator.policies.queueing import Queued, QueueOrder
 from simulator.record import TURNED_AWAY
@@ -137,6 +138,26 @@ def check_flipping(policy: Flipping) -> None:
     for requests in (0, 1, 10**6):
         situation = f"about a decode worker with {requests:,} requests"
         _yes_or_no(subject, situation, lambda: policy.to_prefill(requests))  # noqa: B023
+
+
+def check_local_prefill(policy: LocalPrefill) -> None:
+    """See to it that a policy of which prompts stay at decode workers keeps its contract.
+
+    It says yes or no, of prompts of any length, cached in part, whole or nobody knows, whatever the
+    loads; the same question has the same answer, today and in another run; it keeps nothing in
+    itself.
+
+    Raises:
+        ContractError: it does not; the text names the policy and what it broke.
+    """
+    subject = Subject("local prefill", policy)
+    for tokens, cached in product((1, 16, 2000, 10**6), (None, 0.0, 0.5, 1.0)):
+        for blocks, waiting in product((1, 5_000, 10**7), (0, 8_192, 10**7)):
+            found = None if cached is None else int(cached * tokens)
+            told = "nobody knows how much" if found is None else f"{found:,}"
+            situation = f"about a prompt of {tokens:,} tokens of which {told} are cached"
+            prompt = Prompt(tokens, found, blocks, 10_000, waiting, 8_192)
+            _yes_or_no(subject, situation, lambda: policy.local(prompt))  # noqa: B023
 
 
 def check_matcher(policy: Matcher) -> None:

@@ -82,10 +82,11 @@ class Handoff:
             return True
         if self.dispatched.cancel(request) and isnan(self._ledger.transfer_end[request]):
             return True
-        worker = self._decoders.get(self._ledger.decode_worker[request])
-        delivered = not isnan(self._ledger.transfer_end[request])
-        if worker is None or worker.role == "mixed" or delivered:
-            return False
+        ledger = self._ledger
+        worker = self._decoders.get(ledger.decode_worker[request])
+        delivered = not isnan(ledger.transfer_end[request])
+        if worker is None or ledger.prefill_worker[request] in self._decoders or delivered:
+            return False  # it comes from no prefill worker, or has come
         flow = self._flying.pop(request, None)
         if flow is not None:
             self.links.cancel(flow)

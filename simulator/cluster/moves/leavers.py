@@ -104,12 +104,10 @@ class Leavers:
             if not self.gateway.forget(request):
                 self.entering.cancel(request)
             return False
-        if number in self.roster.batches:
-            return self.roster.batches[number].leave(request)
         if request in self.migration.moves:
             self.migration.drop(request)
             return False
-        if not isnan(ledger.transfer_end[request]):
+        if number in self.roster.batches or not isnan(ledger.transfer_end[request]):
             self.handoff.dispatched.cancel(request)
             return self.roster.batches[ledger.decode_worker[request]].leave(request)
         if not isnan(ledger.prefill_start[request]):

@@ -230,6 +230,10 @@ class Believed:
             else:
                 index.remove(path, begin, worker)
 
+    def forget(self) -> None:
+        """Take the last question as never asked: its answer will not do when it is asked anew."""
+        self._asked = None
+
     def chosen(self, request: int, index: int, worker: int) -> None:
         """Hear where the router sent a prompt, and note what of it is believed to be there."""
         if self._expected is not None:
@@ -253,26 +257,31 @@ def believe(
 ) -> None:
     """Give the two routers beliefs, where prompts have ids and their policies ask for some.
 
+    What a decode router has no use for itself it may have to know for ``local_prefill``.
+
     Raises:
         ConfigError: a pool's blocks are of two sizes, or events are late from workers that decode:
             these drop blocks while nobody looks.
     """
-    parts = ((("prefill", "mixed"), expected), (("decode",), None))
-    for router, (roles, noted) in zip(routers, parts, strict=True):
+    local = deployment.local_prefill
+    parts = ((("prefill", "mixed"), expected, None), (("decode",), None, local))
+    for router, (roles, noted, other) in zip(routers, parts, strict=True):
         pools = [pool for pool in deployment.pools if pool.role in roles]
-        spec = router.beliefs
+        spec, whose = router.beliefs, f"router {router.name}"
+        if spec is None and other is not None:
+            spec, whose = getattr(other, "beliefs", None), f"local_prefill {type(other).__name__}"
         if blocks is None or spec is None or not pools:
             continue
         sizes = sorted({pool.batching.block_size for pool in pools})
         if len(sizes) > 1:
             raise ConfigError(
-                f"router {router.name}: needs prefill and mixed workers with one block_size but "
+                f"{whose}: needs prefill and mixed workers with one block_size but "
                 f"got {', '.join(map(str, sizes))}"
             )
         decodes = any(pool.role != "prefill" for pool in pools)
         if decodes and spec.by == "events" and spec.delay_s:
             raise ConfigError(
-                f"router {router.name}: beliefs.delay_s must be 0 over workers that decode but got "
+                f"{whose}: beliefs.delay_s must be 0 over workers that decode but got "
                 f"{spec.delay_s!r}"
             )
         router.believed = Believed(spec, clock, blocks, sizes[0], noted)

@@ -77,9 +77,30 @@ class Router:
 
     def place(self, request: int, input_tokens: int, output_tokens: int) -> int:
         """Return the index in the team of the worker that gets ``request``."""
+        index = self._ask(request, input_tokens, output_tokens)
+        self._draws.pop()
+        self._order += 1
+        if self.believed is not None:
+            self.believed.chosen(request, index, self.team.workers[index].number)
+        return index
+
+    def peek(self, request: int, input_tokens: int, output_tokens: int) -> tuple[int, int]:
+        """Return where ``request`` would be placed, and the prompt tokens believed to be there.
+
+        Nothing is kept of it: whoever is placed next meets the draw and the order of this one.
+        """
+        index = self._ask(request, input_tokens, output_tokens)
+        if self.believed is None:
+            return index, 0
+        found = self.believed.overlaps(request).get(index, 0)
+        self.believed.forget()
+        return index, found
+
+    def _ask(self, request: int, input_tokens: int, output_tokens: int) -> int:
+        """Return the policy's choice."""
         if not self._draws:
             self._draws = self._generator.random(_DRAWS).tolist()[::-1]
-        draw = self._draws.pop()
+        draw = self._draws[-1]
         session = -1 if self.sessions is None else self.sessions[request]
         routed = RoutedRequest(
             request,
@@ -90,7 +111,6 @@ class Router:
             self.classes[request],
             session,
         )
-        self._order += 1
         index = self._choose(routed, self.view)
         size = len(self.team.workers)
         if not (isinstance(index, INTEGERS) and 0 <= index < size) or type(index) is bool:
@@ -98,9 +118,7 @@ class Router:
                 f"router {type(self._policy).__name__}: chose worker {index!r} for request "
                 f"{request}, but the pool has workers 0 to {size - 1}"
             )
-        if self.believed is not None:
-            self.believed.chosen(request, int(index), self.team.workers[index].number)
-        return index
+        return int(index)
 
     @property
     def view(self) -> PoolView:

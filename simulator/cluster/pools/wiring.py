@@ -18,6 +18,8 @@ from simulator.wire import End, Wire, wire
 def worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
     """Return what a latency model needs to know of a pool's workers, their memory planned.
 
+    A decode worker that may compute prompts has room for steps with as many tokens as they have.
+
     Raises:
         ConfigError: the layout does not divide the model, or the model does not fit; it names
             the pool.
@@ -30,7 +32,7 @@ def worker_spec(deployment: Deployment, pool: Pool) -> WorkerSpec:
         memory_utilization=batching.memory_utilization,
         max_num_batched_tokens=batching.rank_tokens(ranks),
         max_num_seqs=batching.rank_seqs(ranks),
-        role=pool.role,
+        role="mixed" if deployment.computes_locally else pool.role,
         kv_blocks=batching.kv_blocks,
         rule=memory_rule(deployment.latency),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.pools.router import Router
 from simulator.cluster.pools.team import AnyWorker, Team
+from simulator.cluster.traffic.bypass import Bypass
 from simulator.cluster.traffic.endings import Endings
 from simulator.cluster.traffic.entrance import Entrance
 from simulator.cluster.traffic.flipper import Flipper
@@ -46,7 +47,7 @@ class Gateway:
     """Places arrivals on prefill and mixed workers; ``limits`` are each role's.
 
     An ``entrance`` (``None``: everybody is let in) is asked about each once; a ``flipper`` hears
-    where each that is new was placed.
+    where each that is new was placed. A ``bypass`` may have decode workers compute prompts.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Gateway:
         self._waiting: deque[int] = deque()  # for any worker at all
         self._entrance = entrance
         self._flipper = flipper
+        self.bypass: Bypass | None = None
 
     def opened(self) -> None:
         """Hear that a worker is there: whoever waited for one is placed, first come first."""
@@ -88,8 +90,7 @@ class Gateway:
             self._waiting.append(request)
             return
         tokens, output = ledger.prompt_tokens[request], ledger.output_tokens[request]
-        index = self._router.place(request, tokens, output)
-        worker = team.workers[index]
+        worker = self._chosen(request, tokens, output)
         if reason := self._refusals[worker.role][request] or self._unwanted(request, worker):
             self._endings.rejected(request, reason)
             return
@@ -100,15 +101,23 @@ class Gateway:
             if request >= ledger.entered:
                 ledger.entered = request + 1
         ledger.prefill_worker[request] = worker.number
-        load = worker.load
+        load, index = worker.load, worker.index
         load.requests[index] += 1
         load.tokens[index] += tokens - ledger.expected.get(request, 0)
         load.kv_blocks[index] += worker.blocks(tokens)
-        if worker.role == "mixed":
+        if worker.role != "prefill":
             ledger.decode_worker[request] = worker.number
         worker.enqueue(request)
         if new and self._flipper is not None:
             self._flipper.placed(request, tokens, worker)
+
+    def _chosen(self, request: int, tokens: int, output: int) -> AnyWorker:
+        """Return who computes a prompt."""
+        if self.bypass is not None:
+            worker = self.bypass.placed(request, tokens, output)
+            if worker is not None:
+                return worker
+        return self._team.workers[self._router.place(request, tokens, output)]
 
     def _unwanted(self, request: int, worker: AnyWorker) -> int:
         """Return why a request that was not let in before is not let in now, or 0."""

@@ -91,7 +91,7 @@ class BatchWorker(Worker):
     # --- what others ask of it ---------------------------------------------------------------
 
     def enqueue(self, request: int) -> None:
-        """Take a whole request into the queue (mixed role)."""
+        """Take a whole request into the queue: a mixed worker, or one whose prompt is to stay."""
         self.prompts.append(request)
         if self.prompts[0] == request:
             self._interrupt()
@@ -198,7 +198,7 @@ class BatchWorker(Worker):
                 self._ledger.second_token[request] = float("nan")
             self._interrupt()
             return True
-        if isnan(self._ledger.decode_queue_enter[request]) and self.role == "decode":
+        if isnan(self._ledger.decode_queue_enter[request]) and not self._computes(request):
             self.unreserve(request)
         elif request in self._arrived:
             self._arrived.remove(request)
@@ -405,7 +405,8 @@ class BatchWorker(Worker):
         if just:
             self._late.append((now, just))
         if self._late_since is not None:
-            fresh = {*self._unseen, *(self._awaiting if self.role == "decode" else ())}
+            handed = (each for each in self._awaiting if not self._computes(each))
+            fresh = {*self._unseen, *handed}
             for request in self._running.keys() - self._late_since.keys() - fresh:
                 self._late_since[request] = now
 
@@ -729,6 +730,10 @@ class BatchWorker(Worker):
     def _placed(self, request: int) -> bool:
         """Tell whether a router counts the prompt's tokens, or it recomputes a preempted one's."""
         return request not in self._paused
+
+    def _computes(self, request: int) -> bool:
+        """Tell whether a request came here with its prompt to compute, not with its KV."""
+        return self._ledger.prefill_worker[request] == self.number
 
     def _admit(self, request: int, now: float) -> bool:
         """Set blocks aside for the prompt and its first token, if there are as many."""

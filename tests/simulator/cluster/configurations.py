@@ -27,6 +27,7 @@ from simulator.policies.admission import (
     Tier,
     TokenTiers,
 )
+from simulator.policies.local_prefill import ConditionalDisagg, PrefixBased
 from simulator.policies.prefixes import Beliefs, CacheAware, KvAware, PrefixAffinity
 from simulator.policies.queueing import Edf, Fcfs, Priority, Sjf, Wspt
 from simulator.policies.routing import (
@@ -59,6 +60,17 @@ CACHING = (
     PrefixAffinity(sticky_share=0.5, tokens_per_s=50.0, patience_s=0.5),
     CacheAware(balance_abs=2),
     CacheAware(balance_abs=1, balance_rel=1.0, beliefs=Beliefs()),
+)
+STAYING = (
+    ConditionalDisagg(below_tokens=40),
+    ConditionalDisagg(below_tokens=60, below_share=1.1, decode_busy=0.5),
+    ConditionalDisagg(below_tokens=0, prefill_busy=0.5, beliefs=None),
+    ConditionalDisagg(below_tokens=20, prefill_busy=1.0, beliefs=Beliefs(by="routed", ttl_s=0.5)),
+    PrefixBased(),
+    PrefixBased(non_cached_tokens=25, prompt_tokens=10),
+    PrefixBased(non_cached_tokens=30, beliefs=Beliefs()),
+    PrefixBased(non_cached_tokens=0),
+    PrefixBased(beliefs=None),
 )
 OTHERS = (PowerOfTwo(), PowerOfTwo(load="kv_blocks"), FirstFitSlo())
 QUEUES = (Fcfs(), Sjf(), Wspt(), Edf(), Priority(), Priority(aging_s=0.5))
@@ -218,7 +230,16 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
         load = shared(load, rng.choice([1, 2, 3, 5]), rng.choice([1, 1, 1, 2]), rng.randrange(1000))
         pools = tuple(_uncached(pool, rng.random() < 0.15) for pool in deployment.pools)
         deployment = _by_caches(rng, replace(deployment, pools=pools))
+    deployment = _staying(seed, deployment)
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
+
+
+def _staying(seed: int, deployment: Deployment) -> Deployment:
+    """Return the deployment with decode workers that compute prompts: in some cases."""
+    own = Random(f"who stays of {seed}")  # noqa: S311 - no secret
+    if len(deployment.pools) == 1 or own.random() < 0.6:
+        return deployment
+    return replace(deployment, local_prefill=own.choice(STAYING))
 
 
 def _by_caches(rng: Random, deployment: Deployment) -> Deployment:

@@ -344,6 +344,7 @@ class SteppingWorker(BatchWorker):
         ledger, waits = self._ledger, 0
         for request in range(ledger.size) if self.role == "decode" else ():
             here = ledger.decode_worker[request] == self.number and ledger.status[request] == 0
+            here = here and ledger.prefill_worker[request] != self.number  # its KV comes
             if here and (np.isnan(ledger.decode_join[request]) or request in ledger.moved_at):
                 waits += ledger.prompt_tokens[request]
         for request in self.interrupted:

@@ -755,6 +755,7 @@ class World:
         self.sites: list[Prefill | Batch] = []
         streams = np.random.SeedSequence(seed, spawn_key=(2,)).spawn(2)
         self.luck = [np.random.default_rng(stream) for stream in streams]
+        self.next_draw = [float(luck.random()) for luck in self.luck]
         self.placed = [0, 0]
         self.sent: list[tuple[int, float, Site, Job]] = []  # where routers sent whom, and when
         self.landing: list[tuple[float, int]] = []
@@ -1108,7 +1109,7 @@ class World:
         if not self.entries:
             self.unplaced.append(job)
             return
-        site = self.entries[self.choose(job, 0, self.entries)]
+        site = self.stays(job) or self.entries[self.choose(job, 0, self.entries)]
         job.reason = self.refusal(job, site)
         if not job.reason and not job.asked:
             job.reason = self.doorkeeper.refusal(job, site)
@@ -1157,19 +1158,55 @@ class World:
 
     def choose(self, job: Job, stage: int, team: "list[Any]") -> int:
         """Return where the policy sends the next request of this stage."""
-        order, draw = self.placed[stage], float(self.luck[stage].random())
+        at, found = self.look_ahead(job, stage, team)
         self.placed[stage] += 1
-        found = self.believed(job, stage, team)
-        at = self.pick(job, stage, team, (order, draw, found))
+        self.next_draw[stage] = float(self.luck[stage].random())
         if stage == 0:
             job.expected = found[at]
         self.sent.append((stage, self.now, team[at], job))
         return at
 
+    def look_ahead(self, job: Job, stage: int, team: "list[Any]") -> tuple[int, list[int]]:
+        """Return where the policy would send a request, and what each is believed to have of it."""
+        found = self.believed(job, stage, team)
+        seen = self.placed[stage], self.next_draw[stage], found
+        return self.pick(job, stage, team, seen), found
+
+    def stays(self, job: Job) -> "Batch | None":
+        """Return the decode worker that computes the prompt itself, if one does."""
+        policy, name = self.deployment.local_prefill, type(self.deployment.local_prefill).__name__
+        if name == "NeverLocal" or not self.decoders:
+            return None
+        at, found = self.look_ahead(job, 1, self.decoders)
+        site, new = self.decoders[at], job.prompt - found[at]
+        known = any(
+            getattr(each, "beliefs", None) for each in (policy, self.deployment.decode_router)
+        )
+        if name == "PrefixBased":
+            least = policy.non_cached_tokens
+            gates = job.prompt < policy.prompt_tokens, job.prompt < least, new < least
+            stays = least == 0 or not known or any(gates)
+        else:
+            stays = new < policy.below_tokens and new / job.prompt < policy.below_share
+            if policy.prefill_busy is not None:
+                there = self.entries[self.look_ahead(job, 0, self.entries)[0]]
+                step = there.pool.batching.max_num_batched_tokens
+                stays = stays or self.load(there, 0)[1] > policy.prefill_busy * step
+            if policy.decode_busy is not None:
+                blocks = self.load(site, 1)[2] + job.blocks(site, job.prompt)
+                stays = stays and blocks <= policy.decode_busy * site.plan.kv_blocks
+        if not stays:
+            return None
+        self.choose(job, 1, self.decoders)
+        job.expected = found[at]
+        return site
+
     def believed(self, job: Job, stage: int, team: "list[Any]") -> list[int]:
         """Return the prompt tokens that each worker is believed to have."""
         policy = (self.deployment.router, self.deployment.decode_router)[stage]
         spec = getattr(policy, "beliefs", None)
+        if stage == 1 and spec is None:
+            spec = getattr(self.deployment.local_prefill, "beliefs", None)
         if spec is None or self.prompts is None:
             return [0] * len(team)
         size = team[0].pool.batching.block_size
@@ -1268,7 +1305,7 @@ class World:
         else:
             here = keeping = unfinished
         blocks = sum(job.blocks(site, job.prompt) for job in keeping)
-        tokens = sum(job.uncomputed for job in jobs) if stage == 0 else 0
+        tokens = sum(job.uncomputed for job in jobs if job.prefill is site)
         return len(here), tokens, blocks
 
     # --- hand-over -----------------------------------------------------------------------------
@@ -1543,7 +1580,7 @@ def memory(deployment: Deployment, pool: Pool) -> Any:
         memory_utilization=batching.memory_utilization,
         max_num_batched_tokens=ceil(batching.max_num_batched_tokens / ranks),
         max_num_seqs=ceil(batching.max_num_seqs / ranks),
-        role=pool.role,
+        role="mixed" if type(deployment.local_prefill).__name__ != "NeverLocal" else pool.role,
         kv_blocks=batching.kv_blocks,
     )
     chip = pool.gpu or deployment.gpu

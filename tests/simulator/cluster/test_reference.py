@@ -215,6 +215,7 @@ FEATURES = (
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
     *("PowerOfTwo", "FirstFitSlo", "KvAware", "PrefixAffinity", "CacheAware"),
+    *("ConditionalDisagg", "PrefixBased", "stays", "stays and moves", "found by who stays"),
 )
 
 
@@ -245,11 +246,24 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "found": columns["cached_tokens"].any(),
         "found at a decode worker": any(info.kept_tokens for info in record.workers),
         "evicted": any(info.evicted_blocks for info in record.workers),
+        **_staying(drawn, record),
         "idle": deployment.transfer.release == "idle" and len(deployment.pools) > 1,
     }
     refused = columns["reason"][columns["status"] == STATUSES.index("rejected")]
     yield from {REASONS[reason] for reason in refused.tolist()}
     yield from (name for name, holds in told.items() if holds)
+
+
+def _staying(drawn: Drawn, record: RunRecord) -> dict[str, bool]:
+    """Tell what decode workers did of prompts: computed some, not all, and found some of these."""
+    columns, decoders = record.requests, [w.worker for w in record.workers if w.pool == "decode"]
+    stays = np.isin(columns["prefill_worker"], decoders)
+    return {
+        type(drawn.deployment.local_prefill).__name__: True,
+        "stays": stays.any(),
+        "stays and moves": stays.any() and not np.isnan(columns["transfer_end_s"]).all(),
+        "found by who stays": columns["cached_tokens"][stays].any(),
+    }
 
 
 def _overtaken(columns: Mapping[str, np.ndarray]) -> bool:

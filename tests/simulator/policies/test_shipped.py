@@ -11,13 +11,18 @@ import yaml
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 GROUPS = (
-    *("admission", "autoscaler", "decode_router", "flipping", "forecaster", "queue"),
-    *("rate_matcher", "router"),
+    *("admission", "autoscaler", "decode_router", "flipping", "forecaster"),
+    *("local_prefill", "queue", "rate_matcher", "router"),
 )
 DELIBERATE = {
     ("decode_router/kv_aware.yaml", "overlap_credit"),  # decode workers are chosen by load alone
     ("decode_router/kv_aware.yaml", "track_prefill"),
     ("decode_router/kv_aware.yaml", "beliefs"),
+    ("local_prefill/isl_or_load.yaml", "prefill_busy"),  # what makes them other choices
+    ("local_prefill/prefill_load.yaml", "prefill_busy"),
+    ("local_prefill/prefill_load.yaml", "below_tokens"),
+    ("local_prefill/prefill_load.yaml", "beliefs"),
+    ("local_prefill/prefix_based.yaml", "by"),  # llm-d believes what it routed
     ("router/cache_aware.yaml", "by"),  # the gateway believes what it routed, not events
     ("router/prefix_affinity.yaml", "by"),
     ("admission/early_rejection_predictive.yaml", "predicts"),  # what makes it another choice

@@ -14,11 +14,17 @@ from simulator.testing import (
     ContractError,
     check_admission,
     check_flipping,
+    check_local_prefill,
     check_matcher,
     check_queue_order,
 )
 
-CHECKS = {"admission": check_admission, "queue": check_queue_order, "flipping": check_flipping}
+CHECKS = {
+    "admission": check_admission,
+    "queue": check_queue_order,
+    "flipping": check_flipping,
+    "local_prefill": check_local_prefill,
+}
 SHIPPED = [
     (group, path.stem)
     for group in CHECKS

@@ -1,0 +1,63 @@
+"""Asks, before a prompt is placed, whether its decode worker is to compute it."""
+
+from simulator.cluster.ledger import Ledger
+from simulator.cluster.pools.router import Router
+from simulator.cluster.workers.batch import BatchWorker
+from simulator.errors import ConfigError
+from simulator.policies.local_prefill import LocalPrefill, Prompt
+
+
+class Bypass:
+    """Shows the policy where a prompt would go, and has it placed there if it is to stay.
+
+    Where it would go is asked of the routers without their keeping anything of it, so a prompt that
+    does not stay leaves no trace; where its decode worker is then is decided at its hand-over.
+    ``knows``: somebody is to know of decode workers' caches; of a prompt without ids, or a worker
+    without a cache, that nothing is cached is known.
+    """
+
+    __slots__ = ("_asks", "_decode_router", "_knows", "_ledger", "_policy", "_router")
+
+    def __init__(
+        self, policy: LocalPrefill, ledger: Ledger, routers: tuple[Router, Router], *, knows: bool
+    ) -> None:
+        self._policy = policy
+        self._asks: bool = getattr(policy, "asks_prefill", False)
+        self._ledger = ledger
+        self._router, self._decode_router = routers
+        self._knows = knows
+
+    def placed(self, request: int, tokens: int, output: int) -> BatchWorker | None:
+        """Return the decode worker that gets a prompt, or ``None`` if it goes the usual way."""
+        router, ledger = self._decode_router, self._ledger
+        team = router.team
+        if not team.workers:
+            return None
+        index, found = router.peek(request, tokens, output)
+        worker: BatchWorker = team.workers[index]
+        cached = found if self._knows else None
+        waiting, step = self._prefill(request, tokens, output)
+        blocks = team.load.kv_blocks[index] + worker.blocks(tokens)
+        seen = Prompt(tokens, cached, blocks, worker.capacity, waiting, step)
+        answer = self._policy.local(seen)
+        if type(answer) is not bool:
+            raise ConfigError(
+                f"local_prefill {type(self._policy).__name__}: answered {answer!r} for request "
+                f"{request}, but may say True or False"
+            )
+        if not answer:
+            return None
+        router.place(request, tokens, output)
+        ledger.expected.pop(request, None)
+        if cached:
+            ledger.expected[request] = cached
+        return worker
+
+    def _prefill(self, request: int, tokens: int, output: int) -> tuple[int, int]:
+        """Return the prompt tokens that wait where a prompt would be computed, and of a step."""
+        router = self._router
+        if not self._asks:
+            return 0, 0
+        index, _ = router.peek(request, tokens, output)
+        batching = router.team.workers[index].settings.batching
+        return router.team.load.tokens[index], batching.max_num_batched_tokens
