@@ -12,6 +12,10 @@ from typing import NamedTuple
 from simulator.cluster.workers.prompts import Path, PromptBlocks, common
 
 
+_NOBODY = -1
+"""Stands for a request where blocks are kept that none has."""
+
+
 class Node:
     """A run of blocks, ``begin`` to ``end`` of their prompts, of one ``name``.
 
@@ -55,6 +59,8 @@ class PrefixCache:
     those they follow. A request costs the runs of its prompt and the places where others' prompts
     part from it, and O(log n) for what is let go of and goes. Whoever listens is told (``tell``) of
     blocks that come and go: the path that ends with them, the first of them, and whether they came.
+    ``stored`` hears of the path that ends with blocks just computed, ``evicts`` of one that ends with
+    blocks that are about to make room.
     """
 
     __slots__ = (
@@ -68,7 +74,9 @@ class PrefixCache:
         "_size",
         "_stamp",
         "evicted",
+        "evicts",
         "idle",
+        "stored",
         "tell",
     )  # fmt: skip
 
@@ -77,6 +85,8 @@ class PrefixCache:
         self._followers = None if blocks.follower is None else blocks.follower.data
         self._size = block_size
         self.tell: Callable[[Path, int, bool], None] | None = None
+        self.stored: Callable[[Path], None] | None = None
+        self.evicts: Callable[[Path], None] | None = None
         self.evicted = 0
         self._stamp = self._serial = 0
         self.clear()
@@ -157,9 +167,20 @@ class PrefixCache:
             held.node = node
             self._pin(node)
             before.users -= 1  # it keeps one: its child is held
-        if self.tell is not None and known >= 0:
+        if known >= 0 and self.tell is not None:
             self.tell(self._way_to(node, node.end), known, True)
+        if known >= 0 and self.stored is not None:
+            self.stored(self._way_to(node, node.end))
         return both
+
+    def keep(self, path: Path) -> int:
+        """Have blocks that nobody holds, all of a path, as those let go of last; count the new."""
+        before = self.idle
+        self._held[_NOBODY] = Held(path, self._root)
+        self._pin(self._root)
+        self.computed(_NOBODY, path[-1][0] * self._size)
+        self.release(_NOBODY)
+        return self.idle - before
 
     @staticmethod
     def _alone(node: Node, name: int) -> bool:
@@ -303,6 +324,8 @@ class PrefixCache:
             if self.tell is not None:
                 first = max(leaf.begin, leaf.end - surplus)
                 self.tell(self._way_to(leaf, leaf.end), first, False)
+            if self.evicts is not None:
+                self.evicts(self._way_to(leaf, leaf.end))
             if surplus < size:
                 leaf.end -= surplus
                 self._count(surplus)
@@ -310,6 +333,19 @@ class PrefixCache:
             heappop(self._heap)
             self._count(size)
             self._drop(leaf)
+
+    @property
+    def stamp(self) -> int:
+        """When blocks were last let go of, as a count."""
+        return self._stamp
+
+    def expire(self, stamp: int) -> None:
+        """Drop all that was let go of at ``stamp`` or before."""
+        while self._heap and self._heap[0][0] <= stamp:
+            entry = heappop(self._heap)
+            if self._due(entry):
+                self._count(entry[2].end - entry[2].begin)
+                self._drop(entry[2])
 
     def _way_to(self, node: Node, end: int) -> Path:
         """Return the path of the blocks up to ``end`` in a node."""

@@ -161,6 +161,16 @@ def common(one: Path, other: Path) -> int:
     return shared
 
 
+def first(path: Path, blocks: int) -> Path:
+    """Return the path of a path's first ``blocks``, of which it has as many."""
+    kept: list[tuple[int, int]] = []
+    for end, name in path:
+        kept.append((min(end, blocks), name))
+        if end >= blocks:
+            break
+    return tuple(kept)
+
+
 def goes_on(path: Path, longer: Path) -> bool:
     """Tell whether a prompt's whole blocks are all another's first ones."""
     return not path or common(path, longer) == path[-1][0]
