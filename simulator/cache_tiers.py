@@ -33,7 +33,9 @@ class Tier:
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"cache tier: {name} must be above 0 but got {value!r}")
         if not 0 <= self.latency_s < math.inf:
-            raise ConfigError(f"cache tier: latency_s must be at least 0 but got {self.latency_s!r}")
+            raise ConfigError(
+                f"cache tier: latency_s must be at least 0 s but got {self.latency_s!r}"
+            )
         if self.write not in WRITES:
             raise ConfigError(
                 f"cache tier: write must be one of {', '.join(WRITES)} but got {self.write!r}"

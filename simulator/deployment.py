@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
+from simulator.cache_tiers import CacheTiers
 from simulator.elastic import MAX_WORKERS, Elastic
 from simulator.errors import ConfigError
 from simulator.latency.base import LatencyModel
@@ -168,7 +169,8 @@ class Deployment:
     over prefill and mixed workers alike. ``router`` places arrivals, ``decode_router`` places
     prefilled requests, ``local_prefill`` may have decode workers compute prompts themselves,
     ``admission`` may turn an arrival away, ``queue`` orders the prompts
-    that wait at a worker, and ``flipping`` may let workers change their roles.
+    that wait at a worker, and ``flipping`` may let workers change their roles. ``cache_tiers`` are
+    memories beneath the workers' prefix caches.
     ``first_token`` says where a client sees it: when the ``decode`` worker has
     taken the request over, through which every answer then goes, even one of a single token; or
     at the end of ``prefill``, where such an answer ends. ``gateway_s`` passes from a request's
@@ -188,6 +190,7 @@ class Deployment:
     queue: QueueOrder = field(default_factory=Fcfs)
     flipping: Flipping = field(default_factory=NeverFlip)
     transfer: Transfer = field(default_factory=Transfer)
+    cache_tiers: CacheTiers = field(default_factory=CacheTiers)
     first_token: str = "decode"  # noqa: S105 - a place, not a secret
     gateway_s: float | None = None
     elastic: Elastic = field(default_factory=Elastic)

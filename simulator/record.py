@@ -113,6 +113,24 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TierInfo:
+    """A memory beneath the KV caches, in all its ``places`` together.
+
+    At the end it has ``blocks`` of its ``capacity_blocks``. Of prompts, ``hit_tokens`` were loaded
+    from it; ``evicted_blocks`` made room or were not used for too long.
+    """
+
+    name: str
+    places: int
+    capacity_blocks: int
+    blocks: int
+    hit_tokens: int
+    loaded_bytes: float
+    written_bytes: float
+    evicted_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GapHistogram:
     """All inter-token gaps, pooled: ``counts`` over n + 1 rising ``edges`` in seconds.
 
@@ -127,7 +145,7 @@ class GapHistogram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """Everything one simulation produced.
+    """Everything one simulation produced; ``tiers`` are the memories beneath its KV caches.
 
     ``requests`` has one entry per name in :data:`TIMES` and :data:`COUNTS`, each of length n.
     ``timeline`` has ``time_s`` (T samples), and per gauge of :data:`GAUGES` an array (T, workers).
@@ -150,3 +168,4 @@ class RunRecord:
     room: Room | None = None
     rows: NDArray[np.uint32] | None = None
     never_sent: int = 0
+    tiers: tuple[TierInfo, ...] = ()

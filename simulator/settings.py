@@ -71,6 +71,7 @@ _DEPLOYMENT = (
     "queue",
     "flipping",
     "transfer",
+    "cache_tiers",
     "first_token",
     "gateway_s",
 )

@@ -11,6 +11,7 @@ from simulator.cluster.fleet.lives import Fleet
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.moves.handoff import Handoff
 from simulator.cluster.moves.migration import Migration
+from simulator.cluster.pools.tiers import Tiers
 from simulator.cluster.traffic.endings import Endings
 from simulator.cluster.workers.worker import Load, Worker
 from simulator.errors import InvariantError
@@ -72,6 +73,11 @@ class Accounts(Protocol):
     @property
     def migration(self) -> Migration:
         """The transfers of leavers."""
+        ...
+
+    @property
+    def tiers(self) -> Tiers:
+        """The memories beneath workers' caches."""
         ...
 
     @property
@@ -139,7 +145,10 @@ def _balances(simulation: Accounts) -> Iterator[str]:
                 f"KV accounting: worker {worker.number} has {idle} idle blocks cached beside "
                 f"{worker.used} of {worker.capacity}"
             )
-    for sent in (simulation.handoff, simulation.migration):
+    for store in simulation.tiers.stores:
+        if not 0 <= store.cache.idle <= store.capacity:
+            yield f"KV accounting: a tier has {store.cache.idle} of {store.capacity} blocks"
+    for sent in (simulation.handoff, simulation.migration, simulation.tiers):
         moving = sent.started_bytes - sent.delivered_bytes - sent.bytes_in_flight
         moving -= sent.dropped_bytes
         if abs(moving) > 1e-9 * max(1.0, sent.started_bytes):

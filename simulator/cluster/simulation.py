@@ -26,6 +26,7 @@ from simulator.cluster.moves.migration import Migration
 from simulator.cluster.pools.beliefs import believe
 from simulator.cluster.pools.router import Router
 from simulator.cluster.pools.team import AnyWorker, Roster, Team
+from simulator.cluster.pools.tiers import Tiers
 from simulator.cluster.pools.wiring import Ways
 from simulator.cluster.telemetry import Telemetry
 from simulator.cluster.traffic.bypass import Bypass
@@ -143,6 +144,7 @@ class Simulation:
         router, decode_router = self.routers = self._routers()
         believe(traffic.blocks, deployment, self.clock, self.routers, self.ledger.expected)
         self.ways = Ways(deployment)
+        self.tiers = Tiers(deployment, self.clock, traffic.blocks)
         self.handoff = Handoff(
             self.endings,
             self.roster,
@@ -315,6 +317,7 @@ class Simulation:
             migration=self.migration,
             departures=self.departures,
             ways=self.ways,
+            tiers=self.tiers,
             live=self._live,
             joined=self.telemetry.join,
             left=self.telemetry.leave,
@@ -363,7 +366,7 @@ class Simulation:
     def _start(self) -> None:
         for part in (
             *(self.source, self.entering, self.handoff.dispatched),
-            *(self.fleet, self.telemetry),
+            *(self.fleet, self.telemetry, *self.tiers.lives),
         ):
             self._live(part.alarm, part.wake)
         self.fleet.open()
@@ -456,6 +459,7 @@ class Simulation:
             room=self.ledger.room if self.ledger.room.mapped else None,
             rows=None if isinstance(sent, slice) else sent,
             never_sent=self.endings.never,
+            tiers=self.tiers.infos(),
         )
 
     def _so_far(self, name: str, column: Column) -> Column:

@@ -12,6 +12,7 @@ from simulator.cluster.moves.handoff import Handoff
 from simulator.cluster.moves.migration import Migration
 from simulator.cluster.pools.router import Router
 from simulator.cluster.pools.team import AnyWorker, Roster, Team
+from simulator.cluster.pools.tiers import Tiers
 from simulator.cluster.pools.wiring import Ways
 from simulator.cluster.traffic.gateway import Gateway
 from simulator.cluster.workers.batch import BatchWorker
@@ -40,6 +41,7 @@ class Attendant:
     migration: Migration
     departures: Departures
     ways: Ways
+    tiers: Tiers
     live: Callable[[Alarm, Callable[[float], None]], None]
     joined: Seen
     left: Seen
@@ -57,6 +59,7 @@ class Attendant:
         self.joined(worker)
         if life.slot is not None:
             self.ways.open(life.number, life.crew.spec, life.slot)
+            self.tiers.open(worker, life.crew.spec.gpu.name, life.slot)
         if isinstance(worker, BatchWorker) and worker.role == "decode":
             self.decoders.join(worker)
             self.handoff.opened()

@@ -159,9 +159,17 @@ class SharedLinks:
     Rates are settled anew whenever a transfer starts, ends, or meets or leaves its production. The
     ports of a change are filled, then every port whose flows' rates changed, until none does.
     Rounds end: once all ports have been filled, the lowest level is right and stays, then the next.
+    ``component`` is their place among ties.
     """
 
-    def __init__(self, clock: Clock, arrivals: Arrivals, fill: Fill, started: Deliver) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        arrivals: Arrivals,
+        fill: Fill,
+        started: Deliver,
+        component: int = LINKS,
+    ) -> None:
         self._clock = clock
         self._arrivals = arrivals
         self._fill = fill
@@ -170,7 +178,7 @@ class SharedLinks:
         self._made = 0
         self._changes: list[tuple[float, int, Bundle]] = []  # heap; those no longer due are stale
         self._armed = ENDLESS
-        self.alarm = Alarm(clock, LINKS)
+        self.alarm = Alarm(clock, component)
 
     def submit(self, flow: Flow) -> None:
         """Start the flow now, beside those that are under way."""

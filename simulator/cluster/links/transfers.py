@@ -83,14 +83,17 @@ Deliver = Callable[[int, float], None]
 
 
 class Arrivals:
-    """Delivers at given times, in the order of time and request: one process for all links."""
+    """Delivers at given times, in the order of time and request: one process for all links.
+
+    ``component`` is its place among ties.
+    """
 
     __slots__ = ("_deliver", "_heap", "alarm")
 
-    def __init__(self, clock: Clock, deliver: Deliver) -> None:
+    def __init__(self, clock: Clock, deliver: Deliver, component: int = ARRIVALS) -> None:
         self._deliver = deliver
         self._heap: list[tuple[float, int]] = []
-        self.alarm = Alarm(clock, ARRIVALS)
+        self.alarm = Alarm(clock, component)
 
     def at(self, when: float, request: int) -> None:
         """Deliver ``request`` at ``when``."""

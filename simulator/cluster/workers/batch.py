@@ -204,7 +204,11 @@ class BatchWorker(Worker):
             self._arrived.remove(request)
             self.unreserve(request)
         else:
-            self._unqueue(request)
+            if request in self.loading:
+                self._advance()
+                self._unload(request, self._held(request, self._target(request) + 1))
+            else:
+                self._unqueue(request)
             self._paused.pop(request, None)
             if self.prompts or self._pending:
                 self._interrupt()
@@ -228,7 +232,7 @@ class BatchWorker(Worker):
     def under_way(self) -> set[int]:
         """The prompts being computed here, and those computed before and now again."""
         closing = self._prompt_step.finishing if self._prompt_step else ()
-        return {*self.partial, *closing, *self._paused}
+        return {*self.partial, *self.loading, *closing, *self._paused}
 
     def die(self) -> None:
         """Stop at once; the iteration under way is in vain."""
@@ -284,7 +288,8 @@ class BatchWorker(Worker):
         """Return how many requests wait and how many are in the batch, now."""
         closing = len(self._prompt_step.finishing) if self._prompt_step else 0
         computing = closing + len(self.partial)
-        waiting = len(self.prompts) + len(self._arrived) + len(self._pending)
+        queued = len(self.prompts) + len(self.loading)
+        waiting = queued + len(self._arrived) + len(self._pending)
         return waiting, len(self._running) + computing
 
     @property
@@ -488,6 +493,9 @@ class BatchWorker(Worker):
         self.used += leap.growth[leap.step % self.block_size]  # taken as its iteration began
         self._fit()
         leap.advance(done, began, self.used - used)
+
+    def _resume(self) -> None:
+        self._interrupt()
 
     def _interrupt(self) -> None:
         """Let the batch change at the end of the iteration under way."""

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from simulator.cluster.workers.prompts import Path, PromptBlocks, common
 
-
 _NOBODY = -1
 """Stands for a request where blocks are kept that none has."""
 
@@ -59,8 +58,8 @@ class PrefixCache:
     those they follow. A request costs the runs of its prompt and the places where others' prompts
     part from it, and O(log n) for what is let go of and goes. Whoever listens is told (``tell``) of
     blocks that come and go: the path that ends with them, the first of them, and whether they came.
-    ``stored`` hears of the path that ends with blocks just computed, ``evicts`` of one that ends with
-    blocks that are about to make room.
+    ``stored`` hears of the path that ends with blocks just computed, ``evicts`` of one that ends
+    with blocks that are about to make room.
     """
 
     __slots__ = (
@@ -314,6 +313,7 @@ class PrefixCache:
 
     def fit(self, room: int) -> None:
         """Drop idle blocks until at most ``room`` are left."""
+        told: set[Node] = set()
         while self.idle > room:
             entry = self._heap[0]
             if not self._due(entry):
@@ -324,8 +324,9 @@ class PrefixCache:
             if self.tell is not None:
                 first = max(leaf.begin, leaf.end - surplus)
                 self.tell(self._way_to(leaf, leaf.end), first, False)
-            if self.evicts is not None:
+            if self.evicts is not None and leaf not in told:
                 self.evicts(self._way_to(leaf, leaf.end))
+                self._tell_above(leaf, told)
             if surplus < size:
                 leaf.end -= surplus
                 self._count(surplus)
@@ -333,6 +334,14 @@ class PrefixCache:
             heappop(self._heap)
             self._count(size)
             self._drop(leaf)
+
+    @staticmethod
+    def _tell_above(leaf: Node, told: set[Node]) -> None:
+        """Note what lies on the way to a leaf: who heard of this one has heard of them."""
+        node = leaf.parent
+        while node is not None and node not in told:
+            told.add(node)
+            node = node.parent
 
     @property
     def stamp(self) -> int:

@@ -57,7 +57,7 @@ class PrefillWorker(Worker):
             self._kept = sorted(each for each in self._kept if each[1] != request)
             self.release(request)
             return False
-        partial = self.partial.pop(request, None)
+        partial = self.partial.pop(request, None) if self._flight else None
         if partial is not None:
             self.load.tokens[self.index] -= ledger.prompt_tokens[request] - partial.done
             self._waste(request, partial)
@@ -67,7 +67,10 @@ class PrefillWorker(Worker):
             if request in step.finishing:
                 self._going[request] = step
                 return True
-        self._unqueue(request)
+        if request in self.loading or request in self.partial:
+            self._unload(request, self.blocks(ledger.prompt_tokens[request]))
+        else:
+            self._unqueue(request)
         if self.prompts:
             self._wake_when_free()
         elif self.leaving is not None and self.empty:
@@ -87,6 +90,9 @@ class PrefillWorker(Worker):
                 step.finishing.remove(request)
                 ledger.generated[request] += 1
             self._listener.vanished(request)
+
+    def _resume(self) -> None:
+        self._wake_when_free()
 
     def _wake_when_free(self) -> None:
         if self._stage_free <= self._clock.now:
@@ -198,7 +204,8 @@ class PrefillWorker(Worker):
     @property
     def under_way(self) -> set[int]:
         """The prompts being computed."""
-        return {*self.partial, *(each for step in self._flight for each in step.finishing)}
+        closing = (each for step in self._flight for each in step.finishing)
+        return {*self.partial, *self.loading, *closing}
 
     @property
     def steps_under_way(self) -> Collection[Step]:
@@ -208,4 +215,4 @@ class PrefillWorker(Worker):
     def observe(self) -> tuple[int, int]:
         """Return how many requests wait and how many are being computed, now."""
         closing = sum(len(step.finishing) for step in self._flight)
-        return len(self.prompts), closing + len(self.partial)
+        return len(self.prompts) + len(self.loading), closing + len(self.partial)

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Protocol
 
 from simulator.cluster.clock import ADMISSION, Alarm, Clock
 from simulator.cluster.ledger import Ledger
@@ -70,6 +71,18 @@ class Listener:
     vanished: Callable[[int], None]
 
 
+class Beneath(Protocol):
+    """The memories beneath a worker's KV cache."""
+
+    def fetch(self, request: int, blocks: int, tokens: int) -> bool:
+        """Load what they have of a prompt of ``tokens`` beyond its first ``blocks``, if any."""
+        ...
+
+    def cancel(self, request: int) -> None:
+        """Stop loading a prompt."""
+        ...
+
+
 class Step:
     """One step's prompt chunks, as :meth:`StepModel.step_seconds` wants them.
 
@@ -118,7 +131,7 @@ class Step:
 
 @dataclass(slots=True)
 class Partial:
-    """A prompt of which ``done`` tokens are computed or were found, on attention rank ``rank``.
+    """A prompt of which ``done`` tokens are computed, were found or loaded, on rank ``rank``.
 
     ``spared`` of those found had been computed for this request before.
     """
@@ -138,7 +151,8 @@ class Worker:
     ``used`` blocks are those of requests, each counted once however many have it. What others were
     let go of stays in the ``cache``, if there is one, as long as nobody needs the room.
     ``found_tokens`` need not be computed for that, which alone would have taken ``spared_s``, and
-    ``kept_tokens`` not be transferred.
+    ``kept_tokens`` not be transferred. What memories ``beneath`` have of a prompt that is begun is
+    loaded first: until then it is ``loading``, and others go on.
     """
 
     __slots__ = (
@@ -146,6 +160,7 @@ class Worker:
         "_ledger",
         "_listener",
         "alarm",
+        "beneath",
         "block_size",
         "busy_since",
         "busy_so_far",
@@ -157,6 +172,8 @@ class Worker:
         "kept_tokens",
         "leaving",
         "load",
+        "loaded_tokens",
+        "loading",
         "number",
         "partial",
         "prefill_tokens",
@@ -193,7 +210,9 @@ class Worker:
         self.used = 0
         prompts = settings.prompts
         self.cache = None if prompts is None else PrefixCache(prompts, self.block_size)
-        self.found_tokens = self.kept_tokens = 0
+        self.found_tokens = self.kept_tokens = self.loaded_tokens = 0
+        self.beneath: Beneath | None = None
+        self.loading: dict[int, Partial] = {}
         self.spared_s = 0.0
         self.ranks = settings.spec.layout.attention_dp
         self.rank_tokens = settings.batching.rank_tokens(self.ranks)
@@ -359,8 +378,9 @@ class Worker:
 
     def die(self) -> None:
         """Stop at once, with nothing left: what was computed of begun prompts is in vain."""
-        for request, partial in self.partial.items():
+        for request, partial in (*self.partial.items(), *self.loading.items()):
             self._ledger.recomputed_tokens[request] += partial.done
+        self._stop_loading()
         self.partial.clear()
         self.prompts.clear()
         self.used = 0
@@ -388,17 +408,70 @@ class Worker:
         if budget <= 0 or seats <= 0:
             return None
         step = Step(budget, ranks)
-        for request in list(self.partial)[:seats]:
-            self._compute(request, self.partial[request].rank, step)
         room, chunked = step.room, batching.chunked_prefill
+        for request, partial in list(self.partial.items())[:seats]:
+            rank = partial.rank
+            whole = chunked or not step.chunks[rank] or self._rest_of(request) <= room[rank]
+            if room[rank] > 0 and whole:  # loads end together
+                self._compute(request, rank, step)
         while prompts and step.prompts < seats and (most := max(room)) > 0:
             request, rank = prompts[0], room.index(most)
             if not chunked and step.chunks[rank] and self._left(request) > most:
                 break
             if not self._admit(request, now):
                 break
-            self._compute(prompts.popleft(), rank, step)
+            prompts.popleft()
+            if self.beneath is None or not self._fetches(request, rank):
+                self._compute(request, rank, step)
         return step if step.prompts else None
+
+    def _rest_of(self, request: int) -> int:
+        """Return the tokens to compute of a prompt that is begun."""
+        return self._target(request) - self.partial[request].done
+
+    def _fetches(self, request: int, rank: int) -> bool:
+        """Load what there is beneath of a prompt just admitted; tell whether there is something."""
+        assert self.beneath is not None  # noqa: S101 - where something may be loaded
+        assert self.cache is not None  # noqa: S101 - and is loaded to
+        blocks = self.cache.shared(request)
+        if not self.beneath.fetch(request, blocks, self._target(request)):
+            return False
+        self.loading[request] = self._begun(request, rank)
+        return True
+
+    def loaded(self, request: int, tokens: int) -> None:
+        """Go on with a prompt of which so many more tokens are here now."""
+        partial = self.loading.pop(request)
+        self._spare(request, partial, tokens)
+        self.loaded_tokens += tokens
+        self.partial[request] = partial
+        self._resume()
+
+    def _resume(self) -> None:
+        """Compute what can be, as soon as a step may begin."""
+        raise NotImplementedError
+
+    def _stop_loading(self) -> None:
+        """Load nothing any more."""
+        for request in self.loading:
+            assert self.beneath is not None  # noqa: S101 - where something is loaded
+            self.beneath.cancel(request)
+        self.loading.clear()
+
+    def _unload(self, request: int, blocks: int) -> None:
+        """Part with a prompt that is loading, or was loaded just now; its client has gone."""
+        load, index = self.load, self.index
+        partial = self.partial.pop(request, None)
+        if partial is None:
+            assert self.beneath is not None  # noqa: S101 - where something is loaded
+            self.beneath.cancel(request)
+            partial = self.loading.pop(request)
+        self._free(request, blocks)
+        load.requests[index] -= 1
+        load.kv_blocks[index] -= self.blocks(self._ledger.prompt_tokens[request])
+        if self._placed(request):
+            load.tokens[index] -= self._target(request) - partial.done
+        self._waste(request, partial)
 
     def _compute(self, request: int, rank: int, step: Step) -> None:
         """Put the next chunk of an admitted prompt into the step: what there is room for."""
@@ -430,17 +503,26 @@ class Worker:
 
         Of a prompt that is to be computed once more that counts as not recomputed first.
         """
-        found, ledger = self.found(request), self._ledger
+        found, partial = self.found(request), Partial(rank, 0, 0)
         if self._placed(request):
-            self.load.tokens[self.index] -= found - ledger.expected.pop(request, 0)
-        if not found:
-            return Partial(rank, 0, 0)
-        spared = min(found, ledger.recomputed_tokens[request])
+            self.load.tokens[self.index] += self._ledger.expected.pop(request, 0)
+        if found:
+            self._spare(request, partial, found)
+        return partial
+
+    def _spare(self, request: int, partial: Partial, tokens: int) -> None:
+        """Spare a begun prompt ``tokens`` more, which are here now."""
+        ledger, whole, done = self._ledger, self._target(request), partial.done + tokens
+        if self._placed(request):
+            self.load.tokens[self.index] -= tokens
+        spared = min(tokens, ledger.recomputed_tokens[request])
         ledger.recomputed_tokens[request] -= spared
-        ledger.cached_tokens[request] += found - spared
-        self.found_tokens += found
-        self.spared_s += self._spared(found, self._target(request))
-        return Partial(rank, found, spared)
+        ledger.cached_tokens[request] += tokens - spared
+        self.found_tokens += tokens
+        self.spared_s += self._spared(done, whole)
+        if partial.done:
+            self.spared_s -= self._spared(partial.done, whole)
+        partial.done, partial.spared = done, partial.spared + spared
 
     def _spared(self, found: int, tokens: int) -> float:
         """Return the seconds it takes to compute what was found of a prompt of ``tokens``, alone.

@@ -12,6 +12,8 @@ from doorkeeper import drawn_classes
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from hardware.link import Link
+from simulator import cache_tiers
+from simulator.cache_tiers import CacheTiers
 from simulator.clients import Clients
 from simulator.cluster.simulation import RunOptions, Traffic
 from simulator.deployment import Batching, Deployment, Pool, Transfer
@@ -230,7 +232,7 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
         load = shared(load, rng.choice([1, 2, 3, 5]), rng.choice([1, 1, 1, 2]), rng.randrange(1000))
         pools = tuple(_uncached(pool, rng.random() < 0.15) for pool in deployment.pools)
         deployment = _by_caches(rng, replace(deployment, pools=pools))
-    deployment = _staying(seed, deployment)
+    deployment = _tiered(seed, _staying(seed, deployment), grid=grid)
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
 
 
@@ -240,6 +242,53 @@ def _staying(seed: int, deployment: Deployment) -> Deployment:
     if len(deployment.pools) == 1 or own.random() < 0.6:
         return deployment
     return replace(deployment, local_prefill=own.choice(STAYING))
+
+
+def _in_blocks(pool: Pool, size: int) -> Pool:
+    """Return a pool with blocks of so many tokens, as many tokens as before."""
+    batching = pool.batching
+    assert batching.kv_blocks is not None
+    blocks = -(-batching.kv_blocks * batching.block_size // size)
+    return replace(pool, batching=replace(batching, block_size=size, kv_blocks=blocks))
+
+
+def _tiered(seed: int, deployment: Deployment, *, grid: bool) -> Deployment:
+    """Return the deployment with memories beneath its caches: in some cases, where it can."""
+    own = Random(f"what is beneath {seed}")  # noqa: S311 - no secret
+    pools = [pool for pool in deployment.pools if pool.batching.prefix_cache]
+    if own.random() < 0.4 or not pools:
+        return deployment
+    size = pools[0].batching.block_size
+    deployment = replace(
+        deployment, pools=tuple(_in_blocks(pool, size) for pool in deployment.pools)
+    )
+    decodes = deployment.computes_locally or any(pool.role == "mixed" for pool in pools)
+    block = deployment.model.held(pools[0].precision.kv_bytes).bytes(size) / 2**30
+
+    def tier(*writes: str, tokens: tuple[int, ...] = (40, 5000)) -> cache_tiers.Tier:
+        return cache_tiers.Tier(
+            gib=block * (own.choice(tokens) + 0.5) / size,
+            gb_per_s=1e9 if grid else own.uniform(2e-4, 5e-3),
+            worker_gb_per_s=None if grid or own.random() < 0.5 else own.uniform(2e-4, 5e-3),
+            latency_s=own.choice([0.0, 0.25 if grid else own.uniform(0.0, 0.05)]),
+            write=own.choice(writes),
+            ttl_s=own.choice([None, None, None, 1.0 if grid else own.uniform(0.1, 3.0)]),
+        )
+
+    nearest = ("through",) if decodes else ("through", "eviction")
+    there = own.choice(["host", "host ssd", "host ssd", "store", "host store", "host ssd store"])
+    small = (10, 40, 150) if " " in there else (40, 5000)
+    host = tier(*nearest, tokens=small) if "host" in there else None
+    ssd = tier(*(("through", "eviction") if host else nearest)) if "ssd" in there else None
+    store = tier(*(("through", "eviction") if host or ssd else nearest))
+    store = store if "store" in there else None
+    if own.random() < 0.7:  # else prompts find all they can where they were computed before
+        entries = tuple(
+            replace(pool, workers=max(pool.workers, 2)) if pool.role != "decode" else pool
+            for pool in deployment.pools
+        )
+        deployment = replace(deployment, pools=entries, router=RoundRobin())
+    return replace(deployment, cache_tiers=CacheTiers(host=host, ssd=ssd, store=store))
 
 
 def _by_caches(rng: Random, deployment: Deployment) -> Deployment:

@@ -64,6 +64,7 @@ class SteppingWorker(BatchWorker):
         self.due: list[float] = []
         self.began = 0.0
         self.gone: list[int] = []
+        self.fetching: dict[int, Begun] = {}
         self.offered: set[int] = set()
         self.parked: dict[int, int] = {}
         self.alone = False
@@ -156,10 +157,43 @@ class SteppingWorker(BatchWorker):
             elif self.leaving is not None and self.empty:
                 self.leaving()
             return False
+        if request in self.fetching:
+            self.let_go_of_load(request)
+            return False
         if request in self.landed:
             self.landed.remove(request)
         self.unreserve(request)
         return False
+
+    def let_go_of_load(self, request: int) -> None:
+        """Part at once with a prompt that is being loaded."""
+        prompt, ledger = self.fetching.pop(request), self._ledger
+        assert self.beneath is not None
+        self.beneath.cancel(request)
+        self.give_back(request, self.held[request])
+        self.disown(request)
+        if self._placed(request):
+            whole = ledger.input_tokens[request] + ledger.generated[request]
+            self.load.tokens[self.index] -= whole - prompt.done
+        self.interrupted.pop(request, None)
+        ledger.give_up(request)
+        ledger.recomputed_tokens[request] += prompt.spared
+        ledger.wasted_tokens += prompt.done - prompt.spared
+        if self.prompts or self.wanting:
+            self.start_if_idle()
+        elif self.leaving is not None and self.empty:
+            self.leaving()
+
+    def loaded(self, request: int, tokens: int) -> None:
+        """Go on with a prompt that was loaded."""
+        prompt = self.fetching.pop(request)
+        before = prompt.done
+        self.take_found(prompt, tokens)
+        self.spared_s += self._spared(prompt.done, self._target(request))
+        self.spared_s -= self._spared(before, self._target(request)) if before else 0.0
+        self.loaded_tokens += tokens
+        self.begun.append(prompt)
+        self.start_if_idle()
 
     def come(self, request: int) -> int:
         """Return how many tokens beside its prompt's KV a request that is sent brings along."""
@@ -262,7 +296,8 @@ class SteppingWorker(BatchWorker):
     def under_way(self) -> set[int]:
         """The prompts whose lost tokens are counted here."""
         closing = self.computing.finishing if self.computing else []
-        return {*closing, *self.interrupted, *(prompt.request for prompt in self.begun)}
+        begun = (prompt.request for prompt in self.begun)
+        return {*closing, *self.interrupted, *begun, *self.fetching}
 
     def unreserve(self, request: int) -> None:
         """Take back what was or would be set aside for a transfer."""
@@ -303,6 +338,7 @@ class SteppingWorker(BatchWorker):
         for request in self.computing.finishing if self.computing else []:
             whole = ledger.input_tokens[request] + ledger.generated[request]
             ledger.recomputed_tokens[request] += whole
+        self.lose_loads()
         for prompt in self.begun:
             ledger.recomputed_tokens[prompt.request] += prompt.done
         for request in self.gone:
@@ -322,17 +358,27 @@ class SteppingWorker(BatchWorker):
         self._rest(self._clock.now)
         self.alarm.cancel()
 
+    def lose_loads(self) -> None:
+        """Stop loading; what was found is to be computed."""
+        for request, prompt in self.fetching.items():
+            assert self.beneath is not None
+            self.beneath.cancel(request)
+            self._ledger.recomputed_tokens[request] += prompt.done
+        self.fetching.clear()
+
     def observe(self) -> tuple[int, int]:
         """Count who waits and who is served."""
         computing = len(self.begun) + (len(self.computing.finishing) if self.computing else 0)
-        waiting = len(self.prompts)
+        waiting = len(self.prompts) + len(self.fetching)
         return waiting + len(self.landed) + len(self.wanting), len(self.batch) + computing
 
     @property
     def queued_tokens(self) -> int:
         """Count the tokens of prompts that wait and were never begun here."""
         tokens = self._ledger.prompt_tokens
-        return sum(tokens[each] for each in self.prompts if self._placed(each))
+        loading = (each for each in self.fetching.values() if self._placed(each.request))
+        waits = sum(tokens[each.request] - each.done for each in loading)
+        return waits + sum(tokens[each] for each in self.prompts if self._placed(each))
 
     @property
     def steps_under_way(self) -> tuple[Step, ...]:
@@ -524,8 +570,10 @@ class SteppingWorker(BatchWorker):
         if shared <= 0:
             return None
         step, free = Step(shared, ranks), [shared for _ in range(ranks)]
-        for prompt in list(self.begun):
-            if step.prompts + len(self.batch) < batching.max_num_seqs:
+        for prompt in self.begun[: batching.max_num_seqs - len(self.batch)]:
+            rest, whole = self._target(prompt.request) - prompt.done, not batching.chunked_prefill
+            crowded = whole and free[prompt.at] < min(rest, shared)
+            if free[prompt.at] > 0 and not crowded:
                 free[prompt.at] -= self.compute(step, prompt, free[prompt.at])
         while self.prompts and step.prompts + len(self.batch) < batching.max_num_seqs:
             request = self.prompts[0]
@@ -537,6 +585,10 @@ class SteppingWorker(BatchWorker):
             if free[at] <= 0 or crowded or not self.admit(request, whole, now):
                 break
             prompt = self.begin_prompt(self.prompts.popleft(), at)
+            known = self.plain.shared(request) if self.plain else 0
+            if self.beneath is not None and self.beneath.fetch(request, known, whole):
+                self.fetching[request] = prompt
+                continue
             self.begun.append(prompt)
             free[at] -= self.compute(step, prompt, free[at])
         return step if step.tokens else None
@@ -548,15 +600,24 @@ class SteppingWorker(BatchWorker):
 
     def begin_prompt(self, request: int, at: int) -> Begun:
         """Begin a prompt behind what was found of it."""
-        found, ledger = self.found(request), self._ledger
-        spared = min(found, ledger.recomputed_tokens[request])
-        ledger.recomputed_tokens[request] -= spared
-        ledger.cached_tokens[request] += found - spared
-        self.found_tokens += found
-        self.spared_s += self._spared(found, self._target(request)) if found else 0.0
+        found, prompt = self.found(request), Begun(request, at, 0)
         if self._placed(request):
-            self.load.tokens[self.index] -= found - ledger.expected.pop(request, 0)
-        return Begun(request, at, found, spared)
+            self.load.tokens[self.index] += self._ledger.expected.pop(request, 0)
+        self.take_found(prompt, found)
+        self.spared_s += self._spared(found, self._target(request)) if found else 0.0
+        return prompt
+
+    def take_found(self, prompt: Begun, tokens: int) -> None:
+        """Compute so many tokens less of a prompt."""
+        request, ledger = prompt.request, self._ledger
+        spared = min(tokens, ledger.recomputed_tokens[request])
+        ledger.recomputed_tokens[request] -= spared
+        ledger.cached_tokens[request] += tokens - spared
+        self.found_tokens += tokens
+        if self._placed(request):
+            self.load.tokens[self.index] -= tokens
+        prompt.done += tokens
+        prompt.spared += spared
 
     def admit(self, request: int, whole: int, now: float) -> bool:
         """Set the blocks of a prompt aside, if there are as many."""

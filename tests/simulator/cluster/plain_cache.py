@@ -51,16 +51,22 @@ class PlainCache:
     """Blocks of nobody: when they were let go of, and how far from their prompt's start."""
     clock: int = 0
     tell: Any = None
+    stored: Any = None
+    heard: Any = None
     maker: dict[Block, int] = field(default_factory=dict)
     """Whose prompt each block came with."""
 
     def news(self, block: Block, request: int, first: int, *, came: bool) -> None:
         """Tell of the blocks from ``first`` to ``block`` of a prompt, in the engine's words."""
         if self.tell is not None:
-            names = self.prompts.path(request, self.size)
-            upto = [(min(end, block[0] + 1), name) for end, name in names]
-            path = [each for at, each in enumerate(upto) if not at or upto[at - 1][0] < each[0]]
-            self.tell(tuple(path), first, came)
+            self.tell(self.path(block, request), first, came)
+
+    def path(self, block: Block, request: int) -> Any:
+        """Return a prompt's path up to a block, in the engine's words."""
+        names = self.prompts.path(request, self.size)
+        upto = [(min(end, block[0] + 1), name) for end, name in names]
+        path = [each for at, each in enumerate(upto) if not at or upto[at - 1][0] < each[0]]
+        return tuple(path)
 
     @property
     def idle(self) -> int:
@@ -134,6 +140,10 @@ class PlainCache:
         if made:
             self.maker |= dict.fromkeys(made, names)
             self.news(made[-1], names, made[0][0], came=True)
+            if self.stored is not None:
+                self.stored(self.path(made[-1], names))
+            if self.heard is not None:
+                self.heard(made[-1], names, evicted=False)
         for block in new:
             self.left.pop(block, None)
         mine += new
@@ -151,8 +161,12 @@ class PlainCache:
 
     def fit(self, room: int) -> None:
         """Drop the oldest, of these those furthest from the start."""
+        told: set[Block] = set()
         while len(self.left) > room:
             block = min(self.left, key=lambda block: self.left[block])
             del self.left[block]
             self.news(block, self.maker[block], block[0], came=False)
+            if self.heard is not None and block not in told:
+                self.heard(block, self.maker[block], evicted=True)
+                told |= set(named(self.prompts, self.maker[block], self.size)[: block[0]])
             self.evicted += 1

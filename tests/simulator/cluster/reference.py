@@ -26,6 +26,7 @@ import numpy as np
 from copying import Copying, Wire
 from doorkeeper import Doorkeeper
 from plain_cache import Block, PlainCache, named
+from plain_tiers import PlainTiers
 
 from simulator.clients import Clients
 from simulator.cluster.workers.prompts import PromptBlocks
@@ -140,6 +141,8 @@ class Site:
         self.foremost: set[Job] = set()  # of those in it
         self.begun: list[Begun] = []  # but not computed to the end, the latest last
         self.held: dict[Job, int] = {}
+        self.loading: list[Begun] = []
+        self.beneath: list[Any] = []
         self.cache: PlainCache | None = None
         if world.prompts is not None and pool.batching.prefix_cache:
             self.cache = PlainCache(world.prompts, pool.batching.block_size)
@@ -208,8 +211,11 @@ class Site:
         budget = ceil(batching.max_num_batched_tokens / self.ranks) - ceil(riders / self.ranks)
         free = dict.fromkeys(range(self.ranks), budget)
         taken: list[Chunk] = []
-        for prompt in list(self.begun):
-            if budget > 0 and len(taken) < seats:
+        for prompt in self.begun[: max(0, seats)]:
+            rest = prompt.job.prompt + len(prompt.job.tokens) - prompt.tokens
+            whole = not batching.chunked_prefill and rest > free[prompt.rank]
+            crowded = any(chunk.rank == prompt.rank for chunk in taken)
+            if free[prompt.rank] > 0 and not (whole and crowded):
                 taken.append(self.chunk(prompt, free))
         while self.queue and len(taken) < seats and max(free.values()) > 0:
             job, rank = self.queue[0], max(free, key=lambda rank: (free[rank], -rank))
@@ -224,20 +230,55 @@ class Site:
             self.hold(self.queue.pop(0), self.need(job), length)
             if not job.tokens:
                 job.moments["prefill_start_s"] = now
-            self.begun.append(self.begin_prompt(job, rank))
-            taken.append(self.chunk(self.begun[-1], free))
+            prompt = self.begin_prompt(job, rank)
+            if self.world.tiers.fetch(self, prompt, length):
+                self.loading.append(prompt)
+                continue
+            self.begun.append(prompt)
+            taken.append(self.chunk(prompt, free))
         return taken
+
+    def loaded(self, prompt: Begun, tokens: int) -> None:
+        """Go on with a prompt of which so many more tokens are here."""
+        self.loading.remove(prompt)
+        self.spare(prompt, tokens)
+        self.begun.append(prompt)
+
+    def unload(self, job: Job) -> bool:
+        """Part with a prompt that is being loaded; tell whether it is."""
+        for prompt in [prompt for prompt in self.loading if prompt.job is job]:
+            self.loading.remove(prompt)
+            self.world.tiers.cancel(job)
+            self.given_up(prompt)
+            return True
+        return False
+
+    def given_up(self, prompt: Begun) -> None:
+        """Free what a prompt has of which nothing is being computed."""
+        self.never_again(prompt.job)
+        prompt.job.recomputed += prompt.spared
+        prompt.job.uncomputed = 0
+        self.drop(prompt.job)
+
+    def spare(self, prompt: Begun, tokens: int) -> None:
+        """Take it that so many tokens more need not be computed."""
+        job = prompt.job
+        spared = min(tokens, job.recomputed)
+        job.recomputed -= spared
+        job.cached += tokens - spared
+        if not job.tokens:
+            job.uncomputed -= tokens
+        prompt.tokens += tokens
+        prompt.spared += spared
 
     def begin_prompt(self, job: Job, rank: int) -> Begun:
         """Begin a prompt after what is known of it."""
-        known = self.known(job)
-        spared = min(known, job.recomputed)
-        job.recomputed -= spared
-        job.cached += known - spared
         if not job.tokens:
-            job.uncomputed -= known - job.expected
+            job.uncomputed += job.expected
             job.expected = 0
-        return Begun(job, rank, known, spared)
+        prompt = Begun(job, rank)
+        self.spare(prompt, self.known(job))
+        return prompt
 
     def chunk(self, prompt: Begun, free: dict[int, int]) -> Chunk:
         """Take as much of a prompt as its rank is free to compute, or all of it."""
@@ -301,7 +342,7 @@ class Site:
     @property
     def empty(self) -> bool:
         """Whether it has nothing to do with any request."""
-        lines = (self.held, self.queue, self.begun, *map(self.__dict__.get, LINES))
+        lines = (self.held, self.queue, self.begun, self.loading, *map(self.__dict__.get, LINES))
         return not any(lines)
 
     def meter(self) -> None:
@@ -375,6 +416,13 @@ class Prefill(Site):
         if job in self.queue:
             self.unqueue(job)
             return
+        if self.unload(job):
+            return
+        if not self.flight:  # it was loaded at this very instant
+            for prompt in [prompt for prompt in self.begun if prompt.job is job]:
+                self.begun.remove(prompt)
+                self.given_up(prompt)
+                return
         if "prefill_end_s" in job.moments:
             if job in self.running:
                 self.running.remove(job)
@@ -491,7 +539,7 @@ class Prefill(Site):
 
     def gauges(self) -> tuple[int, int]:
         """Return prompts not begun, and those that are but not computed."""
-        return len(self.queue), self.in_progress(self.flight)
+        return len(self.queue) + len(self.loading), self.in_progress(self.flight)
 
 
 class Batch(Site):
@@ -512,6 +560,8 @@ class Batch(Site):
         """Part with a request nobody waits for: now, or when the step under way ends."""
         if job in self.queue:
             self.unqueue(job)
+            self.preempted.discard(job)
+        elif self.unload(job):
             self.preempted.discard(job)
         elif job in self.running or self.computes(job):
             job.lingers = True
@@ -694,7 +744,7 @@ class Batch(Site):
 
     def gauges(self) -> tuple[int, int]:
         """Return who waits for anything, and who is served."""
-        waiting = len(self.queue) + len(self.landed) + len(self.wanting)
+        waiting = len(self.queue) + len(self.loading) + len(self.landed) + len(self.wanting)
         return waiting, len(self.running) + self.in_progress([self.step] if self.step else [])
 
 
@@ -776,6 +826,7 @@ class World:
         self.closest = inf  # between moments whose order rounding could change
         self.through_at = -inf  # when a flow last ended
         self.doorkeeper = Doorkeeper(self, classes, seed)
+        self.tiers = PlainTiers(self)
         self.build()
         if clients is not None and any(job.waits for job in jobs):
             self.begin_sessions()
@@ -799,6 +850,7 @@ class World:
         self.racks: list[tuple[Any, Any]] = []
         for site in self.sites:
             assert self.rack(site).take(site.pool.layout.gpus) == self.slots[site]
+            self.tiers.open(site)
         for change in self.deployment.elastic.changes:
             self.note(change.at_s, partial(self.want, change.pool, change.workers))
 
@@ -853,6 +905,7 @@ class World:
 
     def on_wires(self, last: int) -> Iterator[Happening]:
         """Yield what may happen next to transfers."""
+        yield from self.tiers.happenings(last + 3)
         if self.landing:
             yield self.landing[0][0], WIRE, last + 1, self.deliver
         if self.flows:
@@ -912,6 +965,7 @@ class World:
         if site.state != "starting":
             return
         site.state, site.readied, site.read = "ready", self.now, self.now
+        self.tiers.open(site)
         if self.decoders or site.pool.role == "decode" or site.pool.role == "prefill":
             self.wires.update(self.copying.wires({site: self.slots[site]}))
         self.team(site).append(site)
@@ -1470,6 +1524,11 @@ class World:
         """Return when the first flow changes."""
         return max(self.now, min(self.changes(flow) for flow in self.flows))
 
+    def ended_at(self, now: float) -> None:
+        """Note that a flow ended; which of two at once came first may be decided by rounding."""
+        self.closest = min(self.closest, now - self.through_at)
+        self.through_at = now
+
     def change(self) -> None:
         """End one who is through, or let it go on otherwise."""
         flow = min(self.flows, key=lambda flow: (self.changes(flow), flow.job.number))
@@ -1477,8 +1536,7 @@ class World:
         self.settle()
         if over:
             self.flows.remove(flow)
-            self.closest = min(self.closest, self.now - self.through_at)  # also if at once
-            self.through_at = self.now
+            self.ended_at(self.now)
             insort(self.landing, (self.now + flow.latency, flow.job.number))
         elif flow.due > self.now:
             flow.keeps_up = True

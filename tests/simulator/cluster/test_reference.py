@@ -16,6 +16,7 @@ from reference import Job, Wait, World, histogram_fits, port_bandwidth
 from simulator.cluster.pools import router
 from simulator.cluster.simulation import Simulation
 from simulator.cluster.workers import leap
+from simulator.deployment import Deployment
 from simulator.record import REASONS, STATUSES, RunRecord
 
 FIRST, COUNT = (int(n) for n in os.environ.get("DISAGGSIM_REFERENCE_SEEDS", "0:500").split(":"))
@@ -73,7 +74,7 @@ def join(job: Job, sessions: set[int], jobs: list[Job]) -> None:
 
 def differences(drawn: Drawn, record: RunRecord, world: World) -> list[str]:
     """Return what differs, in words; nothing but shared ports may differ by rounding."""
-    exact = drawn.deployment.transfer.sharing == "fifo"
+    exact = _exact(drawn.deployment)
     found = []
 
     def compare(name: str, ours: object, theirs: object) -> None:
@@ -87,6 +88,9 @@ def differences(drawn: Drawn, record: RunRecord, world: World) -> list[str]:
     for name, gauge in world.timeline().items():
         compare(name, record.timeline[name], gauge)
     compare("end", record.end_s, world.now)
+    for tier in record.tiers:
+        for name, total in world.tiers.totals(tier.name).items():
+            compare(f"{tier.name}: {name}", getattr(tier, name), total)
     compare("never sent", record.never_sent, sum(job.never for job in world.jobs))
     for info, site in zip(record.workers, world.sites, strict=True):
         for name, count in site.counts.items():
@@ -113,12 +117,17 @@ def differences(drawn: Drawn, record: RunRecord, world: World) -> list[str]:
     return found
 
 
+def _exact(deployment: Deployment) -> bool:
+    """Tell whether nothing shares a port, whose rates may differ by rounding."""
+    return deployment.transfer.sharing == "fifo" and not deployment.cache_tiers.tiers
+
+
 def check(seed: int, **kind: bool) -> bool:
     """Compare one configuration; tell whether it was decided by rounding alone."""
     drawn, record = run(seed, **kind)
     world = reference(drawn)
     different = differences(drawn, record, world)
-    near = drawn.deployment.transfer.sharing != "fifo" and world.closest < NEAR
+    near = not _exact(drawn.deployment) and world.closest < NEAR
     if different and near:
         return True
     assert not different, "\n".join([f"seed {seed}", *different[:4], str(drawn)])
@@ -215,6 +224,7 @@ FEATURES = (
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
     *("PowerOfTwo", "FirstFitSlo", "KvAware", "PrefixAffinity", "CacheAware"),
+    *("loaded", "expired or evicted", "host", "ssd", "store"),
     *("ConditionalDisagg", "PrefixBased", "stays", "stays and moves", "found by who stays"),
 )
 
@@ -247,11 +257,22 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "found at a decode worker": any(info.kept_tokens for info in record.workers),
         "evicted": any(info.evicted_blocks for info in record.workers),
         **_staying(drawn, record),
+        **_loaded(record),
         "idle": deployment.transfer.release == "idle" and len(deployment.pools) > 1,
     }
     refused = columns["reason"][columns["status"] == STATUSES.index("rejected")]
     yield from {REASONS[reason] for reason in refused.tolist()}
     yield from (name for name, holds in told.items() if holds)
+
+
+def _loaded(record: RunRecord) -> dict[str, bool]:
+    """Tell what memories beneath the caches did."""
+    hits = [tier.hit_tokens > 0 for tier in record.tiers]
+    return {
+        "loaded": any(hits),
+        "expired or evicted": any(tier.evicted_blocks for tier in record.tiers),
+        **{tier.name: tier.hit_tokens > 0 for tier in record.tiers},
+    }
 
 
 def _staying(drawn: Drawn, record: RunRecord) -> dict[str, bool]:

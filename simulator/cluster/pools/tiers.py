@@ -1,0 +1,266 @@
+"""What workers write to and load from memories beneath their KV caches, and where these are."""
+
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+
+from hardware.rack import Slot
+from simulator.cache_tiers import Tier
+from simulator.cluster.clock import LOADED, LOADS, Clock
+from simulator.cluster.links.sharing import SharedLinks, water_level
+from simulator.cluster.links.transfers import Arrivals, Flow, Port
+from simulator.cluster.pools.team import AnyWorker
+from simulator.cluster.workers.cache import Found, PrefixCache
+from simulator.cluster.workers.prompts import Path, PromptBlocks, first
+from simulator.deployment import Deployment, Pool
+from simulator.errors import ConfigError
+from simulator.record import TierInfo
+
+GIB = 1 << 30
+
+
+class Store:
+    """One memory in one place, of ``capacity`` blocks: whole prefixes of prompts.
+
+    What has no room any more goes to ``beneath``, if there is a memory that takes it.
+    """
+
+    def __init__(self, tier: Tier, cache: PrefixCache, capacity: int, clock: Clock) -> None:
+        self._clock = clock
+        self._tier = tier
+        self._used_at: deque[tuple[float, int]] = deque()  # times and what the cache counts
+        self.cache = cache
+        self.capacity = capacity
+        self.port = Port(tier.gb_per_s * 1e9)
+        self.latency_s = tier.latency_s
+        self.written_blocks = self.loaded_blocks = 0
+
+    def find(self, request: int, tokens: int) -> Found:
+        """Return what is there of a prompt."""
+        self._expire()
+        return self.cache.find(request, tokens)
+
+    def keep(self, path: Path) -> None:
+        """Have all blocks of a path, as those used last."""
+        self._expire()
+        self.written_blocks += self.cache.keep(path)
+        if self._tier.ttl_s is not None:
+            self._used_at.append((self._clock.now, self.cache.stamp))
+        self.cache.fit(self.capacity)
+
+    def _expire(self) -> None:
+        """Forget what was not used for too long."""
+        ttl, used = self._tier.ttl_s, self._used_at
+        old = 0
+        while ttl is not None and used and used[0][0] + ttl <= self._clock.now:
+            old = used.popleft()[1]
+        if old:
+            self.cache.expire(old)
+
+
+@dataclass(slots=True, eq=False)
+class Fetch:
+    """A prompt that is loaded: from which memories how many blocks are yet to come, last first."""
+
+    worker: AnyWorker
+    parts: list[tuple[Port, Store, int]]
+    tokens: int
+    flow: Flow
+
+
+class Tiers:
+    """The memories of a deployment, and what is being loaded from them.
+
+    A prompt is loaded from one memory after the other, the nearest first. ``blocks`` are the ids of
+    all prompts' blocks.
+    """
+
+    def __init__(self, deployment: Deployment, clock: Clock, blocks: PromptBlocks | None) -> None:
+        self._tiers: dict[str, Tier] = {} if blocks is None else deployment.cache_tiers.tiers
+        self._blocks = blocks
+        self._clock = clock
+        self._stores: dict[tuple[str, tuple[str, int] | None], Store] = {}
+        self._fetches: dict[int, Fetch] = {}
+        self._arrivals = Arrivals(clock, self._deliver, LOADED)
+        self.links = SharedLinks(clock, self._arrivals, water_level, _nothing, LOADS)
+        self.started_bytes = self.delivered_bytes = self.dropped_bytes = 0.0
+        pools = [pool for pool in deployment.pools if pool.batching.prefix_cache]
+        if not self._tiers or not pools:
+            self._tiers = {}
+            return
+        self._size = _alike(pools)
+        if deployment.computes_locally or any(pool.role == "mixed" for pool in pools):
+            _check_writes(*next(iter(self._tiers.items())))
+        per_token = deployment.model.held(pools[0].precision.kv_bytes).bytes(self._size)
+        per_token -= deployment.model.linear_state_bytes()
+        self._block_bytes = per_token
+
+    @property
+    def lives(self) -> tuple[Arrivals | SharedLinks, ...]:
+        """What is to be woken, if there are memories at all."""
+        return (self._arrivals, self.links) if self._tiers else ()
+
+    @property
+    def stores(self) -> tuple[Store, ...]:
+        """Every memory in every place."""
+        return tuple(self._stores.values())
+
+    @property
+    def bytes_in_flight(self) -> float:
+        """KV bytes being loaded."""
+        return sum(fetch.flow.payload for fetch in self._fetches.values())
+
+    def open(self, worker: AnyWorker, gpu: str, slot: Slot) -> None:
+        """Let a worker that starts to serve write to and load from what is beneath it."""
+        cache = worker.cache
+        if not self._tiers or cache is None:
+            return
+        within = self._within((gpu, slot.first_domain))
+        names = list(self._tiers)
+        writes = [store for name, store in within.items() if self._tiers[name].write == "through"]
+        if writes:
+            cache.stored = partial(_keep, writes)
+        if self._tiers[names[0]].write == "eviction" and worker.role == "prefill":
+            cache.evicts = within[names[0]].keep
+        reach = []
+        for name, store in within.items():
+            own = self._tiers[name].worker_gb_per_s
+            reach.append((store, Port(store.port.bandwidth if own is None else own * 1e9)))
+        worker.beneath = _Beneath(self, worker, reach)
+
+    def _within(self, place: tuple[str, int]) -> dict[str, Store]:
+        """Return the memories of a place, from near to far."""
+        found: dict[str, Store] = {}
+        for name, tier in reversed(self._tiers.items()):
+            where = None if name == "store" else place
+            store = self._stores.get((name, where))
+            if store is None:
+                store = self._stores[name, where] = self._made(tier)
+                following = next(reversed(found), None)
+                if following is not None and self._tiers[following].write == "eviction":
+                    store.cache.evicts = found[following].keep
+            found[name] = store
+        return dict(reversed(found.items()))
+
+    def _made(self, tier: Tier) -> Store:
+        assert self._blocks is not None  # noqa: S101 - without ids there are no memories
+        cache = PrefixCache(self._blocks, self._size)
+        return Store(tier, cache, int(tier.gib * GIB / self._block_bytes), self._clock)
+
+    # --- loading -------------------------------------------------------------------------------
+
+    def fetch(self, worker: AnyWorker, request: int, parts: list[tuple[Port, Store, int]]) -> None:
+        """Load blocks of a prompt from memories, the last of ``parts`` first."""
+        tokens = sum(blocks for _, _, blocks in parts) * self._size
+        self._fetches[request] = Fetch(worker, parts, tokens, self._send(request, parts))
+
+    def _send(self, request: int, parts: list[tuple[Port, Store, int]]) -> Flow:
+        port, store, blocks = parts.pop()
+        size = blocks * self._block_bytes
+        store.loaded_blocks += blocks
+        self.started_bytes += size
+        flow = Flow(request, store.port, port, size, store.latency_s, payload=size)
+        self.links.submit(flow)
+        return flow
+
+    def _deliver(self, request: int, _: float) -> None:
+        """Load the next part of a prompt, or let its worker go on with it."""
+        fetch = self._fetches[request]
+        self.delivered_bytes += fetch.flow.payload
+        if fetch.parts:
+            fetch.flow = self._send(request, fetch.parts)
+            return
+        del self._fetches[request]
+        fetch.worker.loaded(request, fetch.tokens)
+
+    def cancel(self, request: int) -> None:
+        """Stop loading a prompt."""
+        flow = self._fetches.pop(request).flow
+        self.dropped_bytes += flow.payload
+        self.links.cancel(flow)
+
+    def infos(self) -> tuple[TierInfo, ...]:
+        """Return what was written, loaded and dropped, by tier."""
+        return tuple(self._info(name) for name in self._tiers)
+
+    def _info(self, name: str) -> TierInfo:
+        stores = [store for (kind, _), store in self._stores.items() if kind == name]
+        loaded = sum(store.loaded_blocks for store in stores)
+        written = sum(store.written_blocks for store in stores)
+        return TierInfo(
+            name=name,
+            places=len(stores),
+            capacity_blocks=sum(store.capacity for store in stores),
+            blocks=sum(store.cache.idle for store in stores),
+            hit_tokens=loaded * self._size,
+            loaded_bytes=loaded * self._block_bytes,
+            written_bytes=written * self._block_bytes,
+            evicted_blocks=sum(store.cache.evicted for store in stores),
+        )
+
+
+class _Beneath:
+    """The memories one worker reaches, from near to far, and through which port."""
+
+    __slots__ = ("_reach", "_tiers", "_worker")
+
+    def __init__(self, tiers: Tiers, worker: AnyWorker, reach: list[tuple[Store, Port]]) -> None:
+        self._tiers = tiers
+        self._worker = worker
+        self._reach = reach
+
+    def fetch(self, request: int, blocks: int, tokens: int) -> bool:
+        """Load what there is of a prompt beyond its first ``blocks``, if anything."""
+        parts: list[tuple[Port, Store, int]] = []
+        for store, port in self._reach:
+            found = store.find(request, tokens)
+            if found.blocks > blocks:
+                store.keep(first(found.path, found.blocks))
+                parts.append((port, store, found.blocks - blocks))
+                blocks = found.blocks
+        if not parts:
+            return False
+        self._tiers.fetch(self._worker, request, parts[::-1])
+        return True
+
+    def cancel(self, request: int) -> None:
+        """Stop loading a prompt."""
+        self._tiers.cancel(request)
+
+
+def _keep(stores: list[Store], path: Path) -> None:
+    """Write blocks to memories, each of which has them from then on."""
+    for store in stores:
+        store.keep(path)
+
+
+def _nothing(request: int, now: float) -> None:
+    """Do nothing about a flow that starts."""
+
+
+def _alike(pools: list[Pool]) -> int:
+    """Return the block size of all pools.
+
+    Raises:
+        ConfigError: they have several, or KV of several precisions.
+    """
+    sizes = sorted({pool.batching.block_size for pool in pools})
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"cache_tiers: needs pools with one block_size but got {', '.join(map(str, sizes))}"
+        )
+    kinds = sorted({pool.precision.kv for pool in pools})
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"cache_tiers: needs pools with one precision of KV but got {', '.join(kinds)}"
+        )
+    return sizes[0]
+
+
+def _check_writes(name: str, nearest: Tier) -> None:
+    """Refuse to write what workers drop that also decode: they do so while nobody looks."""
+    if nearest.write == "eviction":
+        raise ConfigError(
+            f"cache_tiers: {name}.write must be through where workers compute prompts beside "
+            f"decodes but got {nearest.write!r}"
+        )

@@ -1,0 +1,242 @@
+"""Memories beneath prefix caches, block by block: part of the second simulator.
+
+What a memory has, since when and in which order is kept for every block by itself; rates of loads
+are found anew, by filling the tightest wire first, whenever one begins or ends.
+"""
+
+from bisect import insort
+from dataclasses import dataclass, field
+from typing import Any
+
+from copying import Wire
+from plain_cache import Block, named
+
+from simulator.cache_tiers import Tier
+
+
+@dataclass(eq=False)
+class PlainStore:
+    """One memory in one place, for ``capacity`` blocks."""
+
+    tier: Tier
+    capacity: int
+    world: Any
+    beneath: "PlainStore | None" = None
+    order: dict[Block, tuple[int, int]] = field(default_factory=dict)
+    used: dict[Block, float] = field(default_factory=dict)
+    chain: dict[Block, list[Block]] = field(default_factory=dict)
+    clock: int = 0
+    written: int = 0
+    loaded: int = 0
+    evicted: int = 0
+
+    def __post_init__(self) -> None:
+        self.wire = Wire(self.tier.gb_per_s * 1e9)
+
+    def expire(self) -> None:
+        """Forget what was not used for too long."""
+        ttl, now = self.tier.ttl_s, self.world.now
+        for block in [b for b, at in self.used.items() if ttl is not None and at + ttl <= now]:
+            self.forget(block)
+
+    def forget(self, block: Block) -> None:
+        """Have a block no more."""
+        del self.order[block], self.used[block]
+        self.evicted += 1
+
+    def find(self, blocks: list[Block]) -> list[Block]:
+        """Return the first of these that are all here."""
+        self.expire()
+        gone = [at for at, block in enumerate(blocks) if block not in self.order]
+        return blocks[: gone[0]] if gone else blocks
+
+    def keep(self, blocks: list[Block]) -> None:
+        """Have all of these, which lead to the last of them; the oldest make room."""
+        self.expire()
+        self.clock += 1
+        for at, block in enumerate(blocks):
+            self.written += block not in self.order
+            self.order[block] = (self.clock, -at)
+            self.used[block] = self.world.now
+            self.chain[block] = blocks[: at + 1]
+        told: set[Block] = set()
+        while len(self.order) > self.capacity:
+            oldest = min(self.order, key=lambda block: self.order[block])
+            if self.beneath is not None and oldest not in told:
+                self.beneath.keep(self.chain[oldest])
+                told |= set(self.chain[oldest])
+            self.forget(oldest)
+
+
+@dataclass(eq=False)
+class Load:
+    """A prompt being loaded: ``parts`` are from where and how many blocks, those to come last."""
+
+    site: Any
+    prompt: Any
+    parts: list[tuple[Wire, PlainStore, int]]
+    tokens: int
+    left: float = 0.0
+    rate: float = 0.0
+
+    @property
+    def wires(self) -> tuple[Wire, Wire]:
+        """What the present part crosses."""
+        return self.parts[0][0], self.parts[0][1].wire
+
+
+class PlainTiers:
+    """All memories of a deployment."""
+
+    def __init__(self, world: Any) -> None:
+        self.world = world
+        self.tiers = world.deployment.cache_tiers.tiers if world.prompts is not None else {}
+        pools = [pool for pool in world.deployment.pools if pool.batching.prefix_cache]
+        if not pools:
+            self.tiers = {}
+            return
+        self.size = pools[0].batching.block_size
+        model, element = world.deployment.model, pools[0].precision.kv_bytes
+        held = model.held(element)
+        self.block_bytes = held.per_token * self.size
+        self.block_bytes += held.per_window_token * min(self.size, held.window)
+        self.stores: dict[Any, PlainStore] = {}
+        self.loads: list[Load] = []
+        self.landing: list[tuple[float, int, Load]] = []
+        self.settled_at = 0.0
+
+    def here(self, site: Any) -> dict[str, PlainStore]:
+        """Return what memories lie beneath a worker, from near to far."""
+        chip = (site.pool.gpu or self.world.deployment.gpu).name
+        place = chip, self.world.slots[site].first_domain
+        found, above = {}, None
+        for name, tier in self.tiers.items():
+            key = name, None if name == "store" else place
+            if key not in self.stores:
+                capacity = int(tier.gib * 2**30 / self.block_bytes)
+                self.stores[key] = PlainStore(tier, capacity, self.world)
+            found[name] = self.stores[key]
+            if above is not None and tier.write == "eviction":
+                above.beneath = found[name]
+            above = found[name]
+        return found
+
+    def open(self, site: Any) -> None:
+        """Let a worker's cache write to what is beneath it."""
+        if not self.tiers or site.cache is None:
+            return
+        stores, first = self.here(site), next(iter(self.tiers.values()))
+        site.beneath = [
+            (Wire((store.tier.worker_gb_per_s or store.tier.gb_per_s) * 1e9), store)
+            for store in stores.values()
+        ]
+
+        def heard(block: Block, request: int, *, evicted: bool) -> None:
+            blocks = named(self.world.prompts, request, self.size)[: block[0] + 1]
+            if not evicted:
+                for store in stores.values():
+                    if store.tier.write == "through":
+                        store.keep(blocks)
+            elif first.write == "eviction" and site.pool.role == "prefill":
+                next(iter(stores.values())).keep(blocks)
+
+        site.cache.heard = heard
+
+    def fetch(self, site: Any, prompt: Any, length: int) -> bool:
+        """Load what there is of a prompt just begun beyond what its worker has."""
+        if not site.beneath:
+            return False
+        have = site.cache.shared(prompt.job.number)
+        blocks = named(self.world.prompts, prompt.job.number, self.size)
+        blocks = blocks[: (length - 1) // self.size]
+        parts = []
+        for wire, store in site.beneath:
+            found = store.find(blocks)
+            if len(found) > have:
+                store.keep(found)
+                parts.append((wire, store, len(found) - have))
+                have = len(found)
+        if parts:
+            self.begin(Load(site, prompt, parts, self.size * sum(part[2] for part in parts)))
+        return bool(parts)
+
+    def begin(self, load: Load) -> None:
+        """Put the present part of a load on its wires."""
+        self.settle()
+        load.left = load.parts[0][2] * self.block_bytes
+        load.parts[0][1].loaded += load.parts[0][2]
+        self.loads.append(load)
+        self.share()
+
+    def settle(self) -> None:
+        """Let the bytes flow that have flown since the last change."""
+        for load in self.loads:
+            load.left = max(0.0, load.left - load.rate * (self.world.now - self.settled_at))
+        self.settled_at = self.world.now
+
+    def share(self) -> None:
+        """Give max-min fair rates: the wire that leaves least for each is filled first."""
+        open_loads, done = list(self.loads), list[Load]()
+        while open_loads:
+            rates = []
+            for wire in {wire for load in open_loads for wire in load.wires}:
+                members = [load for load in open_loads if wire in load.wires]
+                gone = sum(load.rate for load in done if wire in load.wires)
+                rates.append((max(0.0, wire.bandwidth - gone) / len(members), members))
+            rate, members = min(rates, key=lambda each: each[0])
+            for load in members:
+                load.rate = rate
+                open_loads.remove(load)
+                done.append(load)
+
+    def ends(self, load: Load) -> float:
+        """Return when a part is through."""
+        return max(self.world.now, self.settled_at + load.left / load.rate)
+
+    def happenings(self, at: int) -> Any:
+        """Yield what may happen next."""
+        if self.tiers and self.landing:
+            yield self.landing[0][0], 1, at, self.land
+        if self.tiers and self.loads:
+            yield min(map(self.ends, self.loads)), 1, at + 1, self.end
+
+    def end(self) -> None:
+        """Take a part that is through off its wires."""
+        load = min(self.loads, key=lambda load: (self.ends(load), load.prompt.job.number))
+        self.settle()
+        self.loads.remove(load)
+        self.world.ended_at(self.world.now)
+        when = self.world.now + load.parts[0][1].tier.latency_s
+        insort(self.landing, (when, load.prompt.job.number, load))
+        self.share()
+
+    def land(self) -> None:
+        """Load the next part, or let the worker go on."""
+        while self.landing and self.landing[0][0] <= self.world.now:
+            load = self.landing.pop(0)[2]
+            load.parts.pop(0)
+            if load.parts:
+                self.begin(load)
+            else:
+                load.site.loaded(load.prompt, load.tokens)
+
+    def cancel(self, job: Any) -> None:
+        """Stop loading a prompt."""
+        self.landing = [each for each in self.landing if each[2].prompt.job is not job]
+        for load in [load for load in self.loads if load.prompt.job is job]:
+            self.settle()
+            self.loads.remove(load)
+            self.share()
+
+    def totals(self, name: str) -> dict[str, float]:
+        """Return what the engine tells of a tier."""
+        stores = [store for (kind, _), store in self.stores.items() if kind == name]
+        return {
+            "places": len(stores),
+            "capacity_blocks": sum(store.capacity for store in stores),
+            "blocks": sum(len(store.order) for store in stores),
+            "hit_tokens": self.size * sum(store.loaded for store in stores),
+            "loaded_bytes": self.block_bytes * sum(store.loaded for store in stores),
+            "written_bytes": self.block_bytes * sum(store.written for store in stores),
+            "evicted_blocks": sum(store.evicted for store in stores),
+        }

@@ -1,0 +1,238 @@
+"""Memories beneath prefix caches: leaping equals stepping, laws hold, loads take their time."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import (
+    A_MODEL,
+    colocated,
+    disaggregated,
+    poisson_traffic,
+    prompt_blocks,
+    shared,
+    spread,
+    traffic,
+)
+from hypothesis import Phase, given, note, settings
+from hypothesis import strategies as st
+from test_elastic import BATCHINGS as RULES
+from test_elastic import DRAINS, elastic
+from test_elastic import plans as drawn_plans
+from test_leavers import CLIENTS, compared
+from test_oracle import BATCHINGS, both
+
+from simulator.cache_tiers import CacheTiers, Tier
+from simulator.clients import Clients
+from simulator.cluster.audit import audit
+from simulator.cluster.simulation import RunOptions, Simulation, Traffic, run
+from simulator.deployment import Batching, Deployment
+from simulator.elastic import Change
+from simulator.errors import ConfigError, InvariantError
+from simulator.layout import Precision
+from simulator.policies.local_prefill import PrefixBased
+from simulator.policies.routing import RoundRobin
+from simulator.record import RunRecord
+
+EXAMPLES = int(os.environ.get("DISAGGSIM_TIERS_EXAMPLES", "40"))
+"""Runs to draw; set the variable to thousands for a night's run."""
+
+BLOCK = A_MODEL.kv_bytes_per_token(Precision().kv_bytes) * 10
+"""Bytes of a block of ten tokens."""
+
+SMALL = Batching(block_size=10, kv_blocks=60, max_num_batched_tokens=1000)
+
+
+def memory(blocks: float = 10_000, seconds: float = 0.001, **changes: Any) -> Tier:
+    """Return a memory for so many blocks of ten tokens, each of which takes ``seconds`` to load."""
+    gib = (blocks + 0.5) * BLOCK / 2**30
+    return Tier(gib=gib, gb_per_s=BLOCK / seconds / 1e9, **changes)
+
+
+def kept(deployment: Deployment, **tiers: Tier) -> Deployment:
+    """Return a deployment with memories beneath its caches."""
+    return replace(deployment, cache_tiers=CacheTiers(**tiers))
+
+
+def prompts(
+    arrivals: Sequence[float], ids: Sequence[Sequence[int]], answers: Sequence[int] | int = 1
+) -> Traffic:
+    """Return prompts with these ids of 100 tokens each."""
+    load = traffic(arrivals, [100 * len(each) for each in ids], answers)
+    return replace(load, blocks=prompt_blocks([(100 * len(each), each) for each in ids], 100))
+
+
+def hits(record: RunRecord) -> dict[str, int]:
+    """Return the tokens that were loaded, by memory."""
+    return {tier.name: tier.hit_tokens for tier in record.tiers}
+
+
+@pytest.mark.parametrize("batching", BATCHINGS.values(), ids=BATCHINGS.keys())
+@pytest.mark.parametrize("build", [disaggregated, colocated])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_batching_equals_oracle(build: Any, batching: Batching, ranks: int) -> None:
+    """Under memory pressure, preemption and every admission rule the columns agree."""
+    base = spread(build(3, batching=batching, router=RoundRobin()), ranks)
+    tier = Tier(gib=0.1, gb_per_s=0.1, worker_gb_per_s=0.05, latency_s=0.01)
+    load = shared(poisson_traffic(200, 60, 120, 60))
+    record = both(kept(base, store=tier), load)
+    assert sum(hits(record).values()) > 0
+    plain = run(base, load, RunOptions())
+    found, before = (r.requests["cached_tokens"].sum() for r in (record, plain))
+    assert found > before
+
+
+@given(data=st.data(), patient=st.booleans(), seed=st.integers(0, 10_000))
+@settings(max_examples=EXAMPLES, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+def test_whatever_happens_while_prompts_load(data: st.DataObject, patient: bool, seed: int) -> None:
+    """Workers come, die, flip and drain, clients leave: laws hold at every event, ``==`` too."""
+    build = data.draw(st.sampled_from([disaggregated, colocated]))
+    roles = ("prefill", "decode") if build is disaggregated else ("mixed",)
+    base = build(3, batching=data.draw(RULES), router=RoundRobin())
+    plan, drain = data.draw(drawn_plans(roles)), data.draw(DRAINS)
+    retries = data.draw(st.sampled_from([0, 3]))
+    base = elastic(base, *plan, drain=drain, max_retries=retries)
+    tier = Tier(
+        gib=data.draw(st.sampled_from([1e-4, 1.0])),
+        gb_per_s=data.draw(st.sampled_from([1e-3, 1e-2, 1.0])),
+        latency_s=data.draw(st.sampled_from([0.0, 0.05])),
+        ttl_s=data.draw(st.sampled_from([None, 0.5])),
+    )
+    load = shared(poisson_traffic(45, 9.0, 80, 50, seed), seed=seed)
+    load = replace(load, clients=Clients() if patient else data.draw(CLIENTS))
+    note(f"{seed=} {tier} {load.clients} {base.elastic}")
+    options = RunOptions(seed=seed)
+    compared(kept(base, host=tier), load, options)
+    simulation = Simulation(kept(base, host=tier), load, options)
+    while not simulation.endings.all_over.triggered:
+        simulation.step()
+        audit(simulation, simulation.record(sample=False))
+
+
+def test_a_load_takes_its_time_on_the_wire_and_others_go_on() -> None:
+    """Of a prompt of 500 tokens 400 come from the host: 40 blocks of 1 ms and 50 ms of latency.
+
+    Meanwhile another prompt is computed; what is loaded is not computed, but attended to.
+    """
+    ids = [[0, 1, 2, 3], [7, 8, 9, 10, 11, 12, 13, 14], [0, 1, 2, 3, 4], [6]]
+    load = prompts([0.0, 1.0, 2.0, 2.001], ids)
+    batching = replace(SMALL, kv_blocks=80)  # the second prompt takes all of it
+    record = both(kept(colocated(1, batching=batching), host=memory(latency_s=0.05)), load)
+    columns = record.requests
+    assert columns["cached_tokens"].tolist() == [0, 0, 400, 0]
+    assert hits(record) == {"host": 400}
+    loaded = 2.0 + 40 * 0.001 + 0.05
+    pairs = 100 * 400 + 100 * 101 // 2
+    step = 0.010 + 1e-5 * 100 + 1e-9 * pairs
+    assert columns["prefill_start_s"][2] == 2.0
+    assert columns["first_token_s"][2] == pytest.approx(loaded + step, rel=1e-9)
+    assert columns["first_token_s"][3] < loaded
+    assert record.workers[0].prefill_tokens == 400 + 800 + 100 + 100
+
+
+def test_loads_share_what_they_cross() -> None:
+    """Two workers that load at once from one store take twice as long, each at its own cap not."""
+    ids = [[0, 1], [5, 6, 7], [8, 9, 10], [0, 1, 2], [0, 1, 3]]
+    load = prompts([0.0, 1.0, 1.0, 3.0, 3.0], ids)
+    batching = replace(SMALL, kv_blocks=30)  # one prompt's
+    base = colocated(2, batching=batching, router=RoundRobin())
+    alone = 0.010 + 1e-5 * 100 + 1e-9 * (100 * 200 + 100 * 101 // 2)
+    shares = memory(seconds=0.01)
+    capped = memory(seconds=0.001, worker_gb_per_s=BLOCK / 0.02 / 1e9)
+    for tier in (shares, capped):
+        record = both(kept(base, store=tier), load)
+        assert hits(record) == {"store": 400}
+        waits = record.requests["first_token_s"][3:] - 3.0
+        assert waits.tolist() == pytest.approx([20 * 0.02 + alone] * 2, rel=1e-9)
+
+
+def test_another_worker_s_prompt_is_loaded_and_outlives_it() -> None:
+    """What one worker computed others load, even when it is gone."""
+    load = prompts([0.0, 5.0, 6.0], [[0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 4]])
+    base = elastic(colocated(2, router=RoundRobin()), Change(at_s=1.0, pool="mixed", fail=1))
+    batching = replace(SMALL, kv_blocks=100)
+    base = replace(base, pools=(replace(base.pools[0], batching=batching),))
+    bare = run(base, load, RunOptions())
+    record = both(kept(base, store=memory()), load)
+    assert bare.requests["cached_tokens"].tolist()[:2] == [0, 0]
+    assert record.requests["cached_tokens"].tolist() == [0, 300, 300]
+
+
+def test_eviction_writes_what_makes_room_and_the_next_memory_takes_what_it_drops() -> None:
+    """A prefill worker's first prompt goes to the host, from there to the SSD, and comes back."""
+    load = prompts([0.0, 1.0, 2.0, 3.0], [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [0, 1, 2]])
+    batching = replace(SMALL, kv_blocks=60)
+    base = disaggregated(1, 1)
+    pools = tuple(replace(pool, batching=batching) for pool in base.pools)
+    base = replace(base, pools=pools)
+    tiers = {
+        "host": memory(45, write="eviction"),
+        "ssd": memory(1000, seconds=0.002, write="eviction"),
+    }
+    record = both(kept(base, **tiers), load)
+    assert hits(record)["ssd"] > 0
+    assert sum(hits(record).values()) == record.requests["cached_tokens"][3] == 290
+    through = both(kept(base, host=memory(45), ssd=memory(1000)), load)
+    both_domains = 2 * 120 * BLOCK  # of the prefill and of the decode worker
+    assert through.tiers[1].written_bytes == pytest.approx(both_domains)
+    assert through.requests["cached_tokens"][3] == 290
+
+
+def test_what_is_not_used_for_long_goes() -> None:
+    """Of what was written at 0 s and used in part at 1 s a memory has at 2 s what its TTL says."""
+    ids = [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1], [8, 9, 10, 11], [0, 1, 2, 3]]
+    load = prompts([0.0, 0.5, 1.0, 1.5, 2.0], ids)
+    batching = replace(SMALL, kv_blocks=40)  # one prompt's
+    for ttl, found in ((None, 390), (1.5, 200), (0.9, 0)):
+        base = kept(colocated(1, batching=batching), host=memory(ttl_s=ttl))
+        assert both(base, load).requests["cached_tokens"][4] == found, ttl
+
+
+def test_a_law_notices_bytes_that_are_lost() -> None:
+    """Loaded bytes are under way, delivered or dropped."""
+    deployment = kept(colocated(2, router=RoundRobin()), host=memory())
+    simulation = Simulation(deployment, shared(poisson_traffic(50, 9, 200, 9)), RunOptions())
+    record = simulation.run()
+    assert simulation.tiers.started_bytes > 0
+    audit(simulation, record)
+    simulation.tiers.delivered_bytes -= BLOCK
+    with pytest.raises(InvariantError, match="link accounting"):
+        audit(simulation, record)
+
+
+def test_without_ids_or_caches_there_is_nothing() -> None:
+    """Neither the clock nor the record knows of memories that nobody can use."""
+    plain = poisson_traffic(30, 9, 99, 9)
+    for base, load in (
+        (colocated(1), plain),
+        (colocated(1, batching=Batching(prefix_cache=False)), shared(plain)),
+    ):
+        assert run(kept(base, host=memory()), load, RunOptions()).tiers == ()
+
+
+def test_bad_memories_are_told() -> None:
+    """In one sentence with the key."""
+    for bad, words in (
+        ({"gib": 0.0}, "gib must be above 0 but got 0.0"),
+        ({"gb_per_s": float("inf")}, "gb_per_s must be above 0 but got inf"),
+        ({"latency_s": -1.0}, "latency_s must be at least 0 s but got -1.0"),
+        ({"ttl_s": float("nan")}, "ttl_s must be above 0 but got nan"),
+        ({"write": "never"}, "write must be one of through, eviction but got 'never'"),
+    ):
+        with pytest.raises(ConfigError, match=f"cache tier: {words}"):
+            Tier(**{"gib": 1.0, "gb_per_s": 1.0, **bad})
+    load = shared(poisson_traffic(9, 9, 99, 9))
+    evicting = memory(write="eviction")
+    for base in (colocated(1), disaggregated(1, 1, local_prefill=PrefixBased())):
+        with pytest.raises(ConfigError, match=r"cache_tiers: host\.write must be through where"):
+            Simulation(kept(base, host=evicting), load, RunOptions())
+    pools = disaggregated(1, 1).pools
+    sizes = (pools[0], replace(pools[1], batching=Batching(block_size=32)))
+    kinds = (pools[0], replace(pools[1], precision=Precision(kv="fp8")))
+    for apart, words in ((sizes, "one block_size but got 16, 32"), (kinds, "one precision of KV")):
+        with pytest.raises(ConfigError, match=f"cache_tiers: needs pools with {words}"):
+            Simulation(
+                kept(replace(disaggregated(1, 1), pools=apart), host=memory()), load, RunOptions()
+            )
