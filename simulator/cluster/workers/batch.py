@@ -708,9 +708,12 @@ class BatchWorker(Worker):
             self._free(request, self._held(request, length - 1))
             return
         self._free(request, self._held(request, length))
-        for waiting in (self._awaiting, self._unseen):
-            if request in waiting:
-                waiting.remove(request)
+        if request in self._awaiting:
+            self._awaiting.remove(request)
+        if request in self._unseen:  # the token that ended its prompt is not computed anew
+            self._unseen.remove(request)
+            ledger.generated[request] += 1
+            ledger.unseen_tokens -= 1
         since = (self._late_since or {}).pop(request, None)
         if since is None:
             self._fresh -= 1  # it joined in the stall

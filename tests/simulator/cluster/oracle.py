@@ -250,6 +250,8 @@ class SteppingWorker(BatchWorker):
                 self.batch.remove(sequence)
                 self.give_back(request, sequence.held)
                 ledger.generated[request] = ledger.output_tokens[request] - sequence.left
+                ledger.generated[request] += sequence.unseen
+                ledger.unseen_tokens -= sequence.unseen
             for prompt in [each for each in self.begun if each.request == request]:
                 self.begun.remove(prompt)
                 self.give_back(request, self.held[request])

@@ -212,6 +212,18 @@ def test_a_worker_that_dies_or_drains_lets_its_prompts_go() -> None:
         assert apart.any() == (mode == "migrate")
 
 
+def test_a_client_leaves_before_its_token_is_computed_anew() -> None:
+    """A prompt that stays holds up who was handed over: tokens and prompts still add up."""
+    policy = ConditionalDisagg(below_tokens=50, below_share=1.1, beliefs=None)
+    base = staying(policy, 1, 1, batching=Batching(piggyback=False))
+    base = replace(base, transfer=replace(base.transfer, recomputes=True))
+    load = traffic([0.0, 0.005, 0.010], [100, 40, 40], 5)
+    load = replace(load, clients=Clients(first_token_timeout_s=0.02))
+    record = both_of(base, load)
+    assert record.requests["status"].tolist() == [STATUSES.index("failed"), COMPLETED, COMPLETED]
+    assert not np.isnan(record.requests["decode_join_s"][0])
+
+
 def both_of(deployment: Deployment, load: Traffic) -> RunRecord:
     """Return a run that steps like it leaps."""
     return compared(deployment, load, RunOptions())
