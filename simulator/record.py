@@ -58,9 +58,13 @@ REASONS = (
 TURNED_AWAY = REASONS[-3:]
 """Reasons of an admission policy, which could have let the request in."""
 
-GAUGES = ("waiting", "running", "kv_blocks", "busy_s", "sent_bytes", "received_bytes")
+GAUGES = (
+    *("waiting", "running", "kv_blocks", "busy_s", "sent_bytes", "received_bytes"),
+    "cached_blocks",
+)
 """Gauges sampled per worker: queue length, requests in the batch (or being prefilled), KV blocks in
-use (reserved ones included), and the cumulative busy seconds and bytes sent and received so far."""
+use (reserved ones included), the cumulative busy seconds and bytes sent and received so far, and
+the blocks of no request that its prefix cache keeps."""
 
 
 class Room(Protocol):

@@ -418,7 +418,7 @@ def timeline_frame(record: RunRecord) -> pl.DataFrame:
     time = np.asarray(gauges["time_s"], dtype=np.float64)
     count = len(workers)
     there = ~np.isnan(_flat(gauges["waiting"]))
-    blocks = _flat(gauges["kv_blocks"])
+    blocks, cached = _flat(gauges["kv_blocks"]), _flat(gauges["cached_blocks"])
     capacity = np.tile([float(worker.kv_blocks) for worker in workers], len(time))
     columns: dict[str, NDArray[Any]] = {
         "time_s": np.repeat(time, count),
@@ -430,9 +430,14 @@ def timeline_frame(record: RunRecord) -> pl.DataFrame:
         "busy_fraction": _rate(gauges["busy_s"], time),
         "sent_bytes_per_s": _rate(gauges["sent_bytes"], time),
         "received_bytes_per_s": _rate(gauges["received_bytes"], time),
+        "cached_blocks": cached,
+        "kv_cached": cached / np.where(capacity > 0, capacity, np.nan),
     }
     pools = pl.Series("pool", [w.pool for w in workers] * len(time), dtype=pl.Enum(POOLS))
-    whole = {"waiting": pl.Int32, "running": pl.Int32, "kv_blocks": pl.Int64}
+    whole: dict[str, pl.DataType] = {
+        **dict.fromkeys(("waiting", "running"), pl.Int32()),
+        **dict.fromkeys(("kv_blocks", "cached_blocks"), pl.Int64()),
+    }
     return (
         pl.DataFrame({name: column[there] for name, column in columns.items()})
         .with_columns(pl.col(pl.Float64).fill_nan(None))
@@ -586,6 +591,27 @@ def prefix_cache(workers: Sequence[WorkerInfo]) -> dict[str, float | None]:
         "spared_prefill_s": sum(worker.spared_s for worker in caches),
         "kept_tokens": sum(worker.kept_tokens for worker in caches),
         "evicted_blocks": sum(worker.evicted_blocks for worker in caches),
+    }
+
+
+def cache_tiers(record: RunRecord) -> dict[str, dict[str, float | None]]:
+    """Return what memories beneath the caches held and gave, by name; empty where there are none.
+
+    ``hit_share`` is of the prompt tokens that were due, ``used_share`` of a memory's blocks at the
+    end; both are shares from 0 to 1.
+    """
+    due = sum(worker.found_tokens + worker.prefill_tokens for worker in record.workers)
+    return {
+        tier.name: {
+            "hit_tokens": tier.hit_tokens,
+            "hit_share": _per(tier.hit_tokens, due),
+            "loaded_bytes": tier.loaded_bytes,
+            "written_bytes": tier.written_bytes,
+            "evicted_blocks": tier.evicted_blocks,
+            "used_share": _per(tier.blocks, tier.capacity_blocks),
+            "places": tier.places,
+        }
+        for tier in record.tiers
     }
 
 
@@ -794,9 +820,9 @@ def summarize(
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
     of completed requests; per GPU means per allocated GPU of all pools together (``gpus``, their
-    time-mean). ``prefix_cache`` is what :func:`prefix_cache` counts,
-    ``local_prefill`` what :func:`local_prefill` does, ``rejected_token_share`` of
-    the tokens that arrived, ``usd`` what :func:`cost_usd` counts.
+    time-mean). ``prefix_cache``, ``cache_tiers`` and ``local_prefill`` are what the functions of
+    these names count, ``rejected_token_share`` is of the tokens that arrived, ``usd`` what
+    :func:`cost_usd` counts.
     """
     counts = totals(requests, slo, record.end_s)
     duration, gpus = counts["duration_s"], mean_gpus(record.workers, record.end_s)
@@ -844,6 +870,7 @@ def summarize(
         "usd": cost_usd(record.workers, context.get("prices", {})),
         "kv_utilization": kv_utilization(record.workers),
         "prefix_cache": prefix_cache(record.workers),
+        "cache_tiers": cache_tiers(record),
         "local_prefill": local_prefill(requests, record.workers),
         "workers": turnover(record.workers),
         "preemptions": counts["preemptions"],

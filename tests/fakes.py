@@ -243,6 +243,7 @@ def _gauges(columns: Columns, index: int, pool: str, time: Floats) -> dict[str, 
         "received_bytes": _integral(
             columns, takes, ("transfer_start_s", "transfer_end_s"), time, wire
         ),
+        "cached_blocks": np.zeros(len(time)),
     }
 
 

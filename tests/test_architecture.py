@@ -35,6 +35,7 @@ FLOORS = {
     "simulator.wire": 3,
     "simulator.elastic": 3,
     "simulator.clients": 3,
+    "simulator.cache_tiers": 3,
     "simulator.trials": 3,
     "simulator.cluster": 4,
     "simulator.explore": 4,

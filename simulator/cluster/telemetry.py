@@ -33,7 +33,8 @@ class Meter:
         self.since, self.blocks = now, blocks
         waiting, running = worker.observe()
         busy = worker.busy_seconds(now)
-        return waiting, running, blocks, busy, worker.sent, worker.received
+        cached = worker.cached_blocks(blocks)
+        return waiting, running, blocks, busy, worker.sent, worker.received, cached
 
 
 class Telemetry:

@@ -246,9 +246,28 @@ def memory_panel(seen: View) -> Panel:
     note = "Share of a worker's KV blocks, reserved ones included: the mean of each pool (solid)"
     note += " and its fullest worker (dotted). At 100 % requests wait or are preempted."
     lines = _mean_and_max(seen, "kv_utilization", seen.pools, scale=100.0)
+    lines += (cached := _cached(seen))
+    if cached:
+        note += " Dashed: with what prefix caches keep that no request has, the mean."
     drawn = theme.figure(lines, x=seen.time, y="KV blocks in use (%)", xaxis_range=seen.span)
     drawn.update_yaxes(range=[0, _roof(lines, 100.0)])
     return Panel(name="kv", title=title, note=note, figure=drawn, wide=True)
+
+
+def _cached(seen: View) -> list[go.Scatter]:
+    """Return the share of blocks in use or kept by prefix caches, of pools that keep any."""
+    if "kv_cached" not in seen.samples.gauges:
+        return []
+    lines = []
+    for pool in seen.pools:
+        kept = seen.samples.of(pool, "kv_cached")
+        if not np.nansum(kept):
+            continue
+        mean = series.mean_over_workers(seen.samples.of(pool, "kv_utilization") + kept) * 100.0
+        x, colour = seen.samples.time_s * seen.scale, theme.POOL_COLOURS[pool]
+        line = theme.line(x, mean, f"{pool} with cached", colour)
+        lines.append(line.update(line={"dash": "dash"}))
+    return lines
 
 
 def _mean_and_max(

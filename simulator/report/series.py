@@ -114,7 +114,8 @@ def sampled(timeline: pl.DataFrame, pools: tuple[str, ...]) -> Samples:
     stride = max(1, -(-len(time) // MAX_SAMPLES))
     worker = timeline["worker"].to_numpy()
     gauges = {}
-    for name in (*names, *rates):
+    kept = ("kv_cached",) if "kv_cached" in timeline.columns else ()
+    for name in (*names, *kept, *rates):
         table = np.full((len(time), len(pools)), np.nan)
         table[at, worker] = timeline[name].cast(pl.Float64).to_numpy()
         gauges[name] = _mean_of_runs(table, stride)

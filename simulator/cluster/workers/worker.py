@@ -268,6 +268,10 @@ class Worker:
         """Return the KV blocks it holds now."""
         return self.used
 
+    def cached_blocks(self, used: int) -> int:
+        """Return the blocks of no request that are kept beside the ``used`` ones, now."""
+        return 0 if self.cache is None else min(self.cache.idle, self.capacity - used)
+
     def _slowed(self, seconds: float) -> float:
         """Return what a step of ``seconds`` takes here, which is one of the first after a start."""
         self.slow_steps -= 1

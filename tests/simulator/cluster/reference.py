@@ -158,6 +158,11 @@ class Site:
             return blocks
         return blocks - sum(map(len, self.cache.has.values())) + len(self.cache.owned)
 
+    @property
+    def idle(self) -> int:
+        """KV blocks of nobody that are kept."""
+        return 0 if self.cache is None else self.cache.idle
+
     def need(self, job: Job) -> int:
         """Return the blocks that computing the prompt of ``job`` takes."""
         raise NotImplementedError
@@ -1549,7 +1554,7 @@ class World:
     def look(self, *, last: bool = False) -> None:
         """Read every gauge."""
         row: list[tuple[float, ...]] = [
-            (*site.gauges(), site.used, site.busy_seconds(), site.sent, site.received)
+            (*site.gauges(), site.used, site.busy_seconds(), site.sent, site.received, site.idle)
             if site.there
             else (nan,) * len(GAUGES)
             for site in self.sites

@@ -319,6 +319,8 @@ def test_the_timeline_is_the_gauges_in_long_form(seed: int) -> None:
             "busy_fraction": rate["busy_s"],
             "sent_bytes_per_s": rate["sent_bytes"],
             "received_bytes_per_s": rate["received_bytes"],
+            "cached_blocks": now["cached_blocks"],
+            "kv_cached": now["cached_blocks"] / workers[index].kv_blocks,
         }
         assert same(row, {name: told(value) for name, value in expected.items()}), at
 
