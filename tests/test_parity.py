@@ -2,8 +2,10 @@
 
 import importlib.machinery
 import importlib.util
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +14,7 @@ import pytest
 
 from simulator.cli import compose
 from simulator.cluster.simulation import RunOptions, Traffic, run
+from simulator.cluster.workers.prompts import PromptBlocks
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "compare_dynamo"
@@ -86,6 +89,62 @@ def test_a_small_trace_takes_the_times_that_dynamo_reports(name: str) -> None:
     np.testing.assert_allclose(columns["finish_s"] * 1e3, last, rtol=0.0, atol=0.4)
 
 
+SHARED = [
+    (0, 2100, 10, range(5)),
+    (50, 2600, 10, [0, 1, 2, 3, 5, 6]),
+    (60, 1024, 5, [0, 1]),
+    (900, 2100, 5, [0, 1, 2, 3, 7]),
+    (910, 5000, 8, [0, 1, *range(9, 17)]),
+    (2000, 5000, 8, [0, 1, *range(9, 17)]),
+]
+FOUND = [0, 2048, 512, 2048, 1024, 4608]
+LEFT = [*[99.639912] * 3, *[1000.818268] * 2, 2022.518021]
+CACHING = {
+    "apart": (
+        SPLIT,
+        [*[105.422750] * 3, *[1006.601106] * 2, 2028.290976],
+        [157.448528, 157.448528, 128.567278, 1029.732458, 1047.051323, 2068.701661],
+    ),
+    "co-located": (
+        TOGETHER,
+        [55.999729, 86.773759, 116.925829, 923.048577, 1012.357586, 2028.290976],
+        [157.293686, 163.053462, 140.004473, 1029.706100, 1052.797920, 2068.701661],
+    ),
+}
+"""The same of prompts that share blocks, with prefix caching on: what is found, and when."""
+
+
+@pytest.mark.parametrize("name", CACHING)
+def test_prompts_that_share_blocks_take_the_times_that_dynamo_reports(name: str) -> None:
+    """As much is found of each, and what is left takes as long."""
+    overrides, first, last = CACHING[name]
+    deployment = compose(list(overrides)).deployment
+    pools = [
+        replace(pool, batching=replace(pool.batching, prefix_cache=True))
+        for pool in deployment.pools
+    ]
+    arrivals, prompts, answers, ids = zip(*SHARED, strict=True)
+    load = Traffic(
+        arrival_s=np.array(arrivals) / 1e3,
+        input_tokens=np.array(prompts, dtype=np.int32),
+        output_tokens=np.array(answers, dtype=np.int32),
+        blocks=PromptBlocks(
+            block_size=512,
+            starts=np.cumsum([0, *map(len, ids)]),
+            first=np.concatenate([list(each) for each in ids]).astype(np.int64),
+            count=np.ones(sum(map(len, ids)), dtype=np.int64),
+            tokens=np.array(prompts, dtype=np.int32),
+        ),
+    )
+    columns = run(replace(deployment, pools=tuple(pools)), load, RunOptions()).requests
+    assert columns["cached_tokens"].tolist() == FOUND
+    if name == "apart":
+        left = columns["transfer_queue_enter_s"] * 1e3
+        np.testing.assert_allclose(left, LEFT, rtol=0.0, atol=1e-3)
+    np.testing.assert_allclose(columns["first_token_s"] * 1e3, first, rtol=0.0, atol=0.2)
+    np.testing.assert_allclose(columns["finish_s"] * 1e3, last, rtol=0.0, atol=0.4)
+
+
 def script() -> ModuleType:
     """Return the script as a module."""
     loader = importlib.machinery.SourceFileLoader("compare_dynamo", str(SCRIPT))
@@ -113,7 +172,7 @@ def test_figures_are_those_of_the_definitions() -> None:
     columns: list[list[float]] = [
         *([0.0, 10.0, 10.0], [4.0, 12.0, 20.0]),
         *([5.0, 14.0, 30.0], [25.0, 14.0, 40.0]),
-        *([8, 8, 9], [11, 1, 2]),
+        *([8, 8, 9], [11, 1, 2], [0, 4, 0]),
     ]
     one = compare.Replay(*(np.array(column, dtype=float) for column in columns), 1.0)
     found = compare.figures(one)
@@ -125,10 +184,20 @@ def test_figures_are_those_of_the_definitions() -> None:
     np.testing.assert_array_equal(one.in_order(one.ttft), other.in_order(other.ttft))
 
 
+def test_a_trace_s_own_ids_are_kept_where_dynamo_can_read_them(tmp_path: Path) -> None:
+    """Blocks of 512 tokens are written as they are, others not at all."""
+    source = tmp_path / "own.jsonl"
+    row = {"timestamp": 3000, "input_length": 600, "output_length": 4, "hash_ids": [7, 9]}
+    source.write_text(json.dumps(row) + "\n", "utf-8")
+    path = script().shared(str(source), tmp_path)
+    assert json.loads(path.read_text("utf-8")) == {**row, "timestamp": 0.0}
+    plain = tmp_path / "own.csv"
+    plain.write_text("arrival_s,input_tokens,output_tokens\n3.0,513,4\n", "utf-8")
+    assert script().shared(str(plain), tmp_path) is None
+
+
 def test_both_replay_one_file_without_shared_blocks(tmp_path: Path) -> None:
     """The file made of a trace keeps arrivals and lengths, and no block occurs twice."""
-    import json
-
     source = tmp_path / "own.csv"
     source.write_text("arrival_s,input_tokens,output_tokens\n3.0,513,4\n4.25,512,1\n", "utf-8")
     name, size, path = script().converted(str(source), tmp_path)
