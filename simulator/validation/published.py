@@ -4,7 +4,7 @@ Each study is a shipped experiment under some overrides, over a band of step tim
 what was published beside what came out, and holds by a rule that the page states.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -328,6 +328,78 @@ def _burst(runs: Runs) -> Sequence[Finding]:
     )
 
 
+COLD = {"S": (183.0, 108.0, 4.7), "Q": (174.7, 118.3, 6.7)}
+"""Seconds to start, cold, warm and hot, as measured under each trigger."""
+COLD_TAILS = {"S": (101.9, 101.4, 22.8), "Q": (119.6, 147.0, 19.5)}
+COLD_WORKERS = {"S": (2.00, 3.09, 2.46), "Q": (2.13, 2.78, 3.69)}
+COLD_S = 420.0
+_QUEUE = (
+    "autoscaler.pools.mixed.triggers="
+    "[{_target_: simulator.policies.kubernetes.Total, metric: waiting, target: 1},"
+    "{_target_: simulator.policies.kubernetes.Total, metric: running, target: 16}]",
+    "autoscaler.pools.mixed.limits.up.rates=[{period_s: 15.0, percent: 100.0}]",
+)
+
+
+def _cold_variants() -> dict[str, tuple[str, ...]]:
+    own = {"S": (), "Q": _QUEUE}
+    return {
+        f"{trigger} {seconds:g}": (f"startup.seconds={seconds:g}", *own[trigger])
+        for trigger, starts in COLD.items()
+        for seconds in starts
+    }
+
+
+def _cold(runs: Runs) -> Sequence[Finding]:
+    found = []
+    for trigger, name in (("S", "saturation trigger"), ("Q", "queue trigger")):
+        tails = [_over(runs, f"{trigger} {s:g}", _tail_s) for s in COLD[trigger]]
+        counts = [
+            _over(runs, f"{trigger} {s:g}", lambda each: workers(each, COLD_S))
+            for s in COLD[trigger]
+        ]
+        ratios = [cold / hot for cold, hot in zip(tails[0], tails[2], strict=True)]
+        published = COLD_TAILS[trigger][0] / COLD_TAILS[trigger][2]
+        found.append(
+            Finding(
+                f"{name}: P99 TTFT, cold over hot",
+                f"{published:.1f}",
+                _told(ratios),
+                max(ratios) >= COLD_RATIO,
+                f"at least {COLD_RATIO:g} somewhere in the band",
+                "where hot workers are not there in time either, both have a backlog",
+            )
+        )
+        for at, seconds in enumerate(COLD[trigger]):
+            found += _cold_rows(f"{name}, {seconds:g} s", trigger, at, (tails[at], counts[at]))
+    return found
+
+
+COLD_RATIO = 4.0
+
+
+def _cold_rows(
+    what: str, trigger: str, at: int, values: tuple[Sequence[float], Sequence[float]]
+) -> Iterator[Finding]:
+    named = ("P99 TTFT, s", "workers on average")
+    for name, told, ours in zip(named, (COLD_TAILS, COLD_WORKERS), values, strict=True):
+        published = told[trigger][at]
+        yield Finding(
+            f"{what}: {name}",
+            f"{published:g}",
+            _told(ours, 1 if told is COLD_TAILS else 2),
+            _outside(published, ours) <= NEAR * published,
+            f"within {NEAR:.0%} of the band",
+            "published runs lost requests to time-outs that are not stated, which ours serves late"
+            if told is COLD_TAILS
+            else "what the endpoint picker held back, and hence what the triggers saw, is not told",
+        )
+
+
+def _tail_s(results: Results) -> float:
+    return _quantile(first_tokens(results, float("inf")), 0.99)
+
+
 STUDIES: tuple[Study, ...] = (
     Study(
         name="slo_ramp",
@@ -389,6 +461,15 @@ STUDIES: tuple[Study, ...] = (
         variants={"run": ()},
         judge=_burst,
         caveat="the model is not stated",
+    ),
+    Study(
+        name="cold_starts",
+        title="A step of load, and cold, warm and hot starts",
+        source="llm-d pull request 2317",
+        variants=_cold_variants(),
+        judge=_cold,
+        caveat="how many prefixes there are is not stated; 15 is what llm-d's profile of these "
+        "lengths has. Clients here wait as long as it takes",
     ),
 )
 
