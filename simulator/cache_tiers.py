@@ -17,7 +17,8 @@ class Tier:
     time on the wire. ``write``: blocks come when they are computed (``through``), or when the
     memory above has no room for them any more (``eviction``). Written blocks bring along those they
     follow, at once and free of charge. The least recently used go; after ``ttl_s`` (``None``:
-    never) without use they go anyway.
+    never) without use they go anyway. A prompt is loaded where the memory has more than
+    ``threshold`` times as much of it as what is nearer (Mooncake's balancing threshold).
     """
 
     gib: float
@@ -26,6 +27,7 @@ class Tier:
     latency_s: float = 0.0
     write: str = "through"
     ttl_s: float | None = None
+    threshold: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("gib", "gb_per_s", "worker_gb_per_s", "ttl_s"):
@@ -35,6 +37,10 @@ class Tier:
         if not 0 <= self.latency_s < math.inf:
             raise ConfigError(
                 f"cache tier: latency_s must be at least 0 s but got {self.latency_s!r}"
+            )
+        if not 1 <= self.threshold < math.inf:
+            raise ConfigError(
+                f"cache tier: threshold must be at least 1 but got {self.threshold!r}"
             )
         if self.write not in WRITES:
             raise ConfigError(

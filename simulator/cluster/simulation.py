@@ -145,6 +145,8 @@ class Simulation:
         believe(traffic.blocks, deployment, self.clock, self.routers, self.ledger.expected)
         self.ways = Ways(deployment)
         self.tiers = Tiers(deployment, self.clock, traffic.blocks)
+        if router.believed is not None and self.tiers.lives:
+            router.believed.memories = self.tiers.found
         self.handoff = Handoff(
             self.endings,
             self.roster,

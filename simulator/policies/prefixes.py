@@ -52,13 +52,18 @@ class KvAware:
     Where it does not ``track_prefill``, as for decode workers, a worker costs max(0, blocks −
     credit) + ``request_weight`` × requests. Ties are drawn.
 
-    Blocks are counted per request, shared or not; the decay of credits (0 in Dynamo) and those for
-    KV in other tiers than the worker's own memory are left out.
+    Blocks that the host's memory, its SSDs or a store has of the prompt beyond what is nearer are
+    credited as well, ``host_credit`` and so on each.
+
+    Blocks are counted per request, shared or not; the decay of credits (0 in Dynamo) is left out.
 
     Source: ``lib/kv-router/src/scheduling/selector/default.rs`` at 07a6c9ce.
     """
 
     overlap_credit: float = 1.0
+    host_credit: float = 0.75
+    ssd_credit: float = 0.25
+    store_credit: float = 0.0
     prefill_scale: float = 1.0
     request_weight: float = 0.0
     temperature: float = 0.0
@@ -66,20 +71,33 @@ class KvAware:
     beliefs: Beliefs | None = field(default_factory=Beliefs)
 
     def __post_init__(self) -> None:
-        for name in ("overlap_credit", "prefill_scale", "request_weight", "temperature"):
+        credited = ("overlap_credit", "host_credit", "ssd_credit", "store_credit")
+        for name in (*credited, "prefill_scale", "request_weight", "temperature"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
                     f"kv_aware: {name} must be at least 0 but got {getattr(self, name)!r}"
                 )
+
+    @property
+    def _credits(self) -> Mapping[str, float]:
+        """What a block in each memory is credited."""
+        return {"host": self.host_credit, "ssd": self.ssd_credit, "store": self.store_credit}
 
     def costs(self, request: RoutedRequest, pool: PoolView) -> list[float]:
         """Return what each worker costs."""
         size, tokens = pool.block_size, request.input_tokens
         found = pool.overlaps(request.request)
         own = -(-tokens // size)
+        beneath = pool.beneath(request.request) if self.track_prefill else ()
         costs = []
         for worker, blocks in enumerate(pool.kv_blocks):
-            credit = self.overlap_credit * (found.get(worker, 0) // size)
+            reached = found.get(worker, 0)
+            credit = self.overlap_credit * (reached // size)
+            for memory in beneath:
+                there = memory.tokens.get(worker, 0)
+                if there > reached:
+                    credit += self._credits[memory.name] * ((there - reached) // size)
+                    reached = there
             decode = float(blocks + own)
             if self.track_prefill:
                 # The router's own account leaves out what it believes to be cached.
@@ -200,19 +218,26 @@ class CacheAware:
 class EstimatedTtft:
     """The worker that would have the prompt computed first: its queue, and what it has not of it.
 
-    Mooncake's conductor (its Algorithm 1) as far as each worker uses its own cache alone: no part
-    of a prompt is fetched from another worker. Ties are drawn.
+    Mooncake's conductor (its Algorithm 1). What a worker has not but a memory beneath it, or a
+    store for all, is loaded, which takes its time alone on the wire; what others have in their own
+    memory alone is not fetched. Ties are drawn.
     """
 
     beliefs: Beliefs = field(default_factory=Beliefs)
 
     def choose(self, request: RoutedRequest, pool: PoolView) -> int:
         """Return the worker with the least estimate of TTFT."""
-        found, tokens = pool.overlaps(request.request), request.input_tokens
-        waits = [
-            pool.estimates.ttft_s(worker, max(1, tokens - found.get(worker, 0)))
-            for worker in range(len(pool.requests))
-        ]
+        found, beneath = pool.overlaps(request.request), pool.beneath(request.request)
+        waits = []
+        for worker in range(len(pool.requests)):
+            reached, load_s = found.get(worker, 0), 0.0
+            for memory in beneath:
+                there = memory.tokens.get(worker, 0)
+                if there > reached:
+                    load_s += memory.latency_s + memory.seconds_per_token * (there - reached)
+                    reached = there
+            left = max(1, request.input_tokens - reached)
+            waits.append(pool.estimates.ttft_s(worker, left) + load_s)
         least = min(waits)
         return _drawn([at for at, wait in enumerate(waits) if wait == least], request.draw)
 

@@ -61,6 +61,18 @@ class Unknown:
 UNKNOWN = Unknown()
 
 
+class Beneath(NamedTuple):
+    """A memory beneath workers' caches: the leading prompt ``tokens`` it has, by worker.
+
+    Loading one takes ``seconds_per_token`` where nobody else does, and ``latency_s`` all of them.
+    """
+
+    name: str
+    tokens: Mapping[int, int]
+    seconds_per_token: float
+    latency_s: float
+
+
 class Prefixes(Protocol):
     """What a router believes of its workers' prefix caches."""
 
@@ -73,6 +85,10 @@ class Prefixes(Protocol):
         """Return the leading prompt tokens each worker has; who has none is left out."""
         ...
 
+    def beneath(self, request: int) -> Sequence[Beneath]:
+        """Return what memories beneath the workers have of a prompt, from near to far."""
+        ...
+
 
 class NoPrefixes:
     """Nobody is believed to have anything."""
@@ -82,6 +98,10 @@ class NoPrefixes:
     def overlaps(self, request: int) -> Mapping[int, int]:  # noqa: ARG002
         """Return nothing."""
         return {}
+
+    def beneath(self, request: int) -> Sequence[Beneath]:  # noqa: ARG002
+        """Return nothing."""
+        return ()
 
 
 NO_PREFIXES = NoPrefixes()
@@ -115,6 +135,13 @@ class PoolView:
         Workers that have none are left out, so this does not cost what there are workers.
         """
         return self.prefixes.overlaps(request)
+
+    def beneath(self, request: int) -> Sequence[Beneath]:
+        """Return what memories beneath the workers have of a prompt, from near to far.
+
+        Empty where there are none, and for a router that believes only what it routed.
+        """
+        return self.prefixes.beneath(request)
 
     def least(self, *columns: str, draw: float) -> int:
         """Return the worker with the least of ``columns``, compared in order.

@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.cluster.pools.router import COLUMNS, INTEGERS
 from simulator.policies.classes import ServiceClass
-from simulator.policies.routing import PoolView, RoutedRequest, RoutingPolicy
+from simulator.policies.routing import Beneath, PoolView, RoutedRequest, RoutingPolicy
 from simulator.testing.contract import ContractError, Subject, streams_at
 
 SIZES = (1, 2, 3, 8, 65, 512)
@@ -126,6 +126,11 @@ class Supposed:
         """Return the tokens they have."""
         having = range(request % 7, self.size, max(1, self.size // 3))
         return {worker: 16 * (1 + worker % 40) for worker in having} if request % 2 else {}
+
+    def beneath(self, request: int) -> tuple[Beneath, ...]:
+        """Return what a host's memory of every other worker has, of every third prompt."""
+        tokens = dict.fromkeys(range(0, self.size, 2), 320) if request % 3 == 0 else {}
+        return (Beneath("host", tokens, 1e-5, 1e-4),)
 
 
 @dataclass(frozen=True, slots=True)

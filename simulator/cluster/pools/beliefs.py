@@ -1,7 +1,7 @@
 """What a router believes of prefix caches: told by events, or taken from its own choices."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from simulator.cluster.workers.prompts import Path, PromptBlocks
 from simulator.deployment import Deployment
 from simulator.errors import ConfigError
 from simulator.policies.prefixes import Beliefs
+from simulator.policies.routing import Beneath
 
 if TYPE_CHECKING:
     from simulator.cluster.pools.router import Router
@@ -165,6 +166,10 @@ class PrefixIndex:
             branch = parent
 
 
+Memories = Callable[[int, Mapping[int, int]], Sequence[Beneath]]
+"""Returns what memories have of a request's prompt, given the workers' indices by number."""
+
+
 class Believed:
     """One router's beliefs about its pool; ``places`` are the indices of its workers by number.
 
@@ -186,6 +191,7 @@ class Believed:
         self.block_size = block_size
         self.places: Mapping[int, int] = {}
         self.freshen: Callable[[], None] | None = None  # makes caches tell what they have to
+        self.memories: Memories | None = None  # what lies beneath the caches
         self._index = PrefixIndex()
         self._news: deque[tuple[float, int, Path, int, bool]] = deque()
         self._expected = expected
@@ -218,6 +224,12 @@ class Believed:
         tokens = {worker: blocks * self.block_size for worker, blocks in found.items()}
         self._asked = request, tokens
         return tokens
+
+    def beneath(self, request: int) -> Sequence[Beneath]:
+        """Return what memories beneath the workers have of a prompt, who tell as caches do."""
+        if self.memories is None or not self.by_events:
+            return ()
+        return self.memories(request, self.places)
 
     def _catch_up(self, until: float) -> None:
         """Take in the news that have arrived; their times, where what was told grows old."""

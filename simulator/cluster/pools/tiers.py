@@ -1,6 +1,7 @@
 """What workers write to and load from memories beneath their KV caches, and where these are."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,9 +15,12 @@ from simulator.cluster.workers.cache import Found, PrefixCache
 from simulator.cluster.workers.prompts import Path, PromptBlocks, first
 from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError
+from simulator.policies.routing import Beneath
 from simulator.record import TierInfo
 
 GIB = 1 << 30
+ENDLESS_PROMPT = 1 << 40
+"""Tokens of a prompt all of whose blocks are looked for."""
 
 
 class Store:
@@ -33,22 +37,23 @@ class Store:
         self.capacity = capacity
         self.port = Port(tier.gb_per_s * 1e9)
         self.latency_s = tier.latency_s
+        self.threshold = tier.threshold
         self.written_blocks = self.loaded_blocks = 0
 
     def find(self, request: int, tokens: int) -> Found:
         """Return what is there of a prompt."""
-        self._expire()
+        self.expire()
         return self.cache.find(request, tokens)
 
     def keep(self, path: Path) -> None:
         """Have all blocks of a path, as those used last."""
-        self._expire()
+        self.expire()
         self.written_blocks += self.cache.keep(path)
         if self._tier.ttl_s is not None:
             self._used_at.append((self._clock.now, self.cache.stamp))
         self.cache.fit(self.capacity)
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
         """Forget what was not used for too long."""
         ttl, used = self._tier.ttl_s, self._used_at
         old = 0
@@ -80,6 +85,7 @@ class Tiers:
         self._blocks = blocks
         self._clock = clock
         self._stores: dict[tuple[str, tuple[str, int] | None], Store] = {}
+        self._reach: dict[int, dict[str, Store]] = {}  # by worker
         self._fetches: dict[int, Fetch] = {}
         self._arrivals = Arrivals(clock, self._deliver, LOADED)
         self.links = SharedLinks(clock, self._arrivals, water_level, _nothing, LOADS)
@@ -115,7 +121,7 @@ class Tiers:
         cache = worker.cache
         if not self._tiers or cache is None:
             return
-        within = self._within((gpu, slot.first_domain))
+        within = self._reach[worker.number] = self._within((gpu, slot.first_domain))
         names = list(self._tiers)
         writes = [store for name, store in within.items() if self._tiers[name].write == "through"]
         if writes:
@@ -146,6 +152,22 @@ class Tiers:
         assert self._blocks is not None  # noqa: S101 - without ids there are no memories
         cache = PrefixCache(self._blocks, self._size)
         return Store(tier, cache, int(tier.gib * GIB / self._block_bytes), self._clock)
+
+    def found(self, request: int, places: Mapping[int, int]) -> list[Beneath]:
+        """Return what each memory has of a prompt, by the places of the workers above it."""
+        return [self._found(name, tier, request, places) for name, tier in self._tiers.items()]
+
+    def _found(self, name: str, tier: Tier, request: int, places: Mapping[int, int]) -> Beneath:
+        above: dict[Store, list[int]] = {}
+        for number, place in places.items():
+            if number in self._reach:
+                above.setdefault(self._reach[number][name], []).append(place)
+        tokens: dict[int, int] = {}
+        for store, workers in above.items():
+            blocks = store.find(request, ENDLESS_PROMPT).blocks
+            tokens |= dict.fromkeys(workers, blocks * self._size) if blocks else {}
+        fastest = min(tier.gb_per_s, tier.worker_gb_per_s or tier.gb_per_s) * 1e9
+        return Beneath(name, tokens, self._block_bytes / self._size / fastest, tier.latency_s)
 
     # --- loading -------------------------------------------------------------------------------
 
@@ -181,6 +203,8 @@ class Tiers:
 
     def infos(self) -> tuple[TierInfo, ...]:
         """Return what was written, loaded and dropped, by tier."""
+        for store in self.stores:
+            store.expire()
         return tuple(self._info(name) for name in self._tiers)
 
     def _info(self, name: str) -> TierInfo:
@@ -214,7 +238,7 @@ class _Beneath:
         parts: list[tuple[Port, Store, int]] = []
         for store, port in self._reach:
             found = store.find(request, tokens)
-            if found.blocks > blocks:
+            if found.blocks > blocks * store.threshold:
                 store.keep(first(found.path, found.blocks))
                 parts.append((port, store, found.blocks - blocks))
                 blocks = found.blocks

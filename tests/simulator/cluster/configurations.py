@@ -232,7 +232,8 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
         load = shared(load, rng.choice([1, 2, 3, 5]), rng.choice([1, 1, 1, 2]), rng.randrange(1000))
         pools = tuple(_uncached(pool, rng.random() < 0.15) for pool in deployment.pools)
         deployment = _by_caches(rng, replace(deployment, pools=pools))
-    deployment = _tiered(seed, _staying(seed, deployment), grid=grid)
+    longest = int((load.input_tokens + load.output_tokens).max())
+    deployment = _tiered(seed, _staying(seed, deployment), longest, grid=grid)
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
 
 
@@ -252,7 +253,13 @@ def _in_blocks(pool: Pool, size: int) -> Pool:
     return replace(pool, batching=replace(batching, block_size=size, kv_blocks=blocks))
 
 
-def _tiered(seed: int, deployment: Deployment, *, grid: bool) -> Deployment:
+def _at_most(pool: Pool, blocks: int) -> Pool:
+    """Return a pool with no more than so many blocks."""
+    batching = pool.batching
+    return replace(pool, batching=replace(batching, kv_blocks=min(batching.kv_blocks or 1, blocks)))
+
+
+def _tiered(seed: int, deployment: Deployment, longest: int, *, grid: bool) -> Deployment:
     """Return the deployment with memories beneath its caches: in some cases, where it can."""
     own = Random(f"what is beneath {seed}")  # noqa: S311 - no secret
     pools = [pool for pool in deployment.pools if pool.batching.prefix_cache]
@@ -262,6 +269,9 @@ def _tiered(seed: int, deployment: Deployment, *, grid: bool) -> Deployment:
     deployment = replace(
         deployment, pools=tuple(_in_blocks(pool, size) for pool in deployment.pools)
     )
+    if own.random() < 0.6:  # caches that forget soon
+        tight = tuple(_at_most(pool, -(-longest // size) + 1) for pool in deployment.pools)
+        deployment = replace(deployment, pools=tight)
     decodes = deployment.computes_locally or any(pool.role == "mixed" for pool in pools)
     block = deployment.model.held(pools[0].precision.kv_bytes).bytes(size) / 2**30
 
@@ -272,12 +282,13 @@ def _tiered(seed: int, deployment: Deployment, *, grid: bool) -> Deployment:
             worker_gb_per_s=None if grid or own.random() < 0.5 else own.uniform(2e-4, 5e-3),
             latency_s=own.choice([0.0, 0.25 if grid else own.uniform(0.0, 0.05)]),
             write=own.choice(writes),
+            threshold=own.choice([1.0, 1.0, 1.5]),
             ttl_s=own.choice([None, None, None, 1.0 if grid else own.uniform(0.1, 3.0)]),
         )
 
     nearest = ("through",) if decodes else ("through", "eviction")
-    there = own.choice(["host", "host ssd", "host ssd", "store", "host store", "host ssd store"])
-    small = (10, 40, 150) if " " in there else (40, 5000)
+    there = own.choice(["host", "host ssd", "host ssd", "host ssd", "store", "host store"])
+    small = (10, 40) if " " in there else (40, 5000)
     host = tier(*nearest, tokens=small) if "host" in there else None
     ssd = tier(*(("through", "eviction") if host else nearest)) if "ssd" in there else None
     store = tier(*(("through", "eviction") if host or ssd else nearest))

@@ -142,6 +142,14 @@ class PlainTiers:
 
         site.cache.heard = heard
 
+    def ranges(self, site: Any, job: Any) -> dict[str, int]:
+        """Return the leading tokens of a prompt that each memory beneath a worker has."""
+        if not self.tiers or site.cache is None:
+            return {}
+        blocks = named(self.world.prompts, job.number, self.size)
+        memories = zip(self.tiers, site.beneath, strict=True)
+        return {name: self.size * len(store.find(blocks)) for name, (_, store) in memories}
+
     def fetch(self, site: Any, prompt: Any, length: int) -> bool:
         """Load what there is of a prompt just begun beyond what its worker has."""
         if not site.beneath:
@@ -152,7 +160,7 @@ class PlainTiers:
         parts = []
         for wire, store in site.beneath:
             found = store.find(blocks)
-            if len(found) > have:
+            if len(found) > have * store.tier.threshold:
                 store.keep(found)
                 parts.append((wire, store, len(found) - have))
                 have = len(found)
@@ -231,6 +239,8 @@ class PlainTiers:
     def totals(self, name: str) -> dict[str, float]:
         """Return what the engine tells of a tier."""
         stores = [store for (kind, _), store in self.stores.items() if kind == name]
+        for store in stores:
+            store.expire()
         return {
             "places": len(stores),
             "capacity_blocks": sum(store.capacity for store in stores),

@@ -1310,7 +1310,9 @@ class World:
             return fits[0] if fits else shares.index(min(shares))
         if name in ("KvAware", "PrefixAffinity", "CacheAware"):
             rows = list(zip(range(size), loads, found, strict=True))
-            best = self.by_caches(policy, job, rows, team[0].pool.batching.block_size)
+            beneath = [self.tiers.ranges(site, job) if stage == 0 else {} for site in team]
+            size = team[0].pool.batching.block_size
+            best = self.by_caches(policy, job, rows, (size, beneath))
             return best[int(draw * len(best))]
         keys: dict[str, Callable[[tuple[int, int, int]], Any]] = {
             "LeastRequests": lambda load: load[0],
@@ -1323,14 +1325,23 @@ class World:
 
     @staticmethod
     def by_caches(
-        policy: Any, job: Job, rows: list[tuple[int, tuple[int, int, int], int]], size: int
+        policy: Any,
+        job: Job,
+        rows: list[tuple[int, tuple[int, int, int], int]],
+        told: tuple[int, list[dict[str, int]]],
     ) -> list[int]:
         """Return the workers that are best to a router that looks at caches."""
+        size, beneath = told
         if isinstance(policy, KvAware):
             whole = ceil(job.prompt / size)
             costs = {}
             for at, (requests, tokens, blocks), found in rows:
-                less = policy.overlap_credit * (found // size)
+                less, have = policy.overlap_credit * (found // size), found
+                tiers = beneath[at] if policy.beliefs and policy.beliefs.by == "events" else {}
+                for name, there in tiers.items() if policy.track_prefill else ():
+                    more = max(0, there - have) // size
+                    less += getattr(policy, f"{name}_credit") * more
+                    have = max(have, there)
                 if policy.track_prefill:
                     computed = max(0.0, tokens / size + whole - less)
                     cost = policy.prefill_scale * computed + (blocks + whole)

@@ -199,6 +199,23 @@ def test_drawn_configurations_reach_every_rule() -> None:
     assert not rare, f"too few configurations with: {rare}"
 
 
+def test_drawn_memories_reach_every_rule() -> None:
+    """Among those of 500 configurations with memories beneath caches, everything happens twice."""
+    seen: Counter[str] = Counter()
+    for seed in range(500):
+        if not draw(seed).deployment.cache_tiers.tiers:
+            continue
+        tiers = run(seed)[1].tiers
+        hits = [tier.name for tier in tiers if tier.hit_tokens]
+        told = {
+            "two at once": len(hits) > 1,
+            "evicted": any(tier.evicted_blocks for tier in tiers),
+        }
+        seen.update([*hits, *(name for name, holds in told.items() if holds)])
+    rare = {name for name in ("host", "ssd", "store", "two at once", "evicted") if seen[name] < 2}
+    assert not rare, f"too few configurations with: {rare} of {seen}"
+
+
 FEATURES = (
     *("preempted", "rejected", "incomplete", "closed loop", "stopped", "waits for a link"),
     *("pull", "push", "push_layerwise", "fifo", "processor_sharing", "max_min", "three pools"),
@@ -224,7 +241,6 @@ FEATURES = (
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
     *("PowerOfTwo", "FirstFitSlo", "KvAware", "PrefixAffinity", "CacheAware"),
-    *("loaded", "expired or evicted", "host", "ssd", "store"),
     *("ConditionalDisagg", "PrefixBased", "stays", "stays and moves", "found by who stays"),
 )
 
@@ -257,22 +273,11 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "found at a decode worker": any(info.kept_tokens for info in record.workers),
         "evicted": any(info.evicted_blocks for info in record.workers),
         **_staying(drawn, record),
-        **_loaded(record),
         "idle": deployment.transfer.release == "idle" and len(deployment.pools) > 1,
     }
     refused = columns["reason"][columns["status"] == STATUSES.index("rejected")]
     yield from {REASONS[reason] for reason in refused.tolist()}
     yield from (name for name, holds in told.items() if holds)
-
-
-def _loaded(record: RunRecord) -> dict[str, bool]:
-    """Tell what memories beneath the caches did."""
-    hits = [tier.hit_tokens > 0 for tier in record.tiers]
-    return {
-        "loaded": any(hits),
-        "expired or evicted": any(tier.evicted_blocks for tier in record.tiers),
-        **{tier.name: tier.hit_tokens > 0 for tier in record.tiers},
-    }
 
 
 def _staying(drawn: Drawn, record: RunRecord) -> dict[str, bool]:

@@ -14,7 +14,7 @@ from simulator.policies.prefixes import (
     KvAware,
     PrefixAffinity,
 )
-from simulator.policies.routing import PoolView, RoutedRequest
+from simulator.policies.routing import Beneath, PoolView, RoutedRequest
 
 NEARLY = 1 - 2**-53
 
@@ -25,10 +25,15 @@ class Known:
 
     found: Mapping[int, int]
     block_size: int = 10
+    memories: tuple[Beneath, ...] = ()
 
     def overlaps(self, request: int) -> Mapping[int, int]:  # noqa: ARG002
         """Return the tokens each worker has."""
         return self.found
+
+    def beneath(self, request: int) -> tuple[Beneath, ...]:  # noqa: ARG002
+        """Return what memories beneath have."""
+        return self.memories
 
 
 @dataclass(frozen=True)
@@ -203,3 +208,31 @@ def test_settings_that_make_no_sense_are_told(make: Any, told: str) -> None:
     """Each in one sentence with its name and value."""
     with pytest.raises(ValueError, match=told):
         make()
+
+
+def test_memories_beneath_are_credited_beyond_what_is_nearer() -> None:
+    """Of 20 blocks: 4 own, 6 more in the host at 0.75, 5 more on SSDs at 0.25, a store for free."""
+    memories = (
+        Beneath("host", {0: 100, 1: 30}, 1e-3, 0.0),
+        Beneath("ssd", {0: 150}, 1e-3, 0.0),
+        Beneath("store", {0: 200, 1: 200}, 1e-3, 0.0),
+    )
+    pool = PoolView([0, 0], [0, 0], [0, 0], prefixes=Known({0: 40}, memories=memories))
+    request = RoutedRequest(0, 200, 10, 0, 0.5)
+    first = 20 - (4 + 0.75 * 6 + 0.25 * 5) + 20
+    second = 20 - 0.75 * 3 + 20
+    assert KvAware().costs(request, pool) == [first, second]
+    credited = KvAware(host_credit=0.0, ssd_credit=0.0, store_credit=1.0)
+    assert credited.costs(request, pool) == [20 - (4 + 5) + 20, 20 - 17 + 20]
+    assert KvAware(track_prefill=False).costs(request, pool) == [20 - 4, 20]
+
+
+def test_loading_is_weighed_against_computing() -> None:
+    """A hundred tokens a second are computed; the busy worker's memory is quicker than the idle."""
+    quick = (Beneath("host", {0: 100}, 1e-3, 0.1),)
+    slow = (Beneath("host", {0: 100}, 1e-3, 5.0),)
+    request = RoutedRequest(0, 200, 10, 0, 0.0)
+    waiting = (50, 0)
+    for memories, chosen in ((quick, 0), (slow, 1)):
+        pool = PoolView([1, 0], list(waiting), [0, 0], Paced(waiting), Known({}, memories=memories))
+        assert EstimatedTtft().choose(request, pool) == chosen
