@@ -14,7 +14,7 @@ from simulator.model import Model
 from simulator.policies.admission import Admission, AdmitAll
 from simulator.policies.autoscaling import Control
 from simulator.policies.flipping import Flipping, NeverFlip
-from simulator.policies.local_prefill import LocalPrefill, NeverLocal
+from simulator.policies.local_prefill import LocalPlacing, LocalPrefill, NeverLocal
 from simulator.policies.queueing import Fcfs, QueueOrder
 from simulator.policies.routing import LeastKV, LeastTokens, RoutingPolicy
 
@@ -185,7 +185,7 @@ class Deployment:
     pools: tuple[Pool, ...]
     router: RoutingPolicy = field(default_factory=LeastTokens)
     decode_router: RoutingPolicy = field(default_factory=LeastKV)
-    local_prefill: LocalPrefill = field(default_factory=NeverLocal)
+    local_prefill: LocalPrefill | LocalPlacing = field(default_factory=NeverLocal)
     admission: Admission = field(default_factory=AdmitAll)
     queue: QueueOrder = field(default_factory=Fcfs)
     flipping: Flipping = field(default_factory=NeverFlip)

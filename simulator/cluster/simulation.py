@@ -528,7 +528,8 @@ class Simulation:
 
 def _check_targets(deployment: Deployment, classes: Classes) -> None:
     """Refuse a policy that judges by a target which some requests have not."""
-    for group in ("router", "decode_router", "admission", "queue", "flipping"):
+    groups = ("router", "decode_router", "local_prefill", "admission", "queue", "flipping")
+    for group in groups:
         policy = getattr(deployment, group)
         if lacks := lacking(policy, classes.kinds):
             keys = " or ".join(f"slo.{each}" for each in lacks.split(" or "))

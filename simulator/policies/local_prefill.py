@@ -2,14 +2,17 @@
 
 Sources: Dynamo, ``lib/kv-router/src/conditional_disagg.rs`` and
 ``lib/llm/src/kv_router/prefill_router/conditional_bypass.rs`` at 07a6c9ce; llm-d-router,
-``disagg/prefix_based_pd_decider.go`` at ebab6879.
+``disagg/prefix_based_pd_decider.go`` at ebab6879; splitwise-sim, ``scheduler.py`` at 8f99e7dc;
+xLLM-service, ``scheduler/managers/instance_mgr.cpp`` at c8033e00; TokenScale (arXiv 2512.03416).
 """
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from simulator.policies.classes import ServiceClass
 from simulator.policies.prefixes import ROUTED, Beliefs
+from simulator.policies.routing import PoolView, RoutedRequest
 
 
 class Prompt(NamedTuple):
@@ -45,6 +48,18 @@ class LocalPrefill(Protocol):
 
     def local(self, seen: Prompt) -> bool:
         """Return whether the decode worker is to compute the prompt."""
+        ...
+
+
+@runtime_checkable
+class LocalPlacing(Protocol):
+    """A pure choice of the decode worker that computes a prompt, which looks at all of them.
+
+    It may say by ``needs`` what targets it must know, as routers do.
+    """
+
+    def place(self, request: RoutedRequest, prefill: PoolView, decode: PoolView) -> int | None:
+        """Return the index of a decode worker, or ``None`` if a prefill worker is to compute it."""
         ...
 
 
@@ -131,3 +146,104 @@ class PrefixBased:
         if not least or seen.tokens < self.prompt_tokens or seen.tokens < least:
             return True
         return seen.cached_tokens is None or seen.tokens - seen.cached_tokens < least
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitwiseMixed:
+    """Splitwise's mixed pool: token machines are lent for prompts while prompt machines are behind.
+
+    If the shortest queue of the prefill workers is not empty, and is longer than ``queue_tokens``
+    with this prompt, the prompt goes to the decode worker with the fewest prompt tokens among those
+    that have any (the mixed pool); if that one would be over the limit too, to one that has none,
+    of which the one with the fewest KV blocks; if all have some, to the mixed one after all. A
+    worker is no longer of the mixed pool when it has no prompt left. What Splitwise also does,
+    lending a prompt machine for tokens, is left out.
+    """
+
+    queue_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        if not self.queue_tokens >= 1:
+            raise ValueError(
+                f"splitwise_mixed: queue_tokens must be at least 1 but got {self.queue_tokens!r}"
+            )
+
+    def place(self, request: RoutedRequest, prefill: PoolView, decode: PoolView) -> int | None:
+        """Return whom the prompt is lent to, or ``None``."""
+        prompt, waiting = request.input_tokens, min(prefill.tokens, default=0)
+        if not waiting or waiting + prompt <= self.queue_tokens:
+            return None
+        mixed = [worker for worker, tokens in enumerate(decode.tokens) if tokens]
+        lent = min(mixed, key=lambda worker: decode.tokens[worker], default=None)
+        if lent is not None and decode.tokens[lent] + prompt <= self.queue_tokens:
+            return lent
+        free = [worker for worker, tokens in enumerate(decode.tokens) if not tokens]
+        return min(free, key=lambda worker: decode.kv_blocks[worker], default=lent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvertibleDecoders:
+    """TokenScale's: a ``share`` of the decode workers takes prompts that would else be late.
+
+    A prompt that no prefill worker would have computed within its TTFT target goes to the
+    convertible worker that would have it first, if that is sooner. The share is ours: the paper
+    derives how many there are from its profile of bursts.
+    """
+
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(
+                f"convertible_decoders: share must lie in (0, 1] but got {self.share!r}"
+            )
+
+    def needs(self, service: ServiceClass) -> str:
+        """Return what a class lacks for a prompt to be late, or nothing."""
+        return "ttft_s" if service.ttft_s is None else ""
+
+    def place(self, request: RoutedRequest, prefill: PoolView, decode: PoolView) -> int | None:
+        """Return the convertible worker that helps out, or ``None``."""
+        soonest, _ = _soonest(request, prefill, len(prefill.tokens))
+        if soonest <= (request.service.ttft_s or math.inf):
+            return None
+        convertible = math.ceil(self.share * len(decode.tokens))
+        sooner, worker = _soonest(request, decode, convertible)
+        return worker if sooner < soonest else None
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowRedirect:
+    """Arrow's: a prompt that is late everywhere goes to the least loaded decode worker.
+
+    That is so if the soonest prefill worker misses the TTFT target, the decode worker with the
+    least TPOT would hold (D − 1) / D of the TPOT target (of D decode workers), it is not the first
+    one that fits (which will decode the request), and it would have the prompt sooner.
+    """
+
+    def needs(self, service: ServiceClass) -> str:
+        """Return what a class lacks, or nothing."""
+        lacks = (name for name in ("ttft_s", "tpot_s") if getattr(service, name) is None)
+        return next(lacks, "")
+
+    def place(self, request: RoutedRequest, prefill: PoolView, decode: PoolView) -> int | None:
+        """Return the decode worker the prompt is redirected to, or ``None``."""
+        service, tokens, size = request.service, request.input_tokens, len(decode.tokens)
+        target = service.tpot_s or math.inf
+        soonest, _ = _soonest(request, prefill, len(prefill.tokens))
+        if soonest <= (service.ttft_s or math.inf) or not size:
+            return None
+        paces = [decode.estimates.tpot_s(worker, tokens) for worker in range(size)]
+        least = paces.index(min(paces))
+        fits = next((worker for worker, pace in enumerate(paces) if pace <= target), least)
+        if fits == least or not paces[least] < target * (size - 1) / size:
+            return None
+        return least if decode.estimates.prompt_s(least, tokens) < soonest else None
+
+
+def _soonest(request: RoutedRequest, pool: PoolView, workers: int) -> tuple[float, int]:
+    """Return when the first of a pool's first workers would have a prompt computed, and which."""
+    tokens, estimates = request.input_tokens, pool.estimates
+    waits = [estimates.prompt_s(worker, tokens) for worker in range(workers)]
+    least = min(waits, default=math.inf)
+    return least, waits.index(least) if waits else 0

@@ -45,6 +45,10 @@ class Estimates(Protocol):
         """
         ...
 
+    def prompt_s(self, worker: int, tokens: int) -> float:
+        """Return what ``ttft_s`` does, of a decode worker too, which could compute the prompt."""
+        ...
+
 
 class Unknown:
     """No estimates: every worker takes no time."""
@@ -54,6 +58,10 @@ class Unknown:
         return 0.0
 
     def tpot_s(self, worker: int, tokens: int) -> float:  # noqa: ARG002
+        """Return 0."""
+        return 0.0
+
+    def prompt_s(self, worker: int, tokens: int) -> float:  # noqa: ARG002
         """Return 0."""
         return 0.0
 

@@ -12,12 +12,14 @@ from simulator.policies.autoscaling import Observation
 from simulator.policies.classes import ServiceClass
 from simulator.policies.engines import Shape
 from simulator.policies.flipping import Crowd, Flipping
-from simulator.policies.local_prefill import LocalPrefill, Prompt
+from simulator.policies.local_prefill import LocalPlacing, LocalPrefill, Prompt
 from simulator.policies.matching import Answer, Counts, Matcher, View, cost, rates_of
 from simulator.policies.queueing import Queued, QueueOrder
+from simulator.policies.routing import RoutedRequest
 from simulator.record import TURNED_AWAY
 from simulator.testing.autoscalers import Limits, looks
 from simulator.testing.contract import Subject, same, streams_at
+from simulator.testing.routers import DUE, Pool
 
 CLASSES = (
     ServiceClass(ttft_s=0.5, tpot_s=0.05),
@@ -140,17 +142,20 @@ def check_flipping(policy: Flipping) -> None:
         _yes_or_no(subject, situation, lambda: policy.to_prefill(requests))  # noqa: B023
 
 
-def check_local_prefill(policy: LocalPrefill) -> None:
+def check_local_prefill(policy: LocalPrefill | LocalPlacing) -> None:
     """See to it that a policy of which prompts stay at decode workers keeps its contract.
 
     It says yes or no, of prompts of any length, cached in part, whole or nobody knows, whatever the
-    loads; the same question has the same answer, today and in another run; it keeps nothing in
-    itself.
+    loads (one that chooses the worker: which of those there are, or none); the same question has
+    the same answer, today and in another run; it keeps nothing in itself.
 
     Raises:
         ContractError: it does not; the text names the policy and what it broke.
     """
     subject = Subject("local prefill", policy)
+    if isinstance(policy, LocalPlacing):
+        _check_placing(subject)
+        return
     for tokens, cached in product((1, 16, 2000, 10**6), (None, 0.0, 0.5, 1.0)):
         for blocks, waiting in product((1, 5_000, 10**7), (0, 8_192, 10**7)):
             found = None if cached is None else int(cached * tokens)
@@ -158,6 +163,18 @@ def check_local_prefill(policy: LocalPrefill) -> None:
             situation = f"about a prompt of {tokens:,} tokens of which {told} are cached"
             prompt = Prompt(tokens, found, blocks, 10_000, waiting, 8_192)
             _yes_or_no(subject, situation, lambda: policy.local(prompt))  # noqa: B023
+
+
+def _check_placing(subject: Subject) -> None:
+    for size, tokens, level in product((1, 2, 7), (1, 2000, 10**6), (0, 1, 500, 200_000)):
+        loads = [(level * (1 + at)) % (3 * level + 1) for at in range(3 * size)]
+        prefill, decode = Pool((loads[:size],) * 3).view(), Pool((loads,) * 3).view()
+        situation = f"about a prompt of {tokens:,} tokens over {3 * size} decode workers"
+        request = RoutedRequest(0, tokens, 100, 0, 0.5, DUE)
+        found = _asked(subject, situation, lambda: subject.policy.place(request, prefill, decode))  # noqa: B023
+        whole = isinstance(found, int) and not isinstance(found, bool)
+        if found is not None and not (whole and 0 <= found < 3 * size):
+            raise subject.broke(f"chose worker {found!r} {situation}; 0 to {3 * size - 1} are due")
 
 
 def check_matcher(policy: Matcher) -> None:

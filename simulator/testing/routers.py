@@ -108,6 +108,10 @@ class Guessed:
         self.pool.reads += 1
         return 1e-5 * (self.pool.columns[1][worker] + tokens)
 
+    def prompt_s(self, worker: int, tokens: int) -> float:
+        """Return the same."""
+        return self.ttft_s(worker, tokens)
+
     def tpot_s(self, worker: int, tokens: int) -> float:
         """Return 10 ms, and a little for each sequence and block."""
         self.pool.reads += 1

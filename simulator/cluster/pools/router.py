@@ -96,22 +96,28 @@ class Router:
         self.believed.forget()
         return index, found
 
-    def _ask(self, request: int, input_tokens: int, output_tokens: int) -> int:
-        """Return the policy's choice."""
+    def sent(self, request: int, index: int) -> None:
+        """Hear that ``request`` goes to a worker that others have chosen."""
+        if self.believed is not None:
+            self.believed.chosen(request, index, self.team.workers[index].number)
+
+    def routed(self, request: int, input_tokens: int, output_tokens: int) -> RoutedRequest:
+        """Return a request as the policy sees it, with the next draw."""
         if not self._draws:
             self._draws = self._generator.random(_DRAWS).tolist()[::-1]
-        draw = self._draws[-1]
-        session = -1 if self.sessions is None else self.sessions[request]
-        routed = RoutedRequest(
+        return RoutedRequest(
             request,
             input_tokens,
             output_tokens,
             self._order,
-            draw,
+            self._draws[-1],
             self.classes[request],
-            session,
+            -1 if self.sessions is None else self.sessions[request],
         )
-        index = self._choose(routed, self.view)
+
+    def _ask(self, request: int, input_tokens: int, output_tokens: int) -> int:
+        """Return the policy's choice."""
+        index = self._choose(self.routed(request, input_tokens, output_tokens), self.view)
         size = len(self.team.workers)
         if not (isinstance(index, INTEGERS) and 0 <= index < size) or type(index) is bool:
             raise ConfigError(
@@ -163,10 +169,11 @@ class Estimated:
 
     def ttft_s(self, worker: int, tokens: int) -> float:
         """Return the seconds until a prompt of so many tokens is computed there."""
-        at = self._team.workers[worker]
-        if at.role == "decode":
-            return 0.0
-        pace = self._paces[at.role]
+        return 0.0 if self._team.workers[worker].role == "decode" else self.prompt_s(worker, tokens)
+
+    def prompt_s(self, worker: int, tokens: int) -> float:
+        """Return the same, of a decode worker too."""
+        pace = self._paces[self._team.workers[worker].role]
         return pace.backlog_s(self._team.load.tokens[worker]) + pace.prompt_s(tokens)
 
     def tpot_s(self, worker: int, tokens: int) -> float:

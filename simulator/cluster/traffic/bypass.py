@@ -1,10 +1,10 @@
 """Asks, before a prompt is placed, whether its decode worker is to compute it."""
 
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.pools.router import Router
+from simulator.cluster.pools.router import INTEGERS, Router
 from simulator.cluster.workers.batch import BatchWorker
 from simulator.errors import ConfigError
-from simulator.policies.local_prefill import LocalPrefill, Prompt
+from simulator.policies.local_prefill import LocalPlacing, LocalPrefill, Prompt
 
 
 class Bypass:
@@ -19,7 +19,12 @@ class Bypass:
     __slots__ = ("_asks", "_decode_router", "_knows", "_ledger", "_policy", "_router")
 
     def __init__(
-        self, policy: LocalPrefill, ledger: Ledger, routers: tuple[Router, Router], *, knows: bool
+        self,
+        policy: LocalPrefill | LocalPlacing,
+        ledger: Ledger,
+        routers: tuple[Router, Router],
+        *,
+        knows: bool,
     ) -> None:
         self._policy = policy
         self._asks: bool = getattr(policy, "asks_prefill", False)
@@ -29,20 +34,48 @@ class Bypass:
 
     def placed(self, request: int, tokens: int, output: int) -> BatchWorker | None:
         """Return the decode worker that gets a prompt, or ``None`` if it goes the usual way."""
+        if not self._decode_router.team.workers:
+            return None
+        if isinstance(self._policy, LocalPlacing):
+            return self._chosen(self._policy, request, tokens, output)
+        return self._kept(self._policy, request, tokens, output)
+
+    def _chosen(
+        self, policy: LocalPlacing, request: int, tokens: int, output: int
+    ) -> BatchWorker | None:
+        """Ask a policy that chooses the decode worker itself."""
+        router = self._decode_router
+        routed = router.routed(request, tokens, output)
+        index = policy.place(routed, self._router.view, router.view)
+        if index is None:
+            return None
+        size = len(router.team.workers)
+        if not (isinstance(index, INTEGERS) and 0 <= index < size) or type(index) is bool:
+            raise ConfigError(
+                f"local_prefill {type(policy).__name__}: chose worker {index!r} for request "
+                f"{request}, but the decode pool has workers 0 to {size - 1}"
+            )
+        router.sent(request, int(index))
+        self._ledger.expected.pop(request, None)
+        worker: BatchWorker = router.team.workers[index]
+        return worker
+
+    def _kept(
+        self, policy: LocalPrefill, request: int, tokens: int, output: int
+    ) -> BatchWorker | None:
+        """Ask a policy whether the decode worker that its router would choose keeps a prompt."""
         router, ledger = self._decode_router, self._ledger
         team = router.team
-        if not team.workers:
-            return None
         index, found = router.peek(request, tokens, output)
         worker: BatchWorker = team.workers[index]
         cached = found if self._knows else None
         waiting, step = self._prefill(request, tokens, output)
         blocks = team.load.kv_blocks[index] + worker.blocks(tokens)
         seen = Prompt(tokens, cached, blocks, worker.capacity, waiting, step)
-        answer = self._policy.local(seen)
+        answer = policy.local(seen)
         if type(answer) is not bool:
             raise ConfigError(
-                f"local_prefill {type(self._policy).__name__}: answered {answer!r} for request "
+                f"local_prefill {type(policy).__name__}: answered {answer!r} for request "
                 f"{request}, but may say True or False"
             )
         if not answer:

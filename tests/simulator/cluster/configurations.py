@@ -29,7 +29,13 @@ from simulator.policies.admission import (
     Tier,
     TokenTiers,
 )
-from simulator.policies.local_prefill import ConditionalDisagg, PrefixBased
+from simulator.policies.local_prefill import (
+    ArrowRedirect,
+    ConditionalDisagg,
+    ConvertibleDecoders,
+    PrefixBased,
+    SplitwiseMixed,
+)
 from simulator.policies.prefixes import Beliefs, CacheAware, KvAware, PrefixAffinity
 from simulator.policies.queueing import Edf, Fcfs, Priority, Sjf, Wspt
 from simulator.policies.routing import (
@@ -74,6 +80,9 @@ STAYING = (
     PrefixBased(non_cached_tokens=0),
     PrefixBased(beliefs=None),
 )
+LENDING = (SplitwiseMixed(queue_tokens=20), SplitwiseMixed(queue_tokens=100))
+HELPING = (ConvertibleDecoders(), ConvertibleDecoders(share=1.0), ArrowRedirect())
+"""Those that need targets, which classes have."""
 OTHERS = (PowerOfTwo(), PowerOfTwo(load="kv_blocks"), FirstFitSlo())
 QUEUES = (Fcfs(), Sjf(), Wspt(), Edf(), Priority(), Priority(aging_s=0.5))
 DENSE = replace(A_MODEL, name="small dense model", kv_heads=4, max_context=300)
@@ -233,16 +242,19 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
         pools = tuple(_uncached(pool, rng.random() < 0.15) for pool in deployment.pools)
         deployment = _by_caches(rng, replace(deployment, pools=pools))
     longest = int((load.input_tokens + load.output_tokens).max())
-    deployment = _tiered(seed, _staying(seed, deployment), longest, grid=grid)
+    due = bool(load.classes.of)
+    deployment = _tiered(seed, _staying(seed, deployment, due=due), longest, grid=grid)
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
 
 
-def _staying(seed: int, deployment: Deployment) -> Deployment:
+def _staying(seed: int, deployment: Deployment, *, due: bool) -> Deployment:
     """Return the deployment with decode workers that compute prompts: in some cases."""
     own = Random(f"who stays of {seed}")  # noqa: S311 - no secret
     if len(deployment.pools) == 1 or own.random() < 0.6:
         return deployment
-    return replace(deployment, local_prefill=own.choice(STAYING))
+    some = (*STAYING, *LENDING * 2, *(HELPING * 3 if due else ()))
+    chosen = own.choice(some)
+    return replace(deployment, local_prefill=chosen)
 
 
 def _in_blocks(pool: Pool, size: int) -> Pool:

@@ -56,6 +56,17 @@ class Doorkeeper:
             shares.append(seconds(site, load[0] + 1, context) / service.tpot_s)
         return max(shares)
 
+    def computed_s(self, job: Any, site: Any, waiting: int) -> float:
+        """Return when a prompt would be computed behind so many tokens."""
+        tokens = job.prompt + len(job.tokens[:-1])
+        return float(site.backlog_s(waiting) + site.alone_s(tokens))
+
+    def decode_s(self, job: Any, site: Any, load: tuple[int, int, int]) -> float:
+        """Return a decode step's seconds with this request too."""
+        tokens = job.prompt + len(job.tokens[:-1])
+        context = load[2] * site.pool.batching.block_size + tokens
+        return seconds(site, load[0] + 1, context)
+
     def load(self, site: Any, stage: int = 0) -> tuple[int, int, int]:
         """Return what a router sees: requests, prompt tokens to compute, prompt blocks."""
         seen: tuple[int, int, int] = self.world.load(site, stage)

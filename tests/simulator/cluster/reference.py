@@ -1236,6 +1236,12 @@ class World:
         policy, name = self.deployment.local_prefill, type(self.deployment.local_prefill).__name__
         if name == "NeverLocal" or not self.decoders:
             return None
+        if hasattr(policy, "place"):
+            lent = self.lent(job, policy)
+            if lent is not None:
+                self.sent.append((1, self.now, lent, job))
+                job.expected = 0
+            return lent
         at, found = self.look_ahead(job, 1, self.decoders)
         site, new = self.decoders[at], job.prompt - found[at]
         known = any(
@@ -1259,6 +1265,37 @@ class World:
         self.choose(job, 1, self.decoders)
         job.expected = found[at]
         return site
+
+    def lent(self, job: Job, policy: Any) -> "Batch | None":
+        """Return the decode worker that helps out with a prompt, if one does."""
+        before = {each: self.load(each, 0)[1] for each in self.entries}
+        there = {each: self.load(each, 1) for each in self.decoders}
+        service, wait = self.doorkeeper.classes[job.number], self.doorkeeper.computed_s
+        if type(policy).__name__ == "SplitwiseMixed":
+            most = policy.queue_tokens - job.prompt
+            if not min(before.values()) > max(0, most):
+                return None
+            mixed = [each for each in self.decoders if there[each][1]]
+            free = [each for each in self.decoders if not there[each][1]]
+            best = min(mixed, key=lambda each: there[each][1]) if mixed else None
+            if best and (there[best][1] <= most or not free):
+                return best
+            return min(free, key=lambda each: there[each][2])
+        soonest = min(wait(job, each, before[each]) for each in self.entries)
+        if soonest <= service.ttft_s:
+            return None
+        waits = {each: wait(job, each, there[each][1]) for each in self.decoders}
+        if type(policy).__name__ == "ConvertibleDecoders":
+            some = self.decoders[: ceil(policy.share * len(self.decoders))]
+            helper = min(some, key=lambda each: waits[each])
+            return helper if waits[helper] < soonest else None
+        paces = {each: self.doorkeeper.decode_s(job, each, there[each]) for each in waits}
+        least = min(self.decoders, key=lambda each: paces[each])
+        fits = [each for each in self.decoders if paces[each] <= service.tpot_s]
+        count = len(self.decoders)
+        spare = paces[least] < service.tpot_s * (count - 1) / count
+        others = fits[:1] not in ([], [least])
+        return least if others and spare and waits[least] < soonest else None
 
     def believed(self, job: Job, stage: int, team: "list[Any]") -> list[int]:
         """Return the prompt tokens that each worker is believed to have."""

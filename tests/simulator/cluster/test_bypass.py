@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import colocated, disaggregated, poisson_traffic, prompt_blocks, shared, traffic
+from builders import (
+    LinearLatency,
+    colocated,
+    disaggregated,
+    poisson_traffic,
+    prompt_blocks,
+    shared,
+    traffic,
+)
 from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 from test_elastic import BATCHINGS, DRAINS, TRANSFERS, assert_each_token_was_seen_once, elastic
@@ -22,9 +30,18 @@ from simulator.cluster.workers.batch import BatchWorker
 from simulator.deployment import Batching, Deployment, Transfer
 from simulator.elastic import Change, Drain
 from simulator.errors import ConfigError, InvariantError
-from simulator.policies.local_prefill import ConditionalDisagg, LocalPrefill, PrefixBased, Prompt
+from simulator.policies.classes import Classes, ServiceClass
+from simulator.policies.local_prefill import (
+    ArrowRedirect,
+    ConditionalDisagg,
+    ConvertibleDecoders,
+    LocalPrefill,
+    PrefixBased,
+    Prompt,
+    SplitwiseMixed,
+)
 from simulator.policies.prefixes import Beliefs, KvAware
-from simulator.policies.routing import RoundRobin
+from simulator.policies.routing import FirstFitSlo, RoundRobin
 from simulator.record import STATUSES, TIMES, RunRecord
 
 EXAMPLES = int(os.environ.get("DISAGGSIM_BYPASS_EXAMPLES", "40"))
@@ -264,6 +281,43 @@ def test_bad_deployments_and_answers_are_told() -> None:
     late = PrefixBased(beliefs=Beliefs(delay_s=1.0))
     with pytest.raises(ConfigError, match=r"local_prefill PrefixBased: beliefs\.delay_s must be 0"):
         Simulation(staying(late), shared(load), RunOptions())
+
+
+@dataclass(frozen=True)
+class Names:
+    """One worker, whatever is asked."""
+
+    worker: Any
+
+    def place(self, request: Any, prefill: Any, decode: Any) -> Any:  # noqa: ARG002 - a policy's
+        """Return it."""
+        return self.worker
+
+
+def test_a_policy_may_choose_the_worker() -> None:
+    """All go there, laws hold, and who is none is told."""
+    load = shared(poisson_traffic(60, 20, 120, 20))
+    record = both(staying(Names(1), 1, 2), load)
+    assert (record.requests["prefill_worker"] == 2).all()
+    assert not np.isfinite(record.requests["transfer_end_s"]).any()
+    assert not stayed(both(staying(Names(None), 1, 2), load)).any()
+    for wrong in (2, -1, True, "0", 1.0):
+        with pytest.raises(ConfigError, match=r"Names: chose worker .*workers 0 to 1"):
+            run(staying(Names(wrong), 1, 2), load, RunOptions())
+
+
+def test_lent_workers_equal_oracle() -> None:
+    """While prefill workers are behind, decode workers compute prompts: leaping equals stepping."""
+    load = shared(poisson_traffic(200, 80, 300, 60))
+    load = replace(load, classes=Classes(kinds=(ServiceClass(ttft_s=0.012, tpot_s=0.05),)))
+    steep = {"latency": LinearLatency(per_seq=0.01), "decode_router": FirstFitSlo()}
+    for policy, changes in (
+        (SplitwiseMixed(queue_tokens=400), {}),
+        (ConvertibleDecoders(), {}),
+        (ArrowRedirect(), steep),
+    ):
+        record = both(staying(policy, 1, 3, **changes), load)
+        assert 0 < stayed(record).sum() < 200, policy
 
 
 def test_the_roles_of_workers_are_what_they_were() -> None:

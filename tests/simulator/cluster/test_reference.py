@@ -6,17 +6,22 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 import pytest
+from builders import LinearLatency, disaggregated, poisson_traffic, shared
 from configurations import Drawn, draw
 from reference import Job, Wait, World, histogram_fits, port_bandwidth
 
 from simulator.cluster.pools import router
-from simulator.cluster.simulation import Simulation
+from simulator.cluster.simulation import RunOptions, Simulation
 from simulator.cluster.workers import leap
 from simulator.deployment import Deployment
+from simulator.policies.classes import Classes, ServiceClass
+from simulator.policies.local_prefill import ArrowRedirect
+from simulator.policies.routing import FirstFitSlo
 from simulator.record import REASONS, STATUSES, RunRecord
 
 FIRST, COUNT = (int(n) for n in os.environ.get("DISAGGSIM_REFERENCE_SEEDS", "0:500").split(":"))
@@ -165,6 +170,23 @@ def test_engine_agrees_on_sessions_while_pools_change(first: int) -> None:
     assert len(undecided) <= 2, f"too many seeds are decided by rounding: {undecided}"
 
 
+def test_engine_agrees_on_redirected_prompts() -> None:
+    """So it does where Arrow's redirect lends decode workers, which drawn loads seldom ask for."""
+    load = shared(poisson_traffic(60, 80, 300, 40))
+    load = replace(load, classes=Classes(kinds=(ServiceClass(ttft_s=0.012, tpot_s=0.05),)))
+    deployment = disaggregated(
+        *(1, 3),
+        latency=LinearLatency(per_seq=0.01),
+        decode_router=FirstFitSlo(),
+        local_prefill=ArrowRedirect(),
+    )
+    options = RunOptions(seed=5, sample_interval_s=0.37)
+    drawn = Drawn(deployment=deployment, traffic=load, options=options, grid=False)
+    record = Simulation(deployment, load, options).run()
+    assert not differences(drawn, record, reference(drawn))
+    assert _staying(drawn, record)["stays and moves"]
+
+
 def test_drawn_sessions_reach_every_rule() -> None:
     """Among 200 configurations with sessions, everything about them happens in at least 4."""
     seen: Counter[str] = Counter()
@@ -241,6 +263,7 @@ FEATURES = (
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
     *("PowerOfTwo", "FirstFitSlo", "KvAware", "PrefixAffinity", "CacheAware"),
+    *("SplitwiseMixed", "ConvertibleDecoders", "ArrowRedirect", "lent"),
     *("ConditionalDisagg", "PrefixBased", "stays", "stays and moves", "found by who stays"),
 )
 
@@ -287,6 +310,7 @@ def _staying(drawn: Drawn, record: RunRecord) -> dict[str, bool]:
     return {
         type(drawn.deployment.local_prefill).__name__: True,
         "stays": stays.any(),
+        "lent": stays.any() and hasattr(drawn.deployment.local_prefill, "place"),
         "stays and moves": stays.any() and not np.isnan(columns["transfer_end_s"]).all(),
         "found by who stays": columns["cached_tokens"][stays].any(),
     }

@@ -1,15 +1,22 @@
 """Which prompts stay at their decode worker: decisions worked by hand from each system's rule."""
 
+from dataclasses import dataclass
+
 import pytest
 from shipped import shipped
 
+from simulator.policies.classes import ServiceClass
 from simulator.policies.local_prefill import (
+    ArrowRedirect,
     ConditionalDisagg,
+    ConvertibleDecoders,
     LocalPrefill,
     NeverLocal,
     PrefixBased,
     Prompt,
+    SplitwiseMixed,
 )
+from simulator.policies.routing import PoolView, RoutedRequest
 
 
 def prompt(
@@ -136,3 +143,121 @@ def test_bad_settings_are_told(build: object, told: str) -> None:
     """By their name and value."""
     with pytest.raises(ValueError, match=told):
         build()  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Paced:
+    """A thousand prompt tokens a second behind those that wait, and a TPOT for each worker."""
+
+    waiting: tuple[int, ...]
+    tpots: tuple[float, ...]
+
+    def ttft_s(self, worker: int, tokens: int) -> float:  # noqa: ARG002
+        """Return nothing: no policy here asks."""
+        return 0.0
+
+    def prompt_s(self, worker: int, tokens: int) -> float:
+        """Return when a prompt is computed."""
+        return (self.waiting[worker] + tokens) / 1000
+
+    def tpot_s(self, worker: int, tokens: int) -> float:  # noqa: ARG002
+        """Return a step's seconds."""
+        return self.tpots[worker]
+
+
+def pool(
+    waiting: tuple[int, ...],
+    blocks: tuple[int, ...] | None = None,
+    tpots: tuple[float, ...] | None = None,
+) -> PoolView:
+    """Return a pool of which so many prompt tokens wait, and blocks are placed, at each worker."""
+    count = len(waiting)
+    paced = Paced(waiting, tpots or (0.01,) * count)
+    return PoolView((0,) * count, waiting, blocks or (0,) * count, paced)
+
+
+def asked(tokens: int) -> RoutedRequest:
+    """Return a request due its first token in two seconds, and others every 50 ms."""
+    return RoutedRequest(0, tokens, 100, 0, 0.5, ServiceClass(ttft_s=2.0, tpot_s=0.05))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "prefill", "decode", "blocks", "lent"),
+    [
+        (9000, (0, 9000), (0, 0), (5, 3), None),  # a queue is empty, however long the prompt
+        (4000, (4192, 9000), (0, 0), (5, 3), None),  # 8,192 with the prompt: not above it
+        (4000, (4193, 9000), (0, 0), (5, 3), 1),  # above: borrow who has the fewest blocks
+        (4000, (5000, 9000), (0, 100), (0, 9), 1),  # the mixed pool first, though it is fuller
+        (4000, (5000, 9000), (0, 4193), (7, 9), 0),  # it would be over the limit: borrow
+        (4000, (5000, 9000), (6000, 5000), (0, 9), 1),  # nobody is left to borrow
+        (4000, (5000, 9000), (300, 200, 0), (1, 1, 0), 1),  # the shorter of two mixed ones
+    ],
+)
+def test_splitwise_lends_token_machines_while_prompts_wait(
+    tokens: int,
+    prefill: tuple[int, ...],
+    decode: tuple[int, ...],
+    blocks: tuple[int, ...],
+    lent: int | None,
+) -> None:
+    """Above 8,192 tokens in the shortest queue, which must not be empty."""
+    policy = shipped("local_prefill", "splitwise_mixed")
+    assert policy == SplitwiseMixed()
+    assert policy.place(asked(tokens), pool(prefill), pool(decode, blocks)) == lent
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode", "share", "chosen"),
+    [
+        ((1000, 9000), (0, 0, 0, 0), 0.25, None),  # two seconds at one of them: in time
+        ((1001, 9000), (0, 0, 0, 0), 0.25, 0),  # late at both
+        ((1001, 9000), (1001, 0, 0, 0), 0.25, None),  # the convertible one is no sooner
+        ((1001, 9000), (1000, 0, 0, 0), 0.25, 0),
+        ((1001, 9000), (900, 100, 0, 0), 0.5, 1),  # of two convertible ones the sooner
+        ((1001, 9000), (900, 100, 0), 0.34, 1),  # a share is rounded up
+    ],
+)
+def test_convertible_decoders_take_what_would_be_late(
+    prefill: tuple[int, ...], decode: tuple[int, ...], share: float, chosen: int | None
+) -> None:
+    """A prompt of a thousand tokens takes a second, and is due in two."""
+    policy = ConvertibleDecoders(share=share)
+    assert policy.place(asked(1000), pool(prefill), pool(decode)) == chosen
+    assert shipped("local_prefill", "convertible_decoders") == ConvertibleDecoders()
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode", "tpots", "chosen"),
+    [
+        ((1000,), (0, 0), (0.04, 0.02), None),  # in time
+        ((1001,), (0, 0), (0.04, 0.02), 1),  # the first fits, the other has less
+        ((1001,), (0, 0), (0.02, 0.04), None),  # the least is the first fit
+        ((1001,), (0, 0), (0.06, 0.024), None),  # none before it fits: it is the first fit
+        ((1001,), (0, 0), (0.04, 0.025), None),  # not below half of the target
+        ((1001,), (0, 0, 0), (0.045, 0.04, 0.033), 2),  # below two thirds
+        ((1001,), (0, 1001), (0.04, 0.02), None),  # no sooner there
+    ],
+)
+def test_arrow_redirects_to_the_least_loaded_that_will_not_decode_it(
+    prefill: tuple[int, ...],
+    decode: tuple[int, ...],
+    tpots: tuple[float, ...],
+    chosen: int | None,
+) -> None:
+    """Below (D - 1) / D of 50 ms, and sooner than any prefill worker, which are late."""
+    policy = shipped("local_prefill", "arrow_redirect")
+    assert policy == ArrowRedirect()
+    assert policy.place(asked(1000), pool(prefill), pool(decode, tpots=tpots)) == chosen
+
+
+def test_settings_of_those_that_lend_are_told() -> None:
+    """In one sentence with the name, and what targets they need."""
+    with pytest.raises(ValueError, match="splitwise_mixed: queue_tokens must be at least 1 but"):
+        SplitwiseMixed(queue_tokens=0)
+    for share in (0.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"convertible_decoders: share must lie in \(0, 1\]"):
+            ConvertibleDecoders(share=share)
+    none = ServiceClass()
+    assert ConvertibleDecoders().needs(none) == ArrowRedirect().needs(none) == "ttft_s"
+    assert ArrowRedirect().needs(ServiceClass(ttft_s=1.0)) == "tpot_s"
+    assert not ArrowRedirect().needs(ServiceClass(ttft_s=1.0, tpot_s=0.1))

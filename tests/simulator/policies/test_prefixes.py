@@ -46,6 +46,10 @@ class Paced:
         """Return what waits and the prompt, one after the other."""
         return (self.tokens[worker] + tokens) / 100
 
+    def prompt_s(self, worker: int, tokens: int) -> float:
+        """Return the same."""
+        return self.ttft_s(worker, tokens)
+
     def tpot_s(self, worker: int, tokens: int) -> float:  # noqa: ARG002
         """Return nothing of interest."""
         return 0.0

@@ -169,3 +169,27 @@ def test_spoilt_policies_are_told_by_what_is_spoilt() -> None:
     check_admission(Admits("shed"))
     check_flipping(Flips())
     check_matcher(Splits(None))
+
+
+def test_a_policy_that_names_nobody_there_is_told() -> None:
+    """A decode worker beyond the last, or a truth."""
+
+    class Beyond:
+        def place(self, request: Any, prefill: Any, decode: Any) -> Any:
+            return len(decode.tokens)
+
+    class Truth:
+        def place(self, request: Any, prefill: Any, decode: Any) -> Any:
+            return True
+
+    class Moody:
+        def place(self, request: Any, prefill: Any, decode: Any) -> Any:
+            return random.randrange(len(decode.tokens))  # noqa: S311 - no secret
+
+    for policy, words in (
+        (Beyond(), "chose worker 3 about a prompt"),
+        (Truth(), "chose worker True about a prompt"),
+        (Moody(), "to one and the same question"),
+    ):
+        with pytest.raises(ContractError, match=words):
+            check_local_prefill(policy)
