@@ -9,11 +9,12 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -172,7 +173,7 @@ def help_text(own: Path | None = None) -> str:
     if own is not None and own.is_dir():
         for group, names in groups(own):
             choices[group] = sorted({*choices.get(group, []), *names})
-    lines = [_wrapped(group, names) for group, names in sorted(choices.items())]
+    lines = [_wrapped(kin, names) for kin, names in _kin(choices)]
     listed = "\n".join(["Choices (group=choice)", "", *lines])
     return "\n".join([text["header"], listed, "", text["footer"].rstrip()])
 
@@ -187,6 +188,13 @@ def groups(folder: Path | Traversable, prefix: str = "") -> Iterator[tuple[str, 
             if names:
                 yield group, names
             yield from groups(each, f"{group}/")
+
+
+def _kin(choices: Mapping[str, list[str]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the groups by name with their choices, those of one parent and the same ones as one."""
+    kin = groupby(sorted(choices.items()), lambda it: (it[0].rpartition("/")[0] or it[0], it[1]))
+    for (_, names), alike in kin:
+        yield ", ".join(group for group, _ in alike), names
 
 
 def _wrapped(group: str, names: Sequence[str]) -> str:
