@@ -175,7 +175,8 @@ class Deployment:
     taken the request over, through which every answer then goes, even one of a single token; or
     at the end of ``prefill``, where such an answer ends. ``gateway_s`` passes from a request's
     arrival until it stands in a worker's queue (``None``: the engine's). ``elastic`` says how the
-    pools change, by plan or as ``control`` decides.
+    pools change, by plan or as ``control`` decides. With a ``router_queue_threshold`` prompts wait
+    at the router while more prompt tokens wait at every worker than so many of its steps hold.
     """
 
     model: Model
@@ -193,6 +194,7 @@ class Deployment:
     cache_tiers: CacheTiers = field(default_factory=CacheTiers)
     first_token: str = "decode"  # noqa: S105 - a place, not a secret
     gateway_s: float | None = None
+    router_queue_threshold: float | None = None
     elastic: Elastic = field(default_factory=Elastic)
     control: Control = field(default_factory=Control)
 
@@ -200,6 +202,14 @@ class Deployment:
         _one_of("deployment", "first_token", self.first_token, ("prefill", "decode"))
         if self.gateway_s is not None:
             _at_least("deployment", "gateway_s", self.gateway_s, 0)
+        if self.router_queue_threshold is not None:
+            _at_least("deployment", "router_queue_threshold", self.router_queue_threshold, 0)
+            if self.computes_locally:
+                raise ConfigError(
+                    "deployment: router_queue_threshold needs local_prefill=none, as decode "
+                    "workers take no prompts from the router's queue, but got "
+                    f"{self.router_queue_threshold!r}"
+                )
         roles = [pool.role for pool in self.pools]
         for role in ROLES:
             if roles.count(role) > 1:

@@ -74,6 +74,7 @@ _DEPLOYMENT = (
     "cache_tiers",
     "first_token",
     "gateway_s",
+    "router_queue_threshold",
 )
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler", "rate_matcher")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes", "measured")

@@ -26,8 +26,8 @@ LAST = 7
 
 _SERIALS = 1 << 40
 _COMPONENTS = 1 << 20
-FLEET, LEAVERS, SOURCE, ENTRY, ARRIVALS, LINKS, LOADED, LOADS, HANDOVER, CONTROL, GAUGES = range(
-    _COMPONENTS - 11, _COMPONENTS
+FLEET, LEAVERS, SOURCE, ENTRY, ARRIVALS, LINKS, LOADED, LOADS, HANDOVER, HELD, CONTROL, GAUGES = (
+    range(_COMPONENTS - 12, _COMPONENTS)
 )
 """The components that are not workers; a worker's number is its component, however many start."""
 

@@ -34,6 +34,7 @@ from simulator.cluster.traffic.endings import Endings
 from simulator.cluster.traffic.entrance import Entrance
 from simulator.cluster.traffic.flipper import Flipper
 from simulator.cluster.traffic.gateway import Gateway
+from simulator.cluster.traffic.held import Held
 from simulator.cluster.traffic.source import Sessions, Single, Source
 from simulator.cluster.workers.batch import BatchWorker
 from simulator.cluster.workers.gaps import pooled
@@ -166,6 +167,7 @@ class Simulation:
             each.sessions = None if traffic.sessions is None else traffic.sessions.data
         entrance = self._entrance(traffic.classes, router, decode_router)
         self.gateway = self._gateway(router, entrance)
+        self.gateway.held = self._held(traffic)
         self.departures = Departures(
             self.endings,
             self.gateway,
@@ -257,6 +259,16 @@ class Simulation:
         gateway.bypass = bypass
         return gateway
 
+    def _held(self, traffic: Traffic) -> Held | None:
+        """Return the queue before all workers, if there is one."""
+        threshold = self.deployment.router_queue_threshold
+        if threshold is None:
+            return None
+        key = key_of(self.deployment.queue, self.ledger, traffic.classes)
+        held = Held(self.clock, self.routers[0], threshold, key)
+        self._live(held.alarm, self.gateway.wake)
+        return held
+
     def _bypass(self) -> Bypass | None:
         """Return what has decode workers compute prompts, if anything does."""
         policy = self.deployment.local_prefill
@@ -336,6 +348,7 @@ class Simulation:
                 reserved=self.handoff.reserved,
                 finished=self.endings.completed,
                 vanished=self.endings.vanished,
+                eased=self.gateway.eased,
             ),
             batch_worker=self.batch_worker,
             leap=self.options.leap,

@@ -1,6 +1,6 @@
 """Applies a routing policy to a pool, with its own stream of draws."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class Router:
         "_view",
         "believed",
         "classes",
+        "has_room",
         "paces",
         "sessions",
         "team",
@@ -59,6 +60,7 @@ class Router:
         self.paces: Mapping[str, Pace] = {}
         self.sessions: Sequence[int] | None = None  # each request's, -1 where there is none
         self.believed: Believed | None = None  # about the team's caches
+        self.has_room: Callable[[int], bool] | None = None  # tells who is for more prompts
 
     @property
     def name(self) -> str:
@@ -117,13 +119,16 @@ class Router:
 
     def _ask(self, request: int, input_tokens: int, output_tokens: int) -> int:
         """Return the policy's choice."""
-        index = self._choose(self.routed(request, input_tokens, output_tokens), self.view)
+        routed = self.routed(request, input_tokens, output_tokens)
+        index = self._choose(routed, self.view)
         size = len(self.team.workers)
         if not (isinstance(index, INTEGERS) and 0 <= index < size) or type(index) is bool:
             raise ConfigError(
                 f"router {type(self._policy).__name__}: chose worker {index!r} for request "
                 f"{request}, but the pool has workers 0 to {size - 1}"
             )
+        if self.has_room is not None and not self.has_room(int(index)):
+            index = self.view.least("tokens", "requests", draw=routed.draw)
         return int(index)
 
     @property

@@ -14,6 +14,7 @@ from simulator.cluster.traffic.bypass import Bypass
 from simulator.cluster.traffic.endings import Endings
 from simulator.cluster.traffic.entrance import Entrance
 from simulator.cluster.traffic.flipper import Flipper
+from simulator.cluster.traffic.held import Held
 from simulator.record import REASONS
 
 
@@ -47,7 +48,8 @@ class Gateway:
     """Places arrivals on prefill and mixed workers; ``limits`` are each role's.
 
     An ``entrance`` (``None``: everybody is let in) is asked about each once; a ``flipper`` hears
-    where each that is new was placed. A ``bypass`` may have decode workers compute prompts.
+    where each that is new was placed. A ``bypass`` may have decode workers compute prompts. With
+    ``held`` prompts wait here, in its order, while no worker is for more.
     """
 
     def __init__(
@@ -68,6 +70,12 @@ class Gateway:
         self._entrance = entrance
         self._flipper = flipper
         self.bypass: Bypass | None = None
+        self.held: Held | None = None
+
+    def eased(self) -> None:
+        """Hear that fewer prompt tokens wait at a worker."""
+        if self.held is not None:
+            self.held.look()
 
     def opened(self) -> None:
         """Hear that a worker is there: whoever waited for one is placed, first come first."""
@@ -75,13 +83,21 @@ class Gateway:
         waiting, self._waiting = self._waiting, deque()
         for request in waiting:
             self.place(request, now)
+        self.eased()
 
     def forget(self, request: int) -> bool:
-        """Let a request go that waits for any worker to be there; tell whether it was one."""
-        if request not in self._waiting:
-            return False
-        self._waiting.remove(request)
-        return True
+        """Let a request go that waits for a worker; tell whether it was one."""
+        if request in self._waiting:
+            self._waiting.remove(request)
+            return True
+        return self.held is not None and self.held.forget(request)
+
+    def wake(self, _: float) -> None:
+        """Place who was held, as long as workers are for more."""
+        held = self.held
+        while held is not None and held.can_go:
+            request, new = held.take()
+            self._queue(request, self._chosen(request), new=new)
 
     def place(self, request: int, now: float) -> None:
         """Let a request in, or in again: reject it, or queue it where the router says."""
@@ -89,8 +105,8 @@ class Gateway:
         if not team.workers:
             self._waiting.append(request)
             return
-        tokens, output = ledger.prompt_tokens[request], ledger.output_tokens[request]
-        worker = self._chosen(request, tokens, output)
+        held = self.held is not None and self.held.holds
+        worker = self._foreseen(request) if held else self._chosen(request)
         if reason := self._refusals[worker.role][request] or self._unwanted(request, worker):
             self._endings.rejected(request, reason)
             return
@@ -100,6 +116,15 @@ class Gateway:
             ledger.admitted[request] = queued[request] = now
             if request >= ledger.entered:
                 ledger.entered = request + 1
+        if held and self.held is not None:
+            self.held.hold(request, new=new)
+        else:
+            self._queue(request, worker, new=new)
+
+    def _queue(self, request: int, worker: AnyWorker, *, new: bool) -> None:
+        """Put a request into a worker's queue."""
+        ledger = self._ledger
+        tokens = ledger.prompt_tokens[request]
         ledger.prefill_worker[request] = worker.number
         load, index = worker.load, worker.index
         load.requests[index] += 1
@@ -111,8 +136,16 @@ class Gateway:
         if new and self._flipper is not None:
             self._flipper.placed(request, tokens, worker)
 
-    def _chosen(self, request: int, tokens: int, output: int) -> AnyWorker:
+    def _foreseen(self, request: int) -> AnyWorker:
+        """Return who would compute a prompt now."""
+        ledger = self._ledger
+        lengths = ledger.prompt_tokens[request], ledger.output_tokens[request]
+        return self._team.workers[self._router.peek(request, *lengths)[0]]
+
+    def _chosen(self, request: int) -> AnyWorker:
         """Return who computes a prompt."""
+        ledger = self._ledger
+        tokens, output = ledger.prompt_tokens[request], ledger.output_tokens[request]
         if self.bypass is not None:
             worker = self.bypass.placed(request, tokens, output)
             if worker is not None:

@@ -689,7 +689,7 @@ class BatchWorker(Worker):
             elif (partial := self.partial.pop(request, None)) is not None:
                 self._free(request, self._held(request, self._target(request) + 1))
                 if self._placed(request):
-                    load.tokens[index] -= self._target(request) - partial.done
+                    self._ease(self._target(request) - partial.done)
                 self._paused.pop(request, None)
                 self._waste(request, partial)
             load.requests[index] -= 1
@@ -785,7 +785,7 @@ class BatchWorker(Worker):
         self._prompt_step = None
         ledger = self._ledger
         self._gaps.gap(step.seconds, step.riders)
-        self.load.tokens[self.index] -= step.placed
+        self._ease(step.placed)
         self.prompts_closed += len(step.finishing)
         if self._going:
             self._close_for_nobody(step)

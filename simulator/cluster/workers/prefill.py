@@ -59,7 +59,7 @@ class PrefillWorker(Worker):
             return False
         partial = self.partial.pop(request, None) if self._flight else None
         if partial is not None:
-            self.load.tokens[self.index] -= ledger.prompt_tokens[request] - partial.done
+            self._ease(ledger.prompt_tokens[request] - partial.done)
             self._waste(request, partial)
             self._going[request] = self._flight[-1]
             return True
@@ -160,7 +160,7 @@ class PrefillWorker(Worker):
     def _close(self, step: Step, now: float) -> None:
         ledger, load = self._ledger, self.load
         index = self.index
-        load.tokens[index] -= step.placed
+        self._ease(step.placed)
         self.prompts_closed += len(step.finishing)
         if self._going:
             self._part(step)

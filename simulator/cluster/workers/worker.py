@@ -61,7 +61,7 @@ class Listener:
     ``prefilling``: its prompt will be computed by ``end``; ``prefilled``: its prompt is computed,
     on a prefill worker; ``reserved``: its decode worker has set its blocks aside; ``finished``: it
     has its last token; ``vanished``: its client had left, and the step that was under way then is
-    over.
+    over. ``eased`` (of no request): fewer prompt tokens wait here.
     """
 
     prefilling: Callable[[int, float], None]
@@ -69,6 +69,7 @@ class Listener:
     reserved: Callable[[int], None]
     finished: Callable[[int], None]
     vanished: Callable[[int], None]
+    eased: Callable[[], None]
 
 
 class Beneath(Protocol):
@@ -357,7 +358,7 @@ class Worker:
             self.prompts.remove(request)
             tokens = self._ledger.prompt_tokens[request]
             self.load.requests[self.index] -= 1
-            self.load.tokens[self.index] -= tokens - self._ledger.expected.pop(request, 0)
+            self._ease(tokens - self._ledger.expected.pop(request, 0))
             self.load.kv_blocks[self.index] -= self.blocks(tokens)
             self._ledger.prefill_worker[request] = self._ledger.decode_worker[request] = -1
         return given
@@ -370,6 +371,11 @@ class Worker:
         """
         raise NotImplementedError
 
+    def _ease(self, tokens: int) -> None:
+        """Let routers count so many prompt tokens fewer here, and know of it."""
+        self.load.tokens[self.index] -= tokens
+        self._listener.eased()
+
     def _unqueue(self, request: int) -> None:
         """Take a prompt out of the queue that a client who has gone wanted computed."""
         self.prompts.remove(request)
@@ -378,7 +384,7 @@ class Worker:
         self.load.requests[self.index] -= 1
         self.load.kv_blocks[self.index] -= self.blocks(tokens)
         if self._placed(request):
-            self.load.tokens[self.index] -= tokens - self._ledger.expected.pop(request, 0)
+            self._ease(tokens - self._ledger.expected.pop(request, 0))
 
     def die(self) -> None:
         """Stop at once, with nothing left: what was computed of begun prompts is in vain."""
@@ -474,7 +480,7 @@ class Worker:
         load.requests[index] -= 1
         load.kv_blocks[index] -= self.blocks(self._ledger.prompt_tokens[request])
         if self._placed(request):
-            load.tokens[index] -= self._target(request) - partial.done
+            self._ease(self._target(request) - partial.done)
         self._waste(request, partial)
 
     def _compute(self, request: int, rank: int, step: Step) -> None:
@@ -518,7 +524,7 @@ class Worker:
         """Spare a begun prompt ``tokens`` more, which are here now."""
         ledger, whole, done = self._ledger, self._target(request), partial.done + tokens
         if self._placed(request):
-            self.load.tokens[self.index] -= tokens
+            self._ease(tokens)
         spared = min(tokens, ledger.recomputed_tokens[request])
         ledger.recomputed_tokens[request] -= spared
         ledger.cached_tokens[request] += tokens - spared

@@ -244,6 +244,9 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
     longest = int((load.input_tokens + load.output_tokens).max())
     due = bool(load.classes.of)
     deployment = _tiered(seed, _staying(seed, deployment, due=due), longest, grid=grid)
+    if not deployment.computes_locally and own.random() < 0.3:
+        threshold = own.choice([0.0, 0.0, 0.2, 1.0])
+        deployment = replace(deployment, router_queue_threshold=threshold)
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
 
 

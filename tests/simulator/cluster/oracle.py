@@ -149,7 +149,7 @@ class SteppingWorker(BatchWorker):
             self.disown(request)
             if request not in self.interrupted:
                 waits = self._ledger.prompt_tokens[request]
-                self.load.tokens[self.index] -= waits - self._ledger.expected.pop(request, 0)
+                self._ease(waits - self._ledger.expected.pop(request, 0))
             self.interrupted.pop(request, None)
             self._ledger.give_up(request)
             if self.prompts or self.wanting:
@@ -174,7 +174,7 @@ class SteppingWorker(BatchWorker):
         self.disown(request)
         if self._placed(request):
             whole = ledger.input_tokens[request] + ledger.generated[request]
-            self.load.tokens[self.index] -= whole - prompt.done
+            self._ease(whole - prompt.done)
         self.interrupted.pop(request, None)
         ledger.give_up(request)
         ledger.recomputed_tokens[request] += prompt.spared
@@ -257,7 +257,7 @@ class SteppingWorker(BatchWorker):
                 self.give_back(request, self.held[request])
                 whole = ledger.input_tokens[request] + ledger.generated[request]
                 if self._placed(request):
-                    self.load.tokens[self.index] -= whole - prompt.done
+                    self._ease(whole - prompt.done)
                 self.interrupted.pop(request, None)
                 ledger.give_up(request)
                 ledger.recomputed_tokens[request] += prompt.spared
@@ -446,7 +446,7 @@ class SteppingWorker(BatchWorker):
     def close(self, step: Step, now: float) -> None:
         """Emit the token at the end of each computed prompt."""
         ledger = self._ledger
-        self.load.tokens[self.index] -= step.placed
+        self._ease(step.placed)
         for request in [each for each in step.finishing if each in self.gone]:
             self.give_back(request, self.held[request])
         for request in step.finishing:
@@ -617,7 +617,7 @@ class SteppingWorker(BatchWorker):
         ledger.cached_tokens[request] += tokens - spared
         self.found_tokens += tokens
         if self._placed(request):
-            self.load.tokens[self.index] -= tokens
+            self._ease(tokens)
         prompt.done += tokens
         prompt.spared += spared
 

@@ -827,6 +827,7 @@ class World:
         self.due: list[tuple[float, int, Callable[[], None]]] = []  # workers that come and go
         self.noted = 0
         self.unplaced: list[Job] = []  # as there is no worker at all
+        self.held: list[Job] = []  # at the router, as no worker is for more
         self.unhanded: list[Job] = []
         self.closest = inf  # between moments whose order rounding could change
         self.through_at = -inf  # when a flow last ended
@@ -909,7 +910,9 @@ class World:
         yield self.looks * self.interval, LOOK, last + 3, self.look
 
     def on_wires(self, last: int) -> Iterator[Happening]:
-        """Yield what may happen next to transfers."""
+        """Yield what may happen next to transfers, and to who waits at the router."""
+        if self.held and self.for_more():
+            yield self.now, START, last + 5, self.let_go_on
         yield from self.tiers.happenings(last + 3)
         if self.landing:
             yield self.landing[0][0], WIRE, last + 1, self.deliver
@@ -1102,7 +1105,7 @@ class World:
         """Free all that a request has, or let a step under way end before."""
         for line in (self.admitting, self.telling):
             line[:] = [each for each in line if each[2] is not job]
-        for crowd in (self.unplaced, self.unhanded):
+        for crowd in (self.unplaced, self.unhanded, self.held):
             crowd[:] = [each for each in crowd if each is not job]
         site, target = job.prefill, job.decode
         if "transfer_end_s" in job.moments or (site is target and site is not None):
@@ -1168,7 +1171,13 @@ class World:
         if not self.entries:
             self.unplaced.append(job)
             return
-        site = self.stays(job) or self.entries[self.choose(job, 0, self.entries)]
+        waits = self.held or not self.for_more()
+        if self.deployment.router_queue_threshold is None:
+            waits = False
+        if waits:
+            site = self.entries[self.look_ahead(job, 0, self.entries)[0]]
+        else:
+            site = self.stays(job) or self.entries[self.choose(job, 0, self.entries)]
         job.reason = self.refusal(job, site)
         if not job.reason and not job.asked:
             job.reason = self.doorkeeper.refusal(job, site)
@@ -1179,10 +1188,37 @@ class World:
             return
         job.moments.setdefault("admitted_s", self.now)
         job.moments.setdefault("prefill_queue_enter_s", self.now)
+        if waits:
+            claim = self.doorkeeper.claim(job)
+            behind = [
+                at for at, each in enumerate(self.held) if self.doorkeeper.claim(each) > claim
+            ]
+            self.held.insert(behind[0] if behind else len(self.held), job)
+        else:
+            self.queue_at(job, site)
+
+    def queue_at(self, job: Job, site: Any) -> None:
+        """Put a request into a worker's queue."""
         job.prefill, job.uncomputed = site, job.prompt - job.expected
         if isinstance(site, Batch):
             job.decode = site
         site.take(job)
+
+    def for_more(self) -> "list[Any]":
+        """Return the workers that may be sent prompts that wait at the router."""
+        return [site for site in self.entries if self.is_for_more(site)]
+
+    def is_for_more(self, site: Any) -> bool:
+        """Tell whether few enough prompt tokens wait at a worker."""
+        threshold = self.deployment.router_queue_threshold
+        most = (threshold or 0.0) * site.pool.batching.max_num_batched_tokens
+        return threshold is None or self.load(site, 0)[1] <= most
+
+    def let_go_on(self) -> None:
+        """Send who waits at the router to workers, as long as one is for more."""
+        while self.held and self.for_more():
+            job = self.held.pop(0)
+            self.queue_at(job, self.entries[self.choose(job, 0, self.entries)])
 
     def refusal(self, job: Job, site: Site) -> str:
         """Return why a request can never be served on ``site``, or nothing."""
@@ -1229,7 +1265,12 @@ class World:
         """Return where the policy would send a request, and what each is believed to have of it."""
         found = self.believed(job, stage, team)
         seen = self.placed[stage], self.next_draw[stage], found
-        return self.pick(job, stage, team, seen), found
+        at = self.pick(job, stage, team, seen)
+        if stage == 0 and not self.is_for_more(team[at]):
+            loads = [(self.load(site, 0)[1], self.load(site, 0)[0]) for site in team]
+            best = [where for where, load in enumerate(loads) if load == min(loads)]
+            at = best[int(seen[1] * len(best))]
+        return at, found
 
     def stays(self, job: Job) -> "Batch | None":
         """Return the decode worker that computes the prompt itself, if one does."""

@@ -263,6 +263,7 @@ FEATURES = (
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
     *("PowerOfTwo", "FirstFitSlo", "KvAware", "PrefixAffinity", "CacheAware"),
+    *("waits at the router", "pulls"),
     *("SplitwiseMixed", "ConvertibleDecoders", "ArrowRedirect", "lent"),
     *("ConditionalDisagg", "PrefixBased", "stays", "stays and moves", "found by who stays"),
 )
@@ -297,6 +298,8 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "evicted": any(info.evicted_blocks for info in record.workers),
         **_staying(drawn, record),
         "idle": deployment.transfer.release == "idle" and len(deployment.pools) > 1,
+        "waits at the router": deployment.router_queue_threshold is not None,
+        "pulls": deployment.router_queue_threshold == 0.0,
     }
     refused = columns["reason"][columns["status"] == STATUSES.index("rejected")]
     yield from {REASONS[reason] for reason in refused.tolist()}
