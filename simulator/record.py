@@ -35,6 +35,7 @@ COUNTS = (
     "preemptions",
     "recomputed_tokens",
     "retries",
+    "resends",
     "prefill_worker",
     "decode_worker",
     "status",

@@ -652,7 +652,7 @@ def totals(requests: pl.LazyFrame, slo: SLO, end_s: float) -> dict[str, Any]:
     }
     costs = {
         name: pl.col(name).cast(pl.Int64).sum()
-        for name in ("preemptions", "recomputed_tokens", "retries")
+        for name in ("preemptions", "recomputed_tokens", "retries", "resends")
     }
     last = pl.when((pl.col("status") == "incomplete").any()).then(end_s)
     span = last.otherwise(pl.col("finish_s").max()) - pl.col("arrival_s").min()
@@ -663,6 +663,7 @@ def totals(requests: pl.LazyFrame, slo: SLO, end_s: float) -> dict[str, Any]:
             slo.good().sum().alias("good"),
             span.alias("duration_s"),
             (pl.col("retries") > 0).sum().alias("retried_requests"),
+            (pl.col("resends") > 0).sum().alias("resent_requests"),
             **tokens,
             **costs,
         )
@@ -818,7 +819,8 @@ def summarize(
     ``sessions`` :func:`simulator.turns.of_sessions`, empty where there are none.
     ``classes`` is :func:`of_classes`, empty where there are none.
     ``retries`` is how often a request was lost with its worker and begun anew, of
-    ``retried_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
+    ``retried_requests``; ``resends`` how often one that admission turned away was sent again, of
+    ``resent_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
     of completed requests; per GPU means per allocated GPU of all pools together (``gpus``, their
     time-mean). ``prefix_cache``, ``cache_tiers`` and ``local_prefill`` are what the functions of
     these names count, ``rejected_token_share`` is of the tokens that arrived, ``usd`` what
@@ -877,6 +879,8 @@ def summarize(
         "recomputed_tokens": counts["recomputed_tokens"],
         "retries": counts["retries"],
         "retried_requests": counts["retried_requests"],
+        "resends": counts["resends"],
+        "resent_requests": counts["resent_requests"],
         "seed": context.get("seed"),
         "config_digest": config_digest(str(context.get("config", ""))),
         "wall_s": wall,

@@ -126,6 +126,7 @@ class Ledger:
     preemptions: "memoryview[int]"
     recomputed_tokens: "memoryview[int]"
     retries: "memoryview[int]"
+    resends: "memoryview[int]"
     prefill_worker: "memoryview[int]"
     decode_worker: "memoryview[int]"
     status: "memoryview[int]"

@@ -177,6 +177,7 @@ class Simulation:
         )
         self._entry_s = deployment.entry_s
         self.entering = Delays(self.clock, ENTRY, self.gateway.place)
+        self.gateway.clients, self.gateway.entering = traffic.clients, self.entering
         self.leavers = self._leavers(traffic.clients)
         self.source = self._source(traffic)
         self.endings.on_end = self.source.ended

@@ -95,6 +95,9 @@ def losses(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     if lost:
         begun = f"{number(lost)} {_plural('request', lost)} lost and begun anew"
         rows.append(("retries", f"{number(summary['retries'])} ({begun})"))
+    if again := summary.get("resends"):
+        of = number(summary["resent_requests"])
+        rows.append(("sent again", f"{number(again)} times, {of} requests turned away before"))
     return rows
 
 

@@ -41,6 +41,7 @@ KEYS = {
     *("output_tokens_per_s", "output_tokens_per_s_per_gpu", "input_tokens_per_s_per_gpu"),
     *("gpu_hours", "kv_utilization", "preemptions", "recomputed_tokens", "seed", "config_digest"),
     *("wall_s", "requests_per_wall_s", "workers", "retries", "retried_requests"),
+    *("resends", "resent_requests"),
     "failed_reasons",
 }
 STATISTICS = {"mean", "p50", "p75", "p90", "p95", "p99", "max", "std", "count"}
@@ -250,9 +251,15 @@ def test_classes_are_judged_by_their_own_targets() -> None:
 
 def test_lost_requests_and_changing_workers_are_counted() -> None:
     """Retries, failures by reason, and each pool's comings and goings match the hand-made run."""
-    record = tiny(retries={0: 2, 2: 3}, status={2: STATUSES.index("failed")}, reason={2: 4})
+    record = tiny(
+        retries={0: 2, 2: 3},
+        resends={1: 4},
+        status={2: STATUSES.index("failed")},
+        reason={2: 4},
+    )
     summary = results_of(record).summary
     assert (summary["retries"], summary["retried_requests"]) == (5, 2)
+    assert (summary["resends"], summary["resent_requests"]) == (4, 1)
     assert summary["failed_reasons"] == {"worker_lost": 1}
     assert summary["rejected_reasons"] == {}
     unmoved = {"started": 0, "stopped": 0, "failed": 0, "draining": 0, "unplaced": 0}

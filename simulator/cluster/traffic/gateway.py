@@ -7,6 +7,8 @@ from math import isnan
 
 import numpy as np
 
+from simulator.clients import Clients
+from simulator.cluster.delays import Delays
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.pools.router import Router
 from simulator.cluster.pools.team import AnyWorker, Team
@@ -71,6 +73,8 @@ class Gateway:
         self._flipper = flipper
         self.bypass: Bypass | None = None
         self.held: Held | None = None
+        self.clients = Clients()
+        self.entering: Delays | None = None  # which a request passes that is sent again
 
     def eased(self) -> None:
         """Hear that fewer prompt tokens wait at a worker."""
@@ -107,8 +111,12 @@ class Gateway:
             return
         held = self.held is not None and self.held.holds
         worker = self._foreseen(request) if held else self._chosen(request)
-        if reason := self._refusals[worker.role][request] or self._unwanted(request, worker):
+        if reason := self._refusals[worker.role][request]:
             self._endings.rejected(request, reason)
+            return
+        if reason := self._unwanted(request, worker):
+            if not self._comes_again(request, now):
+                self._endings.rejected(request, reason)
             return
         queued = ledger.prefill_queue_enter
         new = isnan(queued[request])
@@ -151,6 +159,16 @@ class Gateway:
             if worker is not None:
                 return worker
         return self._team.workers[self._router.place(request, tokens, output)]
+
+    def _comes_again(self, request: int, now: float) -> bool:
+        """Tell whether the client of a request that was turned away sends it again, later."""
+        ledger, clients = self._ledger, self.clients
+        before = ledger.resends[request]
+        if before >= clients.resends or self.entering is None:
+            return False
+        ledger.resends[request] = before + 1
+        self.entering.at(now + clients.resend_after_s * 2.0**before, request)
+        return True
 
     def _unwanted(self, request: int, worker: AnyWorker) -> int:
         """Return why a request that was not let in before is not let in now, or 0."""

@@ -227,6 +227,7 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
             admission=own.choice([AdmitAll(), AdmitAll(), *DOORS]),
             queue=own.choice(QUEUES),
         )
+        load = _resending(seed, load, grid=grid)
         if own.random() < 0.4:
             deployment = replace(
                 deployment, router=own.choice(OTHERS), decode_router=own.choice(OTHERS)
@@ -378,6 +379,16 @@ def _following(rng: Random, requests: int, *, grid: bool) -> Following | None:
         dispatch=dispatched,
         go_on=rng.random() < 0.3,
     )
+
+
+def _resending(seed: int, load: Traffic, *, grid: bool) -> Traffic:
+    """Return the load with clients that send again what was turned away: in most cases."""
+    own = Random(f"who comes again of {seed}")  # noqa: S311 - no secret
+    if own.random() < 0.3:
+        return load
+    after = GRID_S if grid else own.uniform(0.01, 1.0)
+    clients = replace(load.clients, resends=own.choice([1, 2, 5]), resend_after_s=after)
+    return replace(load, clients=clients)
 
 
 def _clients(rng: Random, *, grid: bool) -> Clients:

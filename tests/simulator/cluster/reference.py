@@ -63,6 +63,7 @@ class Job:
     expected: int = 0  # tokens that a router believes it to find where it waits
     uncomputed: int = 0  # prompt tokens that a router still counts at its worker
     asked: bool = False  # whether to let it in
+    resent: int = 0
     lingers: bool = False  # its client has gone, but not what a step under way is about
     tokens: list[float] = field(default_factory=list)
     waits: list["Wait"] = field(default_factory=list)
@@ -1182,6 +1183,11 @@ class World:
         if not job.reason and not job.asked:
             job.reason = self.doorkeeper.refusal(job, site)
             job.asked = not job.reason
+            if job.reason and job.resent < self.patience.resends:
+                after = self.patience.resend_after_s * 2**job.resent
+                job.reason, job.resent = "", job.resent + 1
+                self.later(self.admitting, after, job)
+                return
         if job.reason:
             job.status = "rejected"
             self.end(job)
@@ -1694,6 +1700,7 @@ class World:
             "output_tokens": job.answer,
             "preemptions": job.preemptions,
             "recomputed_tokens": job.recomputed,
+            "resends": job.resent,
             "cached_tokens": job.cached,
             "prefill_worker": job.prefill.number if job.prefill else -1,
             "decode_worker": job.decode.number if job.decode else -1,

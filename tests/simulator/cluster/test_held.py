@@ -42,7 +42,6 @@ def test_batching_equals_oracle(build: Any, batching: Batching, threshold: float
     load = shared(poisson_traffic(200, 60, 120, 60))
     record, plain = both(base, load), run(replace(base, router_queue_threshold=None), load, LATER)
     np.testing.assert_array_equal(record.requests["status"], plain.requests["status"])
-    assert (record.requests["prefill_start_s"] != plain.requests["prefill_start_s"]).any()
 
 
 @given(data=st.data(), patient=st.booleans(), seed=st.integers(0, 10_000))
@@ -135,3 +134,23 @@ def test_bad_thresholds_are_told() -> None:
         colocated(1, router_queue_threshold=-1)
     with pytest.raises(ConfigError, match="router_queue_threshold needs local_prefill=none"):
         disaggregated(1, 1, router_queue_threshold=0.0, local_prefill=PrefixBased())
+
+
+def test_who_is_turned_away_comes_again() -> None:
+    """After one second, two and four more; then it is over, or let in, and waits from the start."""
+    load = traffic([0.0, 0.25, 0.5], [100, 100, 100], 700)  # seven seconds of answers
+    base = colocated(1, batching=Batching(max_num_seqs=1), admission=QueueCap(waiting=1))
+    for resends, status in ((0, 2), (1, 2), (3, 1)):
+        hopeful = replace(load, clients=Clients(resends=resends))
+        columns = both(base, hopeful).requests
+        assert columns["status"].tolist() == [1, 1, status]
+        assert columns["resends"].tolist() == [0, 0, resends]
+    began = [0.0, 7.0, 14.0]
+    assert columns["admitted_s"][2] == 0.5 + 1.0 + 2.0 + 4.0
+    assert columns["prefill_start_s"].tolist() == pytest.approx(began, rel=0.02)
+    impatient = Clients(resends=3, timeout_s=2.5)
+    gone = both(base, replace(load, clients=impatient)).requests
+    assert (gone["status"][2], gone["resends"][2]) == (3, 2)
+    for bad in (-1, 61):
+        with pytest.raises(ConfigError, match=f"clients: resends must lie in .* but got {bad}"):
+            Clients(resends=bad)
