@@ -652,7 +652,7 @@ def totals(requests: pl.LazyFrame, slo: SLO, end_s: float) -> dict[str, Any]:
     }
     costs = {
         name: pl.col(name).cast(pl.Int64).sum()
-        for name in ("preemptions", "recomputed_tokens", "retries", "resends")
+        for name in ("preemptions", "recomputed_tokens", "retries")
     }
     last = pl.when((pl.col("status") == "incomplete").any()).then(end_s)
     span = last.otherwise(pl.col("finish_s").max()) - pl.col("arrival_s").min()
@@ -663,7 +663,6 @@ def totals(requests: pl.LazyFrame, slo: SLO, end_s: float) -> dict[str, Any]:
             slo.good().sum().alias("good"),
             span.alias("duration_s"),
             (pl.col("retries") > 0).sum().alias("retried_requests"),
-            (pl.col("resends") > 0).sum().alias("resent_requests"),
             **tokens,
             **costs,
         )
@@ -879,8 +878,8 @@ def summarize(
         "recomputed_tokens": counts["recomputed_tokens"],
         "retries": counts["retries"],
         "retried_requests": counts["retried_requests"],
-        "resends": counts["resends"],
-        "resent_requests": counts["resent_requests"],
+        "resends": int(record.requests["resends"].sum(dtype=np.int64)),
+        "resent_requests": int(np.count_nonzero(record.requests["resends"])),
         "seed": context.get("seed"),
         "config_digest": config_digest(str(context.get("config", ""))),
         "wall_s": wall,
