@@ -168,6 +168,8 @@ class Simulation:
         entrance = self._entrance(traffic.classes, router, decode_router)
         self.gateway = self._gateway(router, entrance)
         self.gateway.held = self._held(traffic)
+        if entrance is not None:
+            entrance.held = self.gateway.held
         self.departures = Departures(
             self.endings,
             self.gateway,

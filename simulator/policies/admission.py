@@ -47,7 +47,7 @@ class Entrance(Protocol):
 
     @property
     def tokens(self) -> int:
-        """The prompt tokens placed on those workers and not computed yet, over all of them."""
+        """The prompt tokens not computed yet, on all those workers and at the router."""
         ...
 
     def saturation(self, queue: float, kv: float, refresh_s: float) -> float:
@@ -60,8 +60,9 @@ class Entrance(Protocol):
     def ttft_s(self) -> float:
         """Return the seconds from arrival to this prompt's end where that is soonest.
 
-        That is what has passed, the prompt tokens ahead at the pace of full steps, the prompt
-        alone, and the hand-over's fixed delay; no transfer, no decodes beside it.
+        That is what has passed, the prompt tokens ahead at the pace of full steps, a worker's share
+        of those at the router among them, the prompt alone, and the hand-over's fixed delay; no
+        transfer, no decodes beside it.
         """
         ...
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from simulator.cluster.pools.router import Router
 from simulator.cluster.pools.team import AnyWorker
 from simulator.cluster.traffic.endings import Endings
+from simulator.cluster.traffic.held import Held
 from simulator.cluster.workers.pace import Pace
 from simulator.errors import ConfigError
 from simulator.policies.admission import ADMITTED, Admission, Arrival, fullness
@@ -38,6 +39,7 @@ class Entrance:
         self._router, self._decode_router = routers
         self.paces: Mapping[str, Pace] = {}
         self.handover_s = 0.0
+        self.held: Held | None = None  # prompts that wait at the router
         self._draws = draws
         self._worker: AnyWorker
         self._due: float | None = None
@@ -84,8 +86,13 @@ class Entrance:
 
     @property
     def tokens(self) -> int:
-        """Prompt tokens placed and not computed yet, over all workers."""
-        return self._router.view.total("tokens")
+        """Prompt tokens placed and not computed yet, over all workers, and those at the router."""
+        return self._router.view.total("tokens") + self._at_router
+
+    @property
+    def _at_router(self) -> int:
+        """Tokens of the prompts that wait at the router."""
+        return 0 if self.held is None else self.held.tokens
 
     def saturation(self, queue: float, kv: float, refresh_s: float) -> float:
         """Return the mean fullness of all ready workers, as last read."""
@@ -108,8 +115,10 @@ class Entrance:
         at = router.view.least("tokens", "requests", draw=0.0)
         tokens = self._ledger.input_tokens[self._request]
         seconds = router.view.estimates.ttft_s(at, tokens)
-        prefills = router.team.workers[at].role == "prefill"
-        return seconds + (self.handover_s if prefills else 0.0)
+        role = router.team.workers[at].role
+        if self._at_router:  # of which each worker takes its share first
+            seconds += self.paces[role].backlog_s(-(-self._at_router // self.workers))
+        return seconds + (self.handover_s if role == "prefill" else 0.0)
 
     def tpot_s(self) -> float:
         """Return a step's seconds on the decode worker with the least KV, with this request."""

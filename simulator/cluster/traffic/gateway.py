@@ -125,7 +125,7 @@ class Gateway:
             if request >= ledger.entered:
                 ledger.entered = request + 1
         if held and self.held is not None:
-            self.held.hold(request, new=new)
+            self.held.hold(request, ledger.prompt_tokens[request], new=new)
         else:
             self._queue(request, worker, new=new)
 

@@ -1,6 +1,7 @@
 """One queue before all workers: who waits there while none of them is for more prompts."""
 
 from collections import deque
+from collections.abc import Iterator
 
 from simulator.cluster.clock import ADMISSION, HELD, Alarm, Clock
 from simulator.cluster.pools.router import Router
@@ -24,6 +25,8 @@ class Held:
         self._threshold = threshold
         self._line: Line = deque() if key_of is None else OrderedLine(key_of)
         self._new: dict[int, bool] = {}
+        self._lengths: dict[int, int] = {}
+        self.tokens = 0  # of all prompts that wait here
         self.alarm = Alarm(clock, HELD)
         router.has_room = self._has_room
 
@@ -32,6 +35,10 @@ class Held:
         worker = self._router.team.workers[index]
         most = self._threshold * worker.settings.batching.max_num_batched_tokens
         return bool(self._router.team.load.tokens[index] <= most)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield who waits, the first first."""
+        return iter(self._line)
 
     @property
     def holds(self) -> bool:
@@ -55,14 +62,17 @@ class Held:
             and any(map(self._has_room, range(len(team.workers))))
         )
 
-    def hold(self, request: int, *, new: bool) -> None:
-        """Let a prompt wait; ``new``: it was in no queue before."""
+    def hold(self, request: int, tokens: int, *, new: bool) -> None:
+        """Let a prompt of so many tokens wait; ``new``: it was in no queue before."""
         self._new[request] = new
+        self._lengths[request] = tokens
+        self.tokens += tokens
         self._line.append(request)
 
     def take(self) -> tuple[int, bool]:
         """Take the first out, and tell whether it is new."""
         request = self._line.popleft()
+        self.tokens -= self._lengths.pop(request)
         return request, self._new.pop(request)
 
     def forget(self, request: int) -> bool:
@@ -70,6 +80,7 @@ class Held:
         if self._new.pop(request, None) is None:
             return False
         self._line.remove(request)
+        self.tokens -= self._lengths.pop(request)
         return True
 
     def look(self) -> None:

@@ -80,6 +80,7 @@ class Doorkeeper:
         """Say whether more is pending than such a prompt may wait behind."""
         here = self.world.entries
         pending = sum(self.load(each)[1] for each in here)
+        pending += sum(each.prompt for each in self.world.held)
         new = job.prompt - job.expected
         most = [cap for least, cap in self.policy.tiers if least <= new][-1:]
         return "queue_full" if most and pending > most[0] * len(here) else ""
@@ -108,6 +109,8 @@ class Doorkeeper:
         loads = {each: self.load(each) for each in self.world.entries}
         first = min(loads, key=lambda each: (loads[each][1], loads[each][0]))
         soon = first.backlog_s(loads[first][1]) + first.alone_s(job.prompt)
+        at_router = sum(each.prompt for each in self.world.held)
+        soon += first.backlog_s(ceil(at_router / len(loads)))
         if first.pool.role == "prefill":
             soon += self.world.deployment.handover_s
         if service.ttft_s is not None and now - job.arrival + soon > service.ttft_s:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import colocated, disaggregated, poisson_traffic, shared, traffic
+from builders import LinearLatency, colocated, disaggregated, poisson_traffic, shared, traffic
 from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 from test_elastic import BATCHINGS as RULES
@@ -21,7 +21,8 @@ from simulator.cluster.simulation import RunOptions, Simulation, run
 from simulator.deployment import Batching
 from simulator.elastic import Change
 from simulator.errors import ConfigError
-from simulator.policies.admission import QueueCap
+from simulator.policies.admission import Admission, EarlyRejection, QueueCap, Tier, TokenTiers
+from simulator.policies.classes import Classes, ServiceClass
 from simulator.policies.local_prefill import PrefixBased
 from simulator.policies.queueing import Sjf
 from simulator.policies.routing import RoundRobin
@@ -65,6 +66,9 @@ def test_whatever_happens_while_prompts_wait(data: st.DataObject, patient: bool,
     while not simulation.endings.all_over.triggered:
         simulation.step()
         audit(simulation, simulation.record(sample=False))
+        held = simulation.gateway.held
+        assert held is not None
+        assert held.tokens == sum(simulation.ledger.prompt_tokens[each] for each in held)
 
 
 def test_a_worker_takes_the_next_when_it_has_none_left() -> None:
@@ -116,6 +120,37 @@ def test_who_waits_at_the_router_is_let_in_once_and_may_leave() -> None:
     gone = both(base, hasty).requests
     assert gone["status"].tolist() == [1, 3, 3, 3]
     assert gone["prefill_worker"].tolist() == [0, 0, -1, -1]  # the second had just begun
+
+
+@pytest.mark.parametrize("policy", [EarlyRejection(), TokenTiers(tiers=(Tier(0, 256),))])
+def test_admission_counts_who_waits_at_the_router(policy: Admission) -> None:
+    """Prompts of a second come every quarter to one worker; 2 s of work may be before each.
+
+    Before the first four are 0, 1, 1 + 1 and 1 + 2 s, at the worker and at the router: the fourth
+    is refused. At 1 s the first is through, so 0 + 2 are before the fifth, and 1 + 2 before the
+    sixth.
+    """
+    second = 128  # tokens
+    pace = LinearLatency(base=0.0, per_seq=0.0, per_context=0.0, per_token=1 / second, per_pair=0.0)
+    base = colocated(1, latency=pace, admission=policy, router_queue_threshold=0.0)
+    load = traffic([0.0, 0.25, 0.5, 0.75, 1.0, 1.25], second, 1)
+    load = replace(load, classes=Classes(kinds=(ServiceClass(ttft_s=3.0),)))
+    columns = both(base, load).requests
+    assert columns["status"].tolist() == [1, 1, 1, 2, 1, 2]
+    served = columns["prefill_start_s"][[0, 1, 2, 4]]
+    assert served.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_worker_s_share_of_who_waits_is_ahead() -> None:
+    """Of two seconds of prompts at the router one is before each of two workers' next."""
+    pace = LinearLatency(base=0.0, per_seq=0.0, per_context=0.0, per_token=1 / 128, per_pair=0.0)
+    base = disaggregated(2, 1, latency=pace, router_queue_threshold=0.0)
+    load = traffic([0.0, 0.0, 0.25, 0.25, 0.5], 128, 1)
+    for target, status in ((3.0, 1), (2.99, 2)):  # 1 under way, 1 of those at the router, its own
+        classes = Classes(kinds=(ServiceClass(ttft_s=target),))
+        deployment = replace(base, admission=EarlyRejection())
+        columns = both(deployment, replace(load, classes=classes)).requests
+        assert columns["status"].tolist() == [1, 1, 1, 1, status]
 
 
 def test_a_new_worker_takes_who_waits() -> None:
