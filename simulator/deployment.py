@@ -177,6 +177,7 @@ class Deployment:
     arrival until it stands in a worker's queue (``None``: the engine's). ``elastic`` says how the
     pools change, by plan or as ``control`` decides. With a ``router_queue_threshold`` prompts wait
     at the router while more prompt tokens wait at every worker than so many of its steps hold.
+    Routers read loads every ``router_refresh_s``, as they ask; at 0 they keep count as they go.
     """
 
     model: Model
@@ -195,6 +196,7 @@ class Deployment:
     first_token: str = "decode"  # noqa: S105 - a place, not a secret
     gateway_s: float | None = None
     router_queue_threshold: float | None = None
+    router_refresh_s: float = 0.0
     elastic: Elastic = field(default_factory=Elastic)
     control: Control = field(default_factory=Control)
 
@@ -202,6 +204,12 @@ class Deployment:
         _one_of("deployment", "first_token", self.first_token, ("prefill", "decode"))
         if self.gateway_s is not None:
             _at_least("deployment", "gateway_s", self.gateway_s, 0)
+        _at_least("deployment", "router_refresh_s", self.router_refresh_s, 0)
+        if self.router_refresh_s and self.router_queue_threshold is not None:
+            raise ConfigError(
+                "deployment: router_queue_threshold needs a router that keeps count of loads, "
+                f"router_refresh_s=0, but got {self.router_refresh_s!r}"
+            )
         if self.router_queue_threshold is not None:
             _at_least("deployment", "router_queue_threshold", self.router_queue_threshold, 0)
             if self.computes_locally:

@@ -75,6 +75,7 @@ _DEPLOYMENT = (
     "first_token",
     "gateway_s",
     "router_queue_threshold",
+    "router_refresh_s",
 )
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler", "rate_matcher")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes", "measured")

@@ -164,6 +164,7 @@ class Simulation:
         paces = {role: pool.crew.pace() for role, pool in self.fleet.pools.items()}
         for each in (router, decode_router):
             each.classes, each.paces = traffic.classes, paces
+            each.clock, each.refresh_s = self.clock, deployment.router_refresh_s
             each.sessions = None if traffic.sessions is None else traffic.sessions.data
         entrance = self._entrance(traffic.classes, router, decode_router)
         self.gateway = self._gateway(router, entrance)

@@ -209,6 +209,16 @@ COMPLAINTS: tuple[Complaint, ...] = (
         cured=0.1,
     ),
     Complaint(
+        name="stale_loads",
+        what="a burst goes to whoever was the least loaded when the router last read metrics",
+        source="aibrix issue 646",
+        metric="prompts of the busiest worker above its equal share",
+        measure=imbalance,
+        better=("router_refresh_s=0",),
+        shows=0.5,
+        cured=0.2,
+    ),
+    Complaint(
         name="one_pod_per_180s",
         what="one pod per 180 s and two minutes to start never catch a step",
         source="llm-d-autoscaling issues 1213, 1230 and 1118",

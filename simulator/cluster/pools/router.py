@@ -6,15 +6,23 @@ from typing import Any
 
 import numpy as np
 
+from simulator.cluster.clock import Clock
 from simulator.cluster.pools.beliefs import Believed
 from simulator.cluster.pools.team import Team
 from simulator.cluster.workers.pace import Pace
+from simulator.cluster.workers.worker import Load
 from simulator.errors import ConfigError
 from simulator.plugins import is_own
 from simulator.policies.classes import Classes
 from simulator.policies.prefixes import Beliefs
 from simulator.policies.ranking import Column, Ranking, Total
-from simulator.policies.routing import NO_PREFIXES, PoolView, RoutedRequest, RoutingPolicy
+from simulator.policies.routing import (
+    NO_PREFIXES,
+    PoolView,
+    Prefixes,
+    RoutedRequest,
+    RoutingPolicy,
+)
 
 INTEGERS = (int, np.integer)  # what a policy of anybody's may name a worker by
 _DRAWS = 4096
@@ -34,13 +42,18 @@ class Router:
         "_choose",
         "_draws",
         "_generator",
+        "_live",
         "_order",
         "_policy",
-        "_view",
+        "_read",
+        "_read_s",
+        "_seen",
         "believed",
         "classes",
+        "clock",
         "has_room",
         "paces",
+        "refresh_s",
         "sessions",
         "team",
     )
@@ -51,8 +64,8 @@ class Router:
         self.team = team
         self._policy = policy
         self._choose = policy.choose
-        self._view: PoolView = PoolView((), (), ())
-        self._changes = -1
+        self._live = self._read = PoolView((), (), ())
+        self._changes = self._seen = -1
         self._generator = generator
         self._draws: list[float] = []
         self._order = 0
@@ -61,6 +74,9 @@ class Router:
         self.sessions: Sequence[int] | None = None  # each request's, -1 where there is none
         self.believed: Believed | None = None  # about the team's caches
         self.has_room: Callable[[int], bool] | None = None  # tells who is for more prompts
+        self.refresh_s = 0.0  # between readings of loads; 0: they are live
+        self.clock: Clock | None = None
+        self._read_s = 0.0
 
     @property
     def name(self) -> str:
@@ -132,11 +148,35 @@ class Router:
         return int(index)
 
     @property
-    def view(self) -> PoolView:
+    def live(self) -> PoolView:
         """The team as it is now made up; its columns are live."""
         if self._changes != self.team.changes:
-            self._changes, self._view = self.team.changes, self._look()
-        return self._view
+            self._changes, self._live = self.team.changes, self._look()
+        return self._live
+
+    @property
+    def view(self) -> PoolView:
+        """The team as the policy sees it: live, or as it was last read."""
+        if not self.refresh_s or self.clock is None:
+            return self.live
+        now = self.clock.now
+        if self._seen != self.team.changes or now - self._read_s >= self.refresh_s:
+            self._seen, self._read_s, self._read = self.team.changes, now, self._reading()
+        return self._read
+
+    def _reading(self) -> PoolView:
+        """Return a view of the loads as they are at this moment, and stay."""
+        load = Load(*map(list, self.team.load.columns()))
+        requests, tokens, blocks = map(ReadOnly, load.columns())
+        estimates = Estimated(self.team, self.paces, load)
+        return PoolView(requests, tokens, blocks, estimates, self._known())
+
+    def _known(self) -> Prefixes:
+        """Return what is known of caches, by the places that workers have now."""
+        if self.believed is not None:
+            workers = enumerate(self.team.workers)
+            self.believed.places = {worker.number: index for index, worker in workers}
+        return self.believed or NO_PREFIXES
 
     def _look(self) -> PoolView:
         """Return the view of the team as it is now made up; others' policies cannot write to it."""
@@ -148,11 +188,7 @@ class Router:
         loads: list[Sequence[int]] = [getattr(load, name) for name in COLUMNS]
         shown = loads if is_own(_module(self._policy)) else [ReadOnly(each) for each in loads]
         requests, tokens, blocks = shown
-        estimates = Estimated(self.team, self.paces)
-        if self.believed is not None:
-            workers = enumerate(self.team.workers)
-            self.believed.places = {worker.number: index for index, worker in workers}
-        prefixes = self.believed or NO_PREFIXES
+        estimates, prefixes = Estimated(self.team, self.paces, load), self._known()
         if ranked:
             columns = dict(zip(COLUMNS, loads, strict=True))
             return _RankedView(requests, tokens, blocks, estimates, prefixes, columns)
@@ -164,13 +200,14 @@ def _module(policy: object) -> str:
 
 
 class Estimated:
-    """What a request would take at each worker of a team as it is now loaded."""
+    """What a request would take at each worker of a team under some load."""
 
-    __slots__ = ("_paces", "_team")
+    __slots__ = ("_load", "_paces", "_team")
 
-    def __init__(self, team: Team[Any], paces: Mapping[str, Pace]) -> None:
+    def __init__(self, team: Team[Any], paces: Mapping[str, Pace], load: Load) -> None:
         self._team = team
         self._paces = paces
+        self._load = load
 
     def ttft_s(self, worker: int, tokens: int) -> float:
         """Return the seconds until a prompt of so many tokens is computed there."""
@@ -179,11 +216,11 @@ class Estimated:
     def prompt_s(self, worker: int, tokens: int) -> float:
         """Return the same, of a decode worker too."""
         pace = self._paces[self._team.workers[worker].role]
-        return pace.backlog_s(self._team.load.tokens[worker]) + pace.prompt_s(tokens)
+        return pace.backlog_s(self._load.tokens[worker]) + pace.prompt_s(tokens)
 
     def tpot_s(self, worker: int, tokens: int) -> float:
         """Return a decode step's seconds there with one more sequence of so many tokens."""
-        at, load = self._team.workers[worker], self._team.load
+        at, load = self._team.workers[worker], self._load
         if at.role == "prefill":
             return 0.0
         pace = self._paces[at.role]

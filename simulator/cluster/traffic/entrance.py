@@ -87,7 +87,7 @@ class Entrance:
     @property
     def tokens(self) -> int:
         """Prompt tokens placed and not computed yet, over all workers, and those at the router."""
-        return self._router.view.total("tokens") + self._at_router
+        return self._router.live.total("tokens") + self._at_router
 
     @property
     def _at_router(self) -> int:
@@ -112,9 +112,9 @@ class Entrance:
     def _to_go_s(self) -> float:
         """Return the least seconds from now to the end of this prompt."""
         router = self._router
-        at = router.view.least("tokens", "requests", draw=0.0)
+        at = router.live.least("tokens", "requests", draw=0.0)
         tokens = self._ledger.input_tokens[self._request]
-        seconds = router.view.estimates.ttft_s(at, tokens)
+        seconds = router.live.estimates.ttft_s(at, tokens)
         role = router.team.workers[at].role
         if self._at_router:  # of which each worker takes its share first
             seconds += self.paces[role].backlog_s(-(-self._at_router // self.workers))
@@ -124,8 +124,8 @@ class Entrance:
         """Return a step's seconds on the decode worker with the least KV, with this request."""
         tokens = self._ledger.input_tokens[self._request]
         if self._worker.role == "mixed":
-            return self._router.view.estimates.tpot_s(self._worker.index, tokens)
-        view = self._decode_router.view
+            return self._router.live.estimates.tpot_s(self._worker.index, tokens)
+        view = self._decode_router.live
         if not view.requests:
             return float("inf")
         return view.estimates.tpot_s(view.least("kv_blocks", "requests", draw=0.0), tokens)

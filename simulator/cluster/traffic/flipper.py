@@ -40,8 +40,8 @@ class Flipper:
         if worker.role != PREFILL or not decoders.team.workers:
             return
         prefills = [w for w in self._router.team.workers if w.role == PREFILL]
-        estimates, count = decoders.view.estimates, len(decoders.team.workers)
-        pace, queued = self._router.paces[PREFILL], self._router.view.tokens
+        estimates, count = decoders.live.estimates, len(decoders.team.workers)
+        pace, queued = self._router.paces[PREFILL], self._router.live.tokens
         crowd = Crowd(
             prefill=len(prefills),
             decode=count,

@@ -56,7 +56,7 @@ class Held:
         team = self._router.team
         if not team.workers:
             return False
-        least = self._router.view.least("tokens", draw=0.0)
+        least = self._router.live.least("tokens", draw=0.0)
         return self._has_room(least) or (
             len({worker.role for worker in team.workers}) > 1
             and any(map(self._has_room, range(len(team.workers))))

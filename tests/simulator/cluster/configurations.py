@@ -248,6 +248,8 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
     if not deployment.computes_locally and own.random() < 0.3:
         threshold = own.choice([0.0, 0.0, 0.2, 1.0])
         deployment = replace(deployment, router_queue_threshold=threshold)
+    elif own.random() < 0.3:
+        deployment = replace(deployment, router_refresh_s=own.choice([GRID_S, 0.05, 1.0]))
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
 
 

@@ -45,10 +45,10 @@ class Doorkeeper:
             "Priority": (aged - service.priority, job.arrival),
         }[type(queue).__name__]
 
-    def share(self, job: Any, site: Any, stage: int) -> float:
+    def share(self, job: Any, site: Any, load: tuple[int, int, int]) -> float:
         """Return the larger share of its targets that a request would take at ``site``."""
         service, tokens = self.classes[job.number], job.prompt + len(job.tokens[:-1])
-        load, shares = self.load(site, stage), [0.0]
+        shares = [0.0]
         if site.pool.role != "decode" and service.ttft_s:
             shares.append((site.backlog_s(load[1]) + site.alone_s(tokens)) / service.ttft_s)
         if site.pool.role != "prefill" and service.tpot_s:

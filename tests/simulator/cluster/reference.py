@@ -828,6 +828,7 @@ class World:
         self.due: list[tuple[float, int, Callable[[], None]]] = []  # workers that come and go
         self.noted = 0
         self.unplaced: list[Job] = []  # as there is no worker at all
+        self.readings: list[Any] = [(0.0, [], []), (0.0, [], [])]  # when, of whom, loads
         self.held: list[Job] = []  # at the router, as no worker is for more
         self.unhanded: list[Job] = []
         self.closest = inf  # between moments whose order rounding could change
@@ -1315,8 +1316,9 @@ class World:
 
     def lent(self, job: Job, policy: Any) -> "Batch | None":
         """Return the decode worker that helps out with a prompt, if one does."""
-        before = {each: self.load(each, 0)[1] for each in self.entries}
-        there = {each: self.load(each, 1) for each in self.decoders}
+        seen = (self.seen_loads(0, self.entries), self.seen_loads(1, self.decoders))
+        before = {each: load[1] for each, load in zip(self.entries, seen[0], strict=True)}
+        there = dict(zip(self.decoders, seen[1], strict=True))
         service, wait = self.doorkeeper.classes[job.number], self.doorkeeper.computed_s
         if type(policy).__name__ == "SplitwiseMixed":
             most = policy.queue_tokens - job.prompt
@@ -1380,7 +1382,7 @@ class World:
             return order % size
         if name == "Random":
             return int(draw * size)
-        loads = [self.load(site, stage) for site in team]
+        loads = self.seen_loads(stage, team)
         if name == "PowerOfTwo" and size > 1:
             pair = int(draw * size), int((draw * size) % 1.0 * (size - 1))
             pair = pair[0], pair[1] + (pair[1] >= pair[0])
@@ -1389,7 +1391,10 @@ class World:
         if name == "PowerOfTwo":
             return 0
         if name == "FirstFitSlo":
-            shares = [self.doorkeeper.share(job, site, stage) for site in team]
+            shares = [
+                self.doorkeeper.share(job, site, load)
+                for site, load in zip(team, loads, strict=True)
+            ]
             fits = [at for at, share in enumerate(shares) if share <= 1]
             return fits[0] if fits else shares.index(min(shares))
         if name in ("KvAware", "PrefixAffinity", "CacheAware"):
@@ -1448,6 +1453,15 @@ class World:
         if best / job.prompt > policy.cache_threshold and not apart:
             return [at for at, _, found in rows if found == best]
         return [at for at, load, _ in rows if load[0] == few]
+
+    def seen_loads(self, stage: int, team: "list[Any]") -> list[tuple[int, int, int]]:
+        """Return what a router sees of all: now, or when it last read."""
+        refresh = self.deployment.router_refresh_s
+        when, whom, loads = self.readings[stage]
+        if not refresh or whom != team or self.now - when >= refresh:
+            loads = [self.load(site, stage) for site in team]
+            self.readings[stage] = (self.now, list(team), loads)
+        return loads
 
     def load(self, site: Site, stage: int) -> tuple[int, int, int]:
         """Return what a router sees: requests, prompt tokens to compute, prompt blocks."""

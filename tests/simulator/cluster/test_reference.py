@@ -263,7 +263,7 @@ FEATURES = (
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
     *("PowerOfTwo", "FirstFitSlo", "KvAware", "PrefixAffinity", "CacheAware"),
-    *("waits at the router", "pulls", "sent again", "sent again in vain"),
+    *("old loads", "waits at the router", "pulls", "sent again", "sent again in vain"),
     *("SplitwiseMixed", "ConvertibleDecoders", "ArrowRedirect", "lent"),
     *("ConditionalDisagg", "PrefixBased", "stays", "stays and moves", "found by who stays"),
 )
@@ -301,6 +301,7 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "waits at the router": deployment.router_queue_threshold is not None,
         "sent again": (columns["resends"][columns["status"] == 1] > 0).any(),
         "sent again in vain": (columns["resends"][columns["status"] == 2] > 0).any(),
+        "old loads": deployment.router_refresh_s > 0,
         "pulls": deployment.router_queue_threshold == 0.0,
     }
     refused = columns["reason"][columns["status"] == STATUSES.index("rejected")]
