@@ -1,6 +1,7 @@
 """The comparison's pictures: fronts first, then what single runs look like side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,7 +11,7 @@ from simulator.compare import prose
 from simulator.compare.certainty import certainty_panels
 from simulator.compare.comparison import Comparison, front_of, short, words
 from simulator.compare.metrics import METRIC, Value
-from simulator.compare.side import cdf_panels, stage_panels, timeline_panels
+from simulator.compare.side import COLOURS, cdf_panels, stage_panels, timeline_panels
 from simulator.report import theme
 from simulator.report.figures import Panel
 
@@ -157,6 +158,7 @@ def theme_text(name: str) -> str:
 GRID = 10_000
 """Cells of a heat map, at most."""
 
+CHANGED = "changed"
 MAPPED = ("slo_attainment", "goodput_rps", "cost", "ttft_s.p99", "tpot_s.p50")
 
 
@@ -196,6 +198,8 @@ Axis = tuple[str, list[Value]]
 
 
 def _label(path: str) -> str:
+    if path == CHANGED:
+        return "workers started, stopped and flipped"
     return METRIC[path].label if path in METRIC else prose.COSTS[path]
 
 
@@ -263,8 +267,125 @@ def _cells(comparison: Comparison, across: Axis, up: Axis, path: str) -> Floats:
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
+MOST_LINES = 8
+"""Lines of a sweep's picture; where there would be more there is none."""
+
+SWEPT = ("slo_attainment", CHANGED, "ttft_s.p99", "tpot_s.p99", "goodput_rps", "cost")
+
+
+def sweep_panels(comparison: Comparison) -> list[Panel]:
+    """Return numbers against the numeric setting that was swept the most, a line for all else.
+
+    Nothing where no setting has three values at least, or too much else differs.
+    """
+    key = _swept(comparison)
+    if key is None:
+        return []
+    others = [each for each in comparison.shown if each != key]
+    bases = [comparison.runs[point.base].settings for point in comparison.points]
+    lines: dict[tuple[Value, ...], list[int]] = {}
+    for index in sorted(range(len(bases)), key=lambda at: _order(bases[at].get(key))):
+        lines.setdefault(tuple(bases[index].get(each) for each in others), []).append(index)
+    if len(lines) > MOST_LINES or min(map(len, lines.values())) < 2:
+        return []
+    across = np.array([_order(settings.get(key))[1] for settings in bases])
+    shown = {}
+    for path in (comparison.cost if each == "cost" else each for each in SWEPT):
+        up, bars = _numbers(comparison, path)
+        if np.isfinite(up).any():
+            shown[_label(path)] = [
+                _line(across[rows], up[rows], _named(comparison, rows[0], key), (at, bars, rows))
+                for at, rows in enumerate(lines.values())
+            ]
+    return [_sweep(key, shown)] if shown else []
+
+
+def _swept(comparison: Comparison) -> str | None:
+    """Return the setting with most numbers, if any has three."""
+    bases = [comparison.runs[point.base].settings for point in comparison.points]
+    counts = {}
+    for key in comparison.shown:
+        values = {settings.get(key) for settings in bases}
+        if all(isinstance(each, int | float) and not isinstance(each, bool) for each in values):
+            counts[key] = len(values)
+    most = max(counts, key=lambda key: counts[key], default=None)
+    return most if most is not None and counts[most] >= 3 else None
+
+
+def _numbers(comparison: Comparison, path: str) -> tuple[Floats, dict[str, object] | None]:
+    """Return a number of every point, and its bars where points are repeated."""
+    if path == CHANGED:
+        lives = [comparison.runs[point.base].summary["workers"] for point in comparison.points]
+        return np.array([float(_changes(each)) for each in lives]), None
+    scale = 100 if path == "slo_attainment" else 1
+    bars = _band(comparison, path) if comparison.repeated else None
+    return comparison.means(path) * scale, bars
+
+
+def _changes(workers: Mapping[str, Any]) -> int:
+    """Return how many workers started, stopped and flipped."""
+    return sum(
+        count
+        for pool in workers.values()
+        for name, count in pool.items()
+        if name in ("started", "stopped", "flipped") and isinstance(count, int)
+    )
+
+
+def _named(comparison: Comparison, row: int, key: str) -> str:
+    """Return a point's name without what the sweep says."""
+    told = comparison.points[row].name.split(" ")
+    kept = [each for each in told if each.partition("=")[0] not in (key, short(key))]
+    return theme_text(" ".join(kept)) or "all"
+
+
+def _line(
+    x: Floats, y: Floats, name: str, drawn: tuple[int, dict[str, object] | None, list[int]]
+) -> go.Scatter:
+    """Return one line of a sweep, with its bars."""
+    at, bars, rows = drawn
+    colour = COLOURS[at % len(COLOURS)]
+    line = go.Scatter(x=x, y=y, name=name, mode="lines+markers", line={"color": colour, "width": 2})
+    if bars is not None:
+        sides = {side: np.asarray(bars[side])[rows] for side in ("array", "arrayminus")}
+        line.update(error_y={**bars, **sides, "color": colour})
+    return line
+
+
+def _sweep(key: str, shown: Mapping[str, list[go.Scatter]]) -> Panel:
+    """Return the picture of a sweep; a list chooses the number."""
+    labels = list(shown)
+    traces = [
+        line.update(visible=at == 0) for at, each in enumerate(shown.values()) for line in each
+    ]
+    owner = [label for label, lines in shown.items() for _ in lines]
+    buttons = [
+        {
+            "label": label,
+            "method": "update",
+            "args": [{"visible": [each == label for each in owner]}],
+        }
+        for label in labels
+    ]
+    chooser = {"buttons": buttons, "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
+    figure = theme.figure(
+        traces,
+        x=short(key),
+        y="",
+        height=360,
+        margin_t=46,
+        showlegend=len(traces) > len(labels),
+        updatemenus=[chooser],
+    )
+    figure.update_layout(legend={"y": -0.2, "yanchor": "top", "x": 0, "xanchor": "left"})
+    note = "The setting with most values; the list chooses what is shown. Bars reach over all"
+    note += " repetitions."
+    return Panel(name="sweep", title=f"Over {short(key)}", note=note, figure=figure, wide=True)
+
+
 SECTIONS: tuple[tuple[str, str, Callable[[Comparison], list[Panel]]], ...] = (
     ("fronts", "Fronts", front_panels),
+    ("sweep", "Sweep", sweep_panels),
     ("map", "Map", map_panels),
     ("certainty", "Certainty", certainty_panels),
     ("latency", "Latency", cdf_panels),
