@@ -87,7 +87,7 @@ def test_the_page_draws_quietly_and_alone(visit: Visit) -> None:
     shown = column(visit.page, "configuration")
     assert any(f"label={HOSTILE[:30]}" in name for name in shown)
     sections = visit.page.locator("section h2").all_inner_texts()
-    wanted = ["Table", "Fronts", "Map", "Certainty", "Latency", "Stages", "Over time"]
+    wanted = ["Table", "Fronts", "Sweep", "Map", "Certainty", "Latency", "Stages", "Over time"]
     assert sections == [*wanted, "Definitions"]
 
 
