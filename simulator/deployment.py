@@ -16,6 +16,7 @@ from simulator.policies.autoscaling import Control
 from simulator.policies.flipping import Flipping, NeverFlip
 from simulator.policies.local_prefill import LocalPlacing, LocalPrefill, NeverLocal
 from simulator.policies.queueing import Fcfs, QueueOrder
+from simulator.policies.rebalancing import NeverRebalance, Rebalancing
 from simulator.policies.routing import LeastKV, LeastTokens, RoutingPolicy
 
 ROLES = ("prefill", "decode", "mixed")
@@ -168,9 +169,9 @@ class Deployment:
     Either prefill and decode pools (both), or mixed ones, or all three: then arrivals are routed
     over prefill and mixed workers alike. ``router`` places arrivals, ``decode_router`` places
     prefilled requests, ``local_prefill`` may have decode workers compute prompts themselves,
-    ``admission`` may turn an arrival away, ``queue`` orders the prompts
-    that wait at a worker, and ``flipping`` may let workers change their roles. ``cache_tiers`` are
-    memories beneath the workers' prefix caches.
+    ``admission`` may turn an arrival away, ``queue`` orders the prompts that wait at a worker,
+    ``flipping`` may let workers change their roles, and ``rebalancing`` sequences move between
+    decode workers. ``cache_tiers`` are memories beneath the workers' prefix caches.
     ``first_token`` says where a client sees it: when the ``decode`` worker has
     taken the request over, through which every answer then goes, even one of a single token; or
     at the end of ``prefill``, where such an answer ends. ``gateway_s`` passes from a request's
@@ -191,6 +192,7 @@ class Deployment:
     admission: Admission = field(default_factory=AdmitAll)
     queue: QueueOrder = field(default_factory=Fcfs)
     flipping: Flipping = field(default_factory=NeverFlip)
+    rebalancing: Rebalancing = field(default_factory=NeverRebalance)
     transfer: Transfer = field(default_factory=Transfer)
     cache_tiers: CacheTiers = field(default_factory=CacheTiers)
     first_token: str = "decode"  # noqa: S105 - a place, not a secret
@@ -237,6 +239,11 @@ class Deployment:
         refused = self.control.refused(gpus, self.elastic.quota_gpus)
         if refused:
             raise ConfigError(refused)
+
+    @property
+    def moves_sequences(self) -> bool:
+        """Whether sequences may move between decode workers."""
+        return self.elastic.drain.mode == "migrate" or self.rebalancing.interval_s is not None
 
     @property
     def computes_locally(self) -> bool:

@@ -70,6 +70,7 @@ _DEPLOYMENT = (
     "admission",
     "queue",
     "flipping",
+    "rebalancing",
     "transfer",
     "cache_tiers",
     "first_token",

@@ -20,6 +20,7 @@ SHIPPED = (
     "admission",
     "queue",
     "flipping",
+    "rebalancing",
     "rate_matcher",
     "autoscaler",
 )

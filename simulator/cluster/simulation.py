@@ -23,6 +23,7 @@ from simulator.cluster.moves.departures import Departures
 from simulator.cluster.moves.handoff import Handoff
 from simulator.cluster.moves.leavers import Leavers
 from simulator.cluster.moves.migration import Migration
+from simulator.cluster.moves.rebalancer import Rebalancer
 from simulator.cluster.pools.beliefs import believe
 from simulator.cluster.pools.router import Router
 from simulator.cluster.pools.team import AnyWorker, Roster, Team
@@ -188,6 +189,7 @@ class Simulation:
         self._means = self._common(traffic)
         self.fleet.door = self._attendant()
         self.controller = self._controller()
+        self.rebalancer = self._rebalancer()
         self._start()
 
     # --- assembly ------------------------------------------------------------------------------
@@ -220,7 +222,7 @@ class Simulation:
 
     @property
     def _migrates(self) -> bool:
-        return self.deployment.elastic.drain.mode == "migrate"
+        return self.deployment.moves_sequences
 
     def _carried(self, handed: Deliver, moved: Callable[[int], None] | None = None) -> Deliver:
         """Return who hears of a flow: ``handed`` if of a prompt, ``moved`` if of a sequence."""
@@ -309,6 +311,18 @@ class Simulation:
         observer = Observer(control.observing, self.fleet, self.ledger, self.source)
         return Controller(control, self.fleet, observer)
 
+    def _rebalancer(self) -> Rebalancer | None:
+        """Return what has sequences move as they decode, if anything does."""
+        policy = self.deployment.rebalancing
+        if policy.interval_s is None:
+            return None
+        if "decode" not in self.fleet.pools:
+            raise ConfigError(
+                f"rebalancing {type(policy).__name__}: needs prefill and decode pools, but there "
+                f"are only {', '.join(self.fleet.pools)} workers"
+            )
+        return Rebalancer(self.clock, policy, policy.interval_s, self.decoders, self.migration)
+
     def _leavers(self, clients: Clients) -> Leavers | None:
         """Return what takes out the requests of clients that leave, unless all of them stay."""
         if clients.stay:
@@ -339,7 +353,7 @@ class Simulation:
             live=self._live,
             joined=self.telemetry.join,
             left=self.telemetry.leave,
-            migrates=self._migrates,
+            migrates=self.deployment.elastic.drain.mode == "migrate",
         )
 
     def _common(self, traffic: Traffic) -> Means:
@@ -393,6 +407,9 @@ class Simulation:
         if self.controller is not None:
             self._live(self.controller.alarm, self.controller.wake)
             self.controller.start()
+        if self.rebalancer is not None:
+            self._live(self.rebalancer.alarm, self.rebalancer.wake)
+            self.rebalancer.start()
         self.source.start()
         self.telemetry.start()
 
@@ -421,7 +438,8 @@ class Simulation:
 
     def _sampled(self, now: float) -> None:
         self.ledger.room.shed()
-        waits = self.clock.pending == (1 if self.controller is None else 2)
+        ticking = [part for part in (self.controller, self.rebalancer) if part is not None]
+        waits = self.clock.pending == 1 + len(ticking)
         if waits and self.done < self.ledger.size:
             if self.controller is not None and now < self._patience:
                 return

@@ -15,6 +15,7 @@ from simulator.testing.choices import (
     check_local_prefill,
     check_matcher,
     check_queue_order,
+    check_rebalancing,
 )
 from simulator.testing.contract import ContractError
 from simulator.testing.routers import check_router
@@ -27,5 +28,6 @@ __all__ = [
     "check_local_prefill",
     "check_matcher",
     "check_queue_order",
+    "check_rebalancing",
     "check_router",
 ]

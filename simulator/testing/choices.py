@@ -15,6 +15,7 @@ from simulator.policies.flipping import Crowd, Flipping
 from simulator.policies.local_prefill import LocalPlacing, LocalPrefill, Prompt
 from simulator.policies.matching import Answer, Counts, Matcher, View, cost, rates_of
 from simulator.policies.queueing import Queued, QueueOrder
+from simulator.policies.rebalancing import Loaded, Rebalancing
 from simulator.policies.routing import RoutedRequest
 from simulator.record import TURNED_AWAY
 from simulator.testing.autoscalers import Limits, looks
@@ -175,6 +176,28 @@ def _check_placing(subject: Subject) -> None:
         whole = isinstance(found, int) and not isinstance(found, bool)
         if found is not None and not (whole and 0 <= found < 3 * size):
             raise subject.broke(f"chose worker {found!r} {situation}; 0 to {3 * size - 1} are due")
+
+
+def check_rebalancing(policy: Rebalancing) -> None:
+    """See to it that a policy that moves sequences keeps its contract.
+
+    It names pairs of workers there are, whatever their loads and however many; the same question
+    has the same answer, today and in another run; it keeps nothing in itself.
+
+    Raises:
+        ContractError: it does not; the text names the policy and what it broke.
+    """
+    subject = Subject("rebalancing", policy)
+    for size, level in product((0, 1, 2, 5, 64), (0, 7, 60, 100)):
+        workers = [
+            Loaded(level * (at % 3) // 2, at % 5, 100, at % 7, level * (at % 2) // 10)
+            for at in range(size)
+        ]
+        situation = f"about {size} workers"
+        found = _asked(subject, situation, lambda: tuple(policy.moves(workers)))  # noqa: B023
+        for pair in found:
+            if not (len(pair) == 2 and all(type(at) is int and 0 <= at < size for at in pair)):
+                raise subject.broke(f"named {pair!r} {situation}; pairs of 0 to {size - 1} are due")
 
 
 def check_matcher(policy: Matcher) -> None:

@@ -52,11 +52,24 @@ class Migration:
 
         All of these but the newest token have KV.
         """
-        ledger, load = self._ledger, self._team.load
         if not self._team.workers:
             return False
+        output = self._ledger.output_tokens[request]
+        index = self._router.place(request, length - 1, output)
+        return self._send(source, request, length, index)
+
+    def depart_to(
+        self, target: BatchWorker, source: BatchWorker, request: int, length: int
+    ) -> bool:
+        """Do the same, to a worker that others have chosen, if it is still there for more."""
+        if target.load is not self._team.load or source.load is not self._team.load:
+            return False
+        return self._send(source, request, length, target.index)
+
+    def _send(self, source: BatchWorker, request: int, length: int, index: int) -> bool:
+        """Send a sequence to a worker of the team; tell whether that has room."""
+        ledger, load = self._ledger, self._team.load
         tokens, before = length - 1, ledger.prompt_tokens[request]
-        index = self._router.place(request, tokens, ledger.output_tokens[request])
         target = self._team.workers[index]
         ledger.prompt_tokens[request], ledger.moved_at[request] = tokens, self._clock.now
         if not target.take_in(request):

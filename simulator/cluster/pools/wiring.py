@@ -126,7 +126,7 @@ class Ways:
         if "prefill" in pools:
             self._wire = wire(deployment.model, pools["prefill"], pools["decode"], transfer)
         self._moving: Wire | None = None  # between decode workers
-        if "decode" in pools and deployment.elastic.drain.mode == "migrate":
+        if "decode" in pools and deployment.moves_sequences:
             self._moving = wire(deployment.model, pools["decode"], pools["decode"], transfer)
         self._ends: dict[int, _End] = {}
         self._shares: dict[str, float] = {}

@@ -15,6 +15,9 @@ from simulator.cluster.ledger import Ledger
 from simulator.cluster.workers.leap import Leap
 from simulator.cluster.workers.worker import Listener, Step, Worker, WorkerSettings
 
+Depart = Callable[["BatchWorker", int, int], bool]
+"""Takes a worker, a request and the tokens of its next iteration; tells whether somebody has it."""
+
 
 class BatchWorker(Worker):
     """Runs a batch of decoding sequences, with prompt chunks beside them when there are any.
@@ -28,6 +31,7 @@ class BatchWorker(Worker):
 
     __slots__ = (
         "_arrived",
+        "_asked",
         "_awaiting",
         "_coming",
         "_ends",
@@ -81,7 +85,8 @@ class BatchWorker(Worker):
         self._late: list[tuple[float, int]] = []  # last token before a stall, of how many
         self._resumed = 0.0  # when the first iteration after the stall ends
         self._ready: list[int] = []  # prompts computed here in the step that just ended
-        self.depart: Callable[[BatchWorker, int, int], bool] | None = None  # set when it migrates
+        self.depart: Depart | None = None  # set when it migrates
+        self._asked: dict[int, Depart] = {}  # to part with these, and to whom they are offered
         self._parked: dict[int, int] = {}  # blocks of sequences that are on their way elsewhere
         self._staying: set[int] = set()  # nobody had room for these
         self._slow = 0.0  # seconds of the iteration under way, if a slow one
@@ -140,7 +145,36 @@ class BatchWorker(Worker):
         self._fit()
         return True
 
-    def migrate(self, depart: "Callable[[BatchWorker, int, int], bool]") -> None:
+    def offer(self, request: int, depart: "Depart") -> None:
+        """Offer one sequence to somebody when the iteration under way ends."""
+        self._asked[request] = depart
+        self._interrupt()
+
+    @property
+    def shortest(self) -> int | None:
+        """The sequence in the batch with the fewest tokens, of those alike the lowest number."""
+        ledger = self._ledger
+        tokens = (
+            (ledger.input_tokens[request] + ledger.output_tokens[request] - end, request)
+            for request, end in self._running.items()
+        )
+        return min(tokens, default=(0, None))[1]
+
+    def blocks_of(self, request: int) -> int:
+        """Return the blocks that the KV of a sequence in the batch fills, now."""
+        ledger, leap = self._ledger, self.leap
+        done = 0
+        if leap.left > 1:
+            done, _ = leap.until(self._clock.now, past=self._clock.turn > self.alarm.turn)
+        left = self._running[request] - leap.step - done
+        return self.blocks(ledger.input_tokens[request] + ledger.output_tokens[request] - left)
+
+    @property
+    def blocks_wanted(self) -> int:
+        """The blocks that requests wait for whose KV is to come here."""
+        return sum(map(self._incoming, self._pending))
+
+    def migrate(self, depart: "Depart") -> None:
         """Offer every sequence to others from the end of the iteration under way on.
 
         ``depart`` takes this worker, a request and the tokens of its next iteration, and tells
@@ -255,6 +289,7 @@ class BatchWorker(Worker):
             if request in ledger.moved_at:
                 ledger.lost_at[request] = ledger.moved_at.pop(request)
         self._parked.clear()
+        self._asked.clear()
         for held in (self._running, self._ends, self._arrived, self._pending, self._paused):
             held.clear()
         self.leap.clear()
@@ -340,8 +375,8 @@ class BatchWorker(Worker):
     def _begin(self, now: float) -> None:
         self.leap.since = now
         if self._running and not self._stalled:
-            if self.depart is not None:
-                self._move_out(self.depart)
+            if self._asked or self.depart is not None:
+                self._move_out()
             self._grow(now)
         if self._shown:
             self._expect_second()
@@ -370,8 +405,8 @@ class BatchWorker(Worker):
             end = first = now + self._slow
             leap.once()
         else:
-            single = self._unseen or (self.depart and self._running.keys() - self._staying)
-            most = 1 if single else self._ends[0][0] - leap.step
+            offered = self._asked or (self.depart and self._running.keys() - self._staying)
+            most = 1 if offered or self._unseen else self._ends[0][0] - leap.step
             first, end = leap.plan(now, batch, most, self.capacity - self.used)
         self.alarm.set(end, STEP_END)
         if self._awaiting:
@@ -650,25 +685,36 @@ class BatchWorker(Worker):
             if self._late_since is not None:
                 self._late_since[request] = since
 
-    def _move_out(self, depart: "Callable[[BatchWorker, int, int], bool]") -> None:
-        """Offer the sequences that have not been offered yet; who goes keeps its blocks until then.
+    def _move_out(self) -> None:
+        """Offer the sequences that somebody asked for, and, leaving, all that were not offered."""
+        asked, self._asked = self._asked, {}
+        for request, depart in asked.items():
+            if request in self._running:
+                self._parts(request, depart)
+        if self.depart is None:
+            return
+        for request in [each for each in self._running if each not in self._staying]:
+            if not self._parts(request, self.depart):
+                self._staying.add(request)
+
+    def _parts(self, request: int, depart: "Depart") -> bool:
+        """Offer a sequence; who goes keeps its blocks here until its KV is there.
 
         The next iteration's have not been taken.
         """
         ledger, load, index = self._ledger, self.load, self.index
-        for request in [each for each in self._running if each not in self._staying]:
-            generated = ledger.output_tokens[request] - (self._running[request] - self.leap.step)
-            length = ledger.input_tokens[request] + generated
-            placed = self.blocks(ledger.prompt_tokens[request])
-            if not depart(self, request, length):
-                self._staying.add(request)
-                continue
-            del self._running[request]
-            self.leap.leave(length)
-            ledger.generated[request] = generated
-            self._parked[request] = self._held(request, length - 1)
-            load.requests[index] -= 1
-            load.kv_blocks[index] -= placed
+        generated = ledger.output_tokens[request] - (self._running[request] - self.leap.step)
+        length = ledger.input_tokens[request] + generated
+        placed = self.blocks(ledger.prompt_tokens[request])
+        if not depart(self, request, length):
+            return False
+        del self._running[request]
+        self.leap.leave(length)
+        ledger.generated[request] = generated
+        self._parked[request] = self._held(request, length - 1)
+        load.requests[index] -= 1
+        load.kv_blocks[index] -= placed
+        return True
 
     def _join_ready(self, now: float) -> None:
         join, queued = self._ledger.decode_join, self._ledger.decode_queue_enter

@@ -65,6 +65,7 @@ class SteppingWorker(BatchWorker):
         self.began = 0.0
         self.gone: list[int] = []
         self.fetching: dict[int, Begun] = {}
+        self.asked: dict[int, Any] = {}
         self.offered: set[int] = set()
         self.parked: dict[int, int] = {}
         self.alone = False
@@ -212,6 +213,26 @@ class SteppingWorker(BatchWorker):
         """Offer sequences from the next step on."""
         self.depart = depart
 
+    def offer(self, request: int, depart: Any) -> None:
+        """Offer one at the next step."""
+        self.asked[request] = depart
+
+    @property
+    def shortest(self) -> int | None:
+        """Return who has the fewest tokens."""
+        lengths = [(each.length, each.request) for each in self.batch]
+        return min(lengths)[1] if lengths else None
+
+    def blocks_of(self, request: int) -> int:
+        """Return the blocks of what it has so far."""
+        return next(self.ceil(each.length) for each in self.batch if each.request == request)
+
+    @property
+    def blocks_wanted(self) -> int:
+        """Return the blocks that are waited for."""
+        tokens = self._ledger.prompt_tokens
+        return sum(self.need(each, tokens[each] + self.come(each)) for each in self.wanting)
+
     def departed(self, request: int) -> None:
         """Free what a sequence held that has gone."""
         self.give_back(request, self.parked.pop(request))
@@ -227,15 +248,20 @@ class SteppingWorker(BatchWorker):
             if request in self.offered:
                 continue
             self.offered.add(request)
-            placed = self.ceil(self._ledger.prompt_tokens[request])
             assert self.depart is not None
-            if self.depart(self, request, sequence.length):
-                self.batch.remove(sequence)
-                self.parked[request] = sequence.held
-                total = self._ledger.output_tokens[request]
-                self._ledger.generated[request] = total - sequence.left
-                self.load.requests[self.index] -= 1
-                self.load.kv_blocks[self.index] -= placed
+            self.part_with(sequence, self.depart)
+
+    def part_with(self, sequence: Sequence, depart: Any) -> None:
+        """Offer a sequence, which keeps its blocks until its KV is elsewhere."""
+        request = sequence.request
+        placed = self.ceil(self._ledger.prompt_tokens[request])
+        if depart(self, request, sequence.length):
+            self.batch.remove(sequence)
+            self.parked[request] = sequence.held
+            total = self._ledger.output_tokens[request]
+            self._ledger.generated[request] = total - sequence.left
+            self.load.requests[self.index] -= 1
+            self.load.kv_blocks[self.index] -= placed
 
     def disown(self, request: int) -> None:
         """Let routers no longer count a request here."""
@@ -351,7 +377,7 @@ class SteppingWorker(BatchWorker):
         for request in self.landed:
             if request in ledger.moved_at:
                 ledger.lost_at[request] = ledger.moved_at.pop(request)
-        self.parked = {}
+        self.parked, self.asked = {}, {}
         self.computing, self.stepping = None, False
         queues = self.batch, self.coming, self.landed, self.wanting, self.interrupted, self.begun
         for held in (*queues, self.prompts, self.decoding, self.due):
@@ -479,6 +505,10 @@ class SteppingWorker(BatchWorker):
 
     def begin_step(self, now: float) -> None:
         """Grow, preempt, admit, and start a step if there is anything to do."""
+        if self.asked and self.batch and not self.alone:
+            asked, self.asked = self.asked, {}
+            for sequence in [each for each in self.batch if each.request in asked]:
+                self.part_with(sequence, asked[sequence.request])
         if self.depart is not None and not self.alone:
             self.move_out()
         self.make_room(now)

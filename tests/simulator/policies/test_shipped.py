@@ -12,7 +12,7 @@ import yaml
 CONF = Path(__file__).resolve().parents[3] / "conf"
 GROUPS = (
     *("admission", "autoscaler", "decode_router", "flipping", "forecaster"),
-    *("local_prefill", "queue", "rate_matcher", "router"),
+    *("local_prefill", "queue", "rate_matcher", "rebalancing", "router"),
 )
 DELIBERATE = {
     ("decode_router/kv_aware.yaml", "overlap_credit"),  # decode workers are chosen by load alone

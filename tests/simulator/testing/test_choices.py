@@ -17,6 +17,7 @@ from simulator.testing import (
     check_local_prefill,
     check_matcher,
     check_queue_order,
+    check_rebalancing,
 )
 
 CHECKS = {
@@ -24,6 +25,7 @@ CHECKS = {
     "queue": check_queue_order,
     "flipping": check_flipping,
     "local_prefill": check_local_prefill,
+    "rebalancing": check_rebalancing,
 }
 SHIPPED = [
     (group, path.stem)
@@ -193,3 +195,23 @@ def test_a_policy_that_names_nobody_there_is_told() -> None:
     ):
         with pytest.raises(ContractError, match=words):
             check_local_prefill(policy)
+
+
+def test_a_policy_that_moves_what_is_not_there_is_told() -> None:
+    """To a worker beyond the last, or three at once."""
+
+    class Far:
+        interval_s = 1.0
+
+        def moves(self, workers: Any) -> Any:
+            return [(0, len(workers))]
+
+    class Many:
+        interval_s = 1.0
+
+        def moves(self, workers: Any) -> Any:
+            return [(0, 0, 0)]
+
+    for policy in (Far(), Many()):
+        with pytest.raises(ContractError, match=r"named .* about 0 workers"):
+            check_rebalancing(policy)
