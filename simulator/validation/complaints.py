@@ -263,9 +263,8 @@ HEAD = """
 ## Operators' complaints
 
 Each is a small scenario, `experiment=policies/complaints/…`, whose metric shows what operators
-complained about, and a setting that cures it. Three of the complaints we know are not among them:
-stale metrics that count as saturated, prefix affinity's imbalance over two replicas, and two models
-under one quota.
+complained about, and a setting that cures it. Two of the complaints we know are not among them:
+stale metrics that count as saturated, and two models under one quota.
 
 | scenario | what goes wrong | metric | so | better | then |
 |---|---|---|---|---|---|"""
