@@ -271,3 +271,18 @@ def test_ids_of_a_session_are_its_own() -> None:
         blocks_of(Trace(frame, replace(meta, block_size=None)))
     bare = frame.with_columns(block_runs=pl.lit(None, trace.frame.schema["block_runs"]))
     assert blocks_of(Trace(bare, meta)) is None
+
+
+def test_who_hears_what_makes_room_hears_of_a_way_once() -> None:
+    """Two prompts of three hundred tokens that part after two hundred: two ways, not their stem."""
+    blocks = prompt_blocks([(300, [0, 1, 2]), (300, [0, 1, 3])], 100)
+    cache, heard = PrefixCache(blocks, 100), []
+    for request in (0, 1):
+        cache.hold(request, cache.find(request, 301))
+        cache.computed(request, 300)
+    for request in (0, 1):
+        cache.release(request)
+    cache.evicts = heard.append
+    cache.fit(0)
+    assert cache.evicted == 4
+    assert heard == [blocks.path(0, 100), blocks.path(1, 100)]

@@ -236,3 +236,18 @@ def test_bad_memories_are_told() -> None:
             Simulation(
                 kept(replace(disaggregated(1, 1), pools=apart), host=memory()), load, RunOptions()
             )
+
+
+def test_what_is_loaded_was_used_then() -> None:
+    """A store that was written at 0.4 s, and read in part at 1.2 s, has that part at 2 s."""
+    ids = [[0, 1, 2, 3], [20, 21, 22, 23], [4, 5, 6, 7], [0, 1], [0, 1, 2, 3]]
+    load = prompts([0.0, 0.2, 0.4, 1.2, 2.0], ids)
+    base = disaggregated(2, 1, router=RoundRobin())
+    batching = replace(SMALL, kv_blocks=40)  # one prompt's
+    sender, taker = base.pools
+    base = replace(base, pools=(replace(sender, batching=batching), taker))
+    taker = replace(taker, batching=replace(taker.batching, block_size=10))
+    base = replace(base, pools=(base.pools[0], taker))
+    for ttl, found in ((None, 390), (1.0, 190)):
+        record = both(kept(base, store=memory(write="eviction", ttl_s=ttl)), load)
+        assert record.requests["cached_tokens"][3:].tolist() == [190, found], ttl
