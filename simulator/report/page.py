@@ -111,8 +111,8 @@ def tiles(results: Results) -> list[tuple[str, str, str]]:
 def _spared_tiles(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what was found in prefix caches, and what stayed at decode workers, where any did."""
     told = [*prose.cached(summary), *prose.stayed(summary)]
-    parts = [(label, *words.partition(", ")) for label, words in told]
-    return [(label.capitalize(), head, tail) for label, head, _, tail in parts]
+    parts = [(label, *words.partition(" of ")) for label, words in told]
+    return [(label.capitalize(), head, f"of {rest}") for label, head, _, rest in parts]
 
 
 def _latency_table(results: Results) -> str:
