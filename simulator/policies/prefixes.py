@@ -1,10 +1,10 @@
 """Routers that look at what workers are believed to have of a prompt in their prefix caches."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from simulator.policies.routing import PoolView, RoutedRequest
+from simulator.policies.routing import Beneath, PoolView, RoutedRequest
 
 KINDS = ("events", "routed")
 
@@ -89,15 +89,13 @@ class KvAware:
         found = pool.overlaps(request.request)
         own = -(-tokens // size)
         beneath = pool.beneath(request.request) if self.track_prefill else ()
+        credited = self._credits
         costs = []
         for worker, blocks in enumerate(pool.kv_blocks):
             reached = found.get(worker, 0)
             credit = self.overlap_credit * (reached // size)
-            for memory in beneath:
-                there = memory.tokens.get(worker, 0)
-                if there > reached:
-                    credit += self._credits[memory.name] * ((there - reached) // size)
-                    reached = there
+            for memory, more in _beyond(reached, beneath, worker):
+                credit += credited[memory.name] * (more // size)
             decode = float(blocks + own)
             if self.track_prefill:
                 # The router's own account leaves out what it believes to be cached.
@@ -231,15 +229,22 @@ class EstimatedTtft:
         waits = []
         for worker in range(len(pool.requests)):
             reached, load_s = found.get(worker, 0), 0.0
-            for memory in beneath:
-                there = memory.tokens.get(worker, 0)
-                if there > reached:
-                    load_s += memory.latency_s + memory.seconds_per_token * (there - reached)
-                    reached = there
+            for memory, more in _beyond(reached, beneath, worker):
+                load_s += memory.latency_s + memory.seconds_per_token * more
+                reached += more
             left = max(1, request.input_tokens - reached)
             waits.append(pool.estimates.ttft_s(worker, left) + load_s)
         least = min(waits)
         return _drawn([at for at, wait in enumerate(waits) if wait == least], request.draw)
+
+
+def _beyond(reached: int, beneath: Sequence[Beneath], worker: int) -> Iterator[tuple[Beneath, int]]:
+    """Yield the memories that have tokens beyond what is nearer to a worker, and how many."""
+    for memory in beneath:
+        more = memory.tokens.get(worker, 0) - reached
+        if more > 0:
+            yield memory, more
+            reached += more
 
 
 def _drawn(tied: Sequence[int], draw: float) -> int:
