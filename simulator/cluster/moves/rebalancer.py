@@ -4,6 +4,7 @@ from functools import partial
 
 from simulator.cluster.clock import REBALANCE, TICK, Alarm, Clock
 from simulator.cluster.moves.migration import Migration
+from simulator.cluster.pools.router import is_index
 from simulator.cluster.pools.team import Team
 from simulator.cluster.workers.batch import BatchWorker
 from simulator.errors import ConfigError
@@ -44,7 +45,7 @@ class Rebalancer:
         """Ask, and have what is named offered."""
         workers = self._team.workers
         for source, target in self._policy.moves([_loaded(worker) for worker in workers]):
-            if not (0 <= source < len(workers) and 0 <= target < len(workers)):
+            if not (is_index(source, len(workers)) and is_index(target, len(workers))):
                 raise ConfigError(
                     f"rebalancing {type(self._policy).__name__}: named workers {source!r} and "
                     f"{target!r}, but there are 0 to {len(workers) - 1}"

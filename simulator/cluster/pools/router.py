@@ -98,8 +98,7 @@ class Router:
         index = self._ask(request, input_tokens, output_tokens)
         self._draws.pop()
         self._order += 1
-        if self.believed is not None:
-            self.believed.chosen(request, index, self.team.workers[index].number)
+        self.sent(request, index)
         return index
 
     def peek(self, request: int, input_tokens: int, output_tokens: int) -> tuple[int, int]:
@@ -138,7 +137,7 @@ class Router:
         routed = self.routed(request, input_tokens, output_tokens)
         index = self._choose(routed, self.view)
         size = len(self.team.workers)
-        if not (isinstance(index, INTEGERS) and 0 <= index < size) or type(index) is bool:
+        if not is_index(index, size):
             raise ConfigError(
                 f"router {type(self._policy).__name__}: chose worker {index!r} for request "
                 f"{request}, but the pool has workers 0 to {size - 1}"
@@ -193,6 +192,11 @@ class Router:
             columns = dict(zip(COLUMNS, loads, strict=True))
             return _RankedView(requests, tokens, blocks, estimates, prefixes, columns)
         return PoolView(requests, tokens, blocks, estimates, prefixes)
+
+
+def is_index(named: object, size: int) -> bool:
+    """Tell whether what a policy named is one of ``size`` workers."""
+    return isinstance(named, INTEGERS) and type(named) is not bool and bool(0 <= named < size)
 
 
 def _module(policy: object) -> str:

@@ -1,7 +1,9 @@
 """Asks, before a prompt is placed, whether its decode worker is to compute it."""
 
+from functools import partial
+
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.pools.router import INTEGERS, Router
+from simulator.cluster.pools.router import Router, is_index
 from simulator.cluster.workers.batch import BatchWorker
 from simulator.errors import ConfigError
 from simulator.policies.local_prefill import LocalPlacing, LocalPrefill, Prompt
@@ -16,7 +18,7 @@ class Bypass:
     without a cache, that nothing is cached is known.
     """
 
-    __slots__ = ("_asks", "_decode_router", "_knows", "_ledger", "_policy", "_router")
+    __slots__ = ("_asks", "_decide", "_decode_router", "_knows", "_ledger", "_router")
 
     def __init__(
         self,
@@ -26,7 +28,10 @@ class Bypass:
         *,
         knows: bool,
     ) -> None:
-        self._policy = policy
+        if isinstance(policy, LocalPlacing):
+            self._decide = partial(self._chosen, policy)
+        else:
+            self._decide = partial(self._kept, policy)
         self._asks: bool = getattr(policy, "asks_prefill", False)
         self._ledger = ledger
         self._router, self._decode_router = routers
@@ -36,9 +41,7 @@ class Bypass:
         """Return the decode worker that gets a prompt, or ``None`` if it goes the usual way."""
         if not self._decode_router.team.workers:
             return None
-        if isinstance(self._policy, LocalPlacing):
-            return self._chosen(self._policy, request, tokens, output)
-        return self._kept(self._policy, request, tokens, output)
+        return self._decide(request, tokens, output)
 
     def _chosen(
         self, policy: LocalPlacing, request: int, tokens: int, output: int
@@ -50,7 +53,7 @@ class Bypass:
         if index is None:
             return None
         size = len(router.team.workers)
-        if not (isinstance(index, INTEGERS) and 0 <= index < size) or type(index) is bool:
+        if not is_index(index, size):
             raise ConfigError(
                 f"local_prefill {type(policy).__name__}: chose worker {index!r} for request "
                 f"{request}, but the decode pool has workers 0 to {size - 1}"

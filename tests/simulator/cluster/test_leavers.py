@@ -64,6 +64,14 @@ def compared(deployment: Deployment, load: Traffic, options: RunOptions) -> RunR
     return leaping
 
 
+def audited(deployment: Deployment, load: Traffic, options: RunOptions) -> None:
+    """Run step by step, and check the laws after every event."""
+    simulation = Simulation(deployment, load, options)
+    while not simulation.endings.all_over.triggered:
+        simulation.step()
+        audit(simulation, simulation.record(sample=False))
+
+
 @given(data=st.data(), mixed=st.booleans(), grid=st.booleans(), seed=st.integers(0, 10_000))
 @settings(max_examples=EXAMPLES, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_a_leap_changes_nothing_whoever_leaves(
@@ -104,10 +112,7 @@ def test_leaving_a_cluster_that_changes(data: st.DataObject, mixed: bool, seed: 
         load = shared(load, seed=seed)
     note(f"{seed=} {load.clients} {whole.elastic}")
     compared(whole, load, RunOptions(seed=seed))
-    simulation = Simulation(whole, load, RunOptions(seed=seed))
-    while not simulation.endings.all_over.triggered:
-        simulation.step()
-        audit(simulation, simulation.record(sample=False))
+    audited(whole, load, RunOptions(seed=seed))
 
 
 def test_who_leaves_a_stall_it_joined_is_not_one_of_those_it_held_up() -> None:

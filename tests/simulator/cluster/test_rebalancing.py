@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from test_elastic import BATCHINGS as RULES
 from test_elastic import DRAINS, TRANSFERS, elastic
 from test_elastic import plans as drawn_plans
-from test_leavers import CLIENTS, compared
+from test_leavers import CLIENTS, audited, compared
 from test_oracle import BATCHINGS, both
 
 from simulator.clients import Clients
-from simulator.cluster.audit import audit
 from simulator.cluster.simulation import RunOptions, Simulation, run
 from simulator.deployment import Batching
 from simulator.errors import ConfigError
@@ -74,10 +73,7 @@ def test_whatever_happens_while_sequences_move(
     note(f"{seed=} {load.clients} {change} {whole.elastic}")
     options = RunOptions(seed=seed)
     compared(whole, load, options)
-    simulation = Simulation(whole, load, options)
-    while not simulation.endings.all_over.triggered:
-        simulation.step()
-        audit(simulation, simulation.record(sample=False))
+    audited(whole, load, options)
 
 
 def test_a_sequence_moves_with_its_kv() -> None:
@@ -118,3 +114,6 @@ def test_who_cannot_be_rebalanced_is_told() -> None:
     wrong = disaggregated(1, 2, rebalancing=Always(pair=(0, 2), count=3))
     with pytest.raises(ConfigError, match=r"rebalancing Always: named workers 0 and 2, but .*0 to"):
         run(wrong, load, RunOptions())
+    half: Any = (0, 0.5)
+    with pytest.raises(ConfigError, match=r"rebalancing Always: named workers 0 and 0\.5, but"):
+        run(replace(wrong, rebalancing=Always(pair=half)), load, RunOptions())
