@@ -207,7 +207,7 @@ class Simulation:
         clock, sharing = self.clock, self.deployment.transfer.sharing
         started: Deliver = self.handoff.started
         deliver: Deliver = self.handoff.deliver
-        if self._migrates:
+        if self.deployment.moves_sequences:
             started = self._carried(started)
             deliver = self._carried(deliver, self.migration.deliver)
         arrivals = Arrivals(clock, deliver)
@@ -219,10 +219,6 @@ class Simulation:
             links = SharedLinks(clock, arrivals, fill, started)
         self._live(links.alarm, links.wake)
         return links
-
-    @property
-    def _migrates(self) -> bool:
-        return self.deployment.moves_sequences
 
     def _carried(self, handed: Deliver, moved: Callable[[int], None] | None = None) -> Deliver:
         """Return who hears of a flow: ``handed`` if of a prompt, ``moved`` if of a sequence."""
@@ -275,16 +271,20 @@ class Simulation:
         self._live(held.alarm, self.gateway.wake)
         return held
 
+    def _check_two_pools(self, field: str, policy: object) -> None:
+        """Refuse a policy that makes no sense where workers do both."""
+        if "decode" not in self.fleet.pools:
+            raise ConfigError(
+                f"{field} {type(policy).__name__}: needs prefill and decode pools, but there are "
+                f"only {', '.join(self.fleet.pools)} workers"
+            )
+
     def _bypass(self) -> Bypass | None:
         """Return what has decode workers compute prompts, if anything does."""
         policy = self.deployment.local_prefill
         if not self.deployment.computes_locally:
             return None
-        if "decode" not in self.fleet.pools:
-            raise ConfigError(
-                f"local_prefill {type(policy).__name__}: needs prefill and decode pools, but there "
-                f"are only {', '.join(self.fleet.pools)} workers"
-            )
+        self._check_two_pools("local_prefill", policy)
         knows = (self.routers[1].beliefs or getattr(policy, "beliefs", None)) is not None
         return Bypass(policy, self.ledger, self.routers, knows=knows)
 
@@ -293,11 +293,7 @@ class Simulation:
         policy = self.deployment.flipping
         if isinstance(policy, NeverFlip):
             return None
-        if "decode" not in self.fleet.pools:
-            raise ConfigError(
-                f"flipping {type(policy).__name__}: needs prefill and decode pools, but there are "
-                f"only {', '.join(self.fleet.pools)} workers"
-            )
+        self._check_two_pools("flipping", policy)
         return Flipper(policy, router.classes, self.clock, self.fleet.flip_one, self.routers)
 
     def _controller(self) -> Controller | None:
@@ -316,11 +312,7 @@ class Simulation:
         policy = self.deployment.rebalancing
         if policy.interval_s is None:
             return None
-        if "decode" not in self.fleet.pools:
-            raise ConfigError(
-                f"rebalancing {type(policy).__name__}: needs prefill and decode pools, but there "
-                f"are only {', '.join(self.fleet.pools)} workers"
-            )
+        self._check_two_pools("rebalancing", policy)
         return Rebalancer(self.clock, policy, policy.interval_s, self.decoders, self.migration)
 
     def _leavers(self, clients: Clients) -> Leavers | None:

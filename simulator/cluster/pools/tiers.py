@@ -97,9 +97,8 @@ class Tiers:
         self._size = _alike(pools)
         if deployment.computes_locally or any(pool.role == "mixed" for pool in pools):
             _check_writes(*next(iter(self._tiers.items())))
-        per_token = deployment.model.held(pools[0].precision.kv_bytes).bytes(self._size)
-        per_token -= deployment.model.linear_state_bytes()
-        self._block_bytes = per_token
+        held = deployment.model.held(pools[0].precision.kv_bytes)
+        self._block_bytes = held.bytes(self._size) - deployment.model.linear_state_bytes()
 
     @property
     def lives(self) -> tuple[Arrivals | SharedLinks, ...]:

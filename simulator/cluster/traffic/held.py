@@ -24,8 +24,7 @@ class Held:
         self._router = router
         self._threshold = threshold
         self._line: Line = deque() if key_of is None else OrderedLine(key_of)
-        self._new: dict[int, bool] = {}
-        self._lengths: dict[int, int] = {}
+        self._here: dict[int, tuple[int, bool]] = {}  # each one's tokens, and whether it is new
         self.tokens = 0  # of all prompts that wait here
         self.alarm = Alarm(clock, HELD)
         router.has_room = self._has_room
@@ -43,12 +42,12 @@ class Held:
     @property
     def holds(self) -> bool:
         """Whether a prompt that comes now has to wait."""
-        return bool(self._new) or not self._somebody
+        return bool(self._here) or not self._somebody
 
     @property
     def can_go(self) -> bool:
         """Whether somebody waits and need not."""
-        return bool(self._new) and self._somebody
+        return bool(self._here) and self._somebody
 
     @property
     def _somebody(self) -> bool:
@@ -64,26 +63,26 @@ class Held:
 
     def hold(self, request: int, tokens: int, *, new: bool) -> None:
         """Let a prompt of so many tokens wait; ``new``: it was in no queue before."""
-        self._new[request] = new
-        self._lengths[request] = tokens
+        self._here[request] = tokens, new
         self.tokens += tokens
         self._line.append(request)
 
     def take(self) -> tuple[int, bool]:
         """Take the first out, and tell whether it is new."""
         request = self._line.popleft()
-        self.tokens -= self._lengths.pop(request)
-        return request, self._new.pop(request)
+        tokens, new = self._here.pop(request)
+        self.tokens -= tokens
+        return request, new
 
     def forget(self, request: int) -> bool:
         """Let a prompt go whose client has gone; tell whether it was here."""
-        if self._new.pop(request, None) is None:
+        if request not in self._here:
             return False
         self._line.remove(request)
-        self.tokens -= self._lengths.pop(request)
+        self.tokens -= self._here.pop(request)[0]
         return True
 
     def look(self) -> None:
         """See, after all else of this instant, whether somebody may go."""
-        if self._new:
+        if self._here:
             self.alarm.set(self._clock.now, ADMISSION)

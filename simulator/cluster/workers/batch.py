@@ -162,11 +162,8 @@ class BatchWorker(Worker):
 
     def blocks_of(self, request: int) -> int:
         """Return the blocks that the KV of a sequence in the batch fills, now."""
-        ledger, leap = self._ledger, self.leap
-        done = 0
-        if leap.left > 1:
-            done, _ = leap.until(self._clock.now, past=self._clock.turn > self.alarm.turn)
-        left = self._running[request] - leap.step - done
+        ledger = self._ledger
+        left = self._running[request] - self.leap.step - self._over
         return self.blocks(ledger.input_tokens[request] + ledger.output_tokens[request] - left)
 
     @property
@@ -334,11 +331,8 @@ class BatchWorker(Worker):
 
     def sequence_tokens(self) -> tuple[int, int]:
         """Return the KV tokens of sequences that decode here, and of those that wait to, now."""
-        leap, batch = self.leap, len(self._running)
-        done = 0
-        if leap.left > 1:
-            done, _ = leap.until(self._clock.now, past=self._clock.turn > self.alarm.turn)
-        return leap.context + batch * done, self._coming + sum(map(self._target, self._paused))
+        context = self.leap.context + len(self._running) * self._over
+        return context, self._coming + sum(map(self._target, self._paused))
 
     def take_stock(self) -> None:
         """Commit the iterations that are over."""
@@ -346,11 +340,15 @@ class BatchWorker(Worker):
 
     def blocks_in_use(self) -> int:
         """Return the KV blocks it holds now, those of the iterations since its last event too."""
+        return self.used + self.leap.blocks_over(self._over)
+
+    @property
+    def _over(self) -> int:
+        """Iterations that are over and not yet counted."""
         leap = self.leap
         if leap.left <= 1:
-            return self.used
-        done, _ = leap.until(self._clock.now, past=self._clock.turn > self.alarm.turn)
-        return self.used + leap.blocks_over(done)
+            return 0
+        return leap.until(self._clock.now, past=self._clock.turn > self.alarm.turn)[0]
 
     # --- the step ----------------------------------------------------------------------------
 
