@@ -1,7 +1,6 @@
 """The comparison's pictures: fronts first, then what single runs look like side by side."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -219,15 +218,15 @@ def _heat(axes: tuple[Axis, Axis], cells: Floats, label: str) -> go.Heatmap:
     )
 
 
-def _chooser(labels: list[str]) -> dict[str, object]:
-    """Return the list that shows one of the figure's traces, each by its label."""
+def _chooser(owners: list[str]) -> dict[str, object]:
+    """Return the list that shows the traces of one label; ``owners`` are all traces' labels."""
     buttons = [
         {
             "label": label,
             "method": "update",
-            "args": [{"visible": [other == label for other in labels]}],
+            "args": [{"visible": [owner == label for owner in owners]}],
         }
-        for label in labels
+        for label in dict.fromkeys(owners)
     ]
     return {"buttons": buttons, "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
 
@@ -322,14 +321,9 @@ def _numbers(comparison: Comparison, path: str) -> tuple[Floats, dict[str, objec
     return comparison.means(path) * scale, bars
 
 
-def _changes(workers: Mapping[str, Any]) -> int:
-    """Return how many workers started, stopped and flipped."""
-    return sum(
-        count
-        for pool in workers.values()
-        for name, count in pool.items()
-        if name in ("started", "stopped", "flipped") and isinstance(count, int)
-    )
+def _changes(workers: Mapping[str, Mapping[str, int]]) -> int:
+    """Return how many workers started and stopped; one that flips does both."""
+    return sum(pool["started"] + pool["stopped"] for pool in workers.values())
 
 
 def _named(comparison: Comparison, row: int, key: str) -> str:
@@ -354,28 +348,17 @@ def _line(
 
 def _sweep(key: str, shown: Mapping[str, list[go.Scatter]]) -> Panel:
     """Return the picture of a sweep; a list chooses the number."""
-    labels = list(shown)
     traces = [
         line.update(visible=at == 0) for at, each in enumerate(shown.values()) for line in each
     ]
-    owner = [label for label, lines in shown.items() for _ in lines]
-    buttons = [
-        {
-            "label": label,
-            "method": "update",
-            "args": [{"visible": [each == label for each in owner]}],
-        }
-        for label in labels
-    ]
-    chooser = {"buttons": buttons, "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"}
     figure = theme.figure(
         traces,
         x=short(key),
         y="",
         height=360,
         margin_t=46,
-        showlegend=len(traces) > len(labels),
-        updatemenus=[chooser],
+        showlegend=len(traces) > len(shown),
+        updatemenus=[_chooser([label for label, lines in shown.items() for _ in lines])],
     )
     figure.update_layout(legend={"y": -0.2, "yanchor": "top", "x": 0, "xanchor": "left"})
     note = "The setting with most values; the list chooses what is shown. Bars reach over all"

@@ -173,9 +173,12 @@ def cached(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _tier(name: str, told: Mapping[str, Any]) -> tuple[str, str]:
     """Return, as label and text, what a memory beneath the caches gave."""
-    parts = [f"{share(told['hit_share'])} of prompt tokens loaded"]
-    parts.append(f"{number(told['loaded_bytes'] / 1e9)} GB, {number(told['written_bytes'] / 1e9)}")
-    parts[-1] += f" GB written, {share(told['used_share'])} full at the end"
+    parts = [
+        f"{share(told['hit_share'])} of prompt tokens loaded",
+        f"{number(told['loaded_bytes'] / 1e9)} GB",
+        f"{number(told['written_bytes'] / 1e9)} GB written",
+        f"{share(told['used_share'])} full at the end",
+    ]
     if told["evicted_blocks"]:
         parts.append(f"{number(told['evicted_blocks'])} blocks evicted")
     return f"cache {name}", ", ".join(parts)
