@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from simulator.errors import ConfigError
 from simulator.results import Results
 
 EXPERIMENT = ("experiment=policies/sixteen_nodes", "workload=trace")
@@ -48,12 +49,18 @@ Splits = Mapping[tuple[float, bool], Mapping[int, Split]]
 
 
 def scheduled(path: str, simulate: Simulate) -> dict[str, Scheduled]:
-    """Return what the schedulers make of a trace."""
+    """Return what the schedulers make of a trace.
+
+    Raises:
+        ConfigError: its prompts have no ids of blocks.
+    """
     return {name: _scheduled(path, own, simulate) for name, own in SCHEDULERS.items()}
 
 
 def _scheduled(path: str, own: Sequence[str], simulate: Simulate) -> Scheduled:
     summary = simulate([*EXPERIMENT, f"workload.path={path}", *own]).summary
+    if not summary["prefix_cache"]:
+        raise ConfigError(f"{path}: its prompts have no ids of blocks")
     return Scheduled(summary["ttft_s"]["mean"], summary["prefix_cache"]["hit_share"])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from simulator.cli import compose
+from simulator.errors import ConfigError
 from simulator.validation import caches
 
 ROW = '{"timestamp": 0, "input_length": 600, "output_length": 4, "hash_ids": [7, 9]}\n'
@@ -62,3 +63,15 @@ def test_the_fewest_prefill_nodes_that_do(shares: tuple[float, float], least: in
     """The first with nine of ten in time, or none."""
     found = dict(zip((2, 4), (caches.Split(share, 1.0) for share in shares), strict=True))
     assert caches.fewest(found) == least
+
+
+def test_a_trace_without_ids_is_refused() -> None:
+    """There is nothing to find of its prompts."""
+
+    def simulate(_: Sequence[str]) -> Any:
+        told = Told(0.5, 1.0, 0.25)
+        told.summary["prefix_cache"] = {}
+        return told
+
+    with pytest.raises(ConfigError, match=r"plain\.csv: its prompts have no ids of blocks"):
+        caches.scheduled("plain.csv", simulate)
