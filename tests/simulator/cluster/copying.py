@@ -3,10 +3,11 @@
 Layers, heads and GPUs are counted one by one; nothing of ``simulator.wire`` is used.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, inf
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from hardware.gpu import GPU
 from simulator.deployment import Deployment, Pool
@@ -19,6 +20,39 @@ class Wire:
 
     bandwidth: float
     busy: bool = False
+
+
+class Shares(Protocol):
+    """What flows over wires at a rate."""
+
+    rate: float
+
+    @property
+    def wires(self) -> tuple[Wire, ...]:
+        """Those it takes all of at once."""
+        ...
+
+
+Each = TypeVar("Each", bound=Shares)
+
+
+def fill(flows: Sequence[Each], limits: Mapping[Each, float]) -> None:
+    """Give max-min fair rates: freeze the tightest constraint's flows, one after the other."""
+    open_flows = list(flows)
+    frozen: list[Each] = []
+    while open_flows:
+        found: list[tuple[float, list[Each]]] = [
+            (limits[flow], [flow]) for flow in open_flows if flow in limits
+        ]
+        for wire in {wire for flow in open_flows for wire in flow.wires}:
+            members = [flow for flow in open_flows if wire in flow.wires]
+            gone = sum(flow.rate for flow in frozen if wire in flow.wires)
+            found.append((max(0.0, wire.bandwidth - gone) / len(members), members))
+        rate, members = min(found, key=lambda each: each[0])
+        for flow in members:
+            flow.rate = rate
+            open_flows.remove(flow)
+            frozen.append(flow)
 
 
 class Copying:

@@ -8,7 +8,7 @@ from bisect import insort
 from dataclasses import dataclass, field
 from typing import Any
 
-from copying import Wire
+from copying import Wire, fill
 from plain_cache import Block, named
 
 from simulator.cache_tiers import Tier
@@ -183,19 +183,8 @@ class PlainTiers:
         self.settled_at = self.world.now
 
     def share(self) -> None:
-        """Give max-min fair rates: the wire that leaves least for each is filled first."""
-        open_loads, done = list(self.loads), list[Load]()
-        while open_loads:
-            rates = []
-            for wire in {wire for load in open_loads for wire in load.wires}:
-                members = [load for load in open_loads if wire in load.wires]
-                gone = sum(load.rate for load in done if wire in load.wires)
-                rates.append((max(0.0, wire.bandwidth - gone) / len(members), members))
-            rate, members = min(rates, key=lambda each: each[0])
-            for load in members:
-                load.rate = rate
-                open_loads.remove(load)
-                done.append(load)
+        """Give max-min fair rates."""
+        fill(self.loads, {})
 
     def ends(self, load: Load) -> float:
         """Return when a part is through."""

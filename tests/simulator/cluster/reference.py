@@ -23,7 +23,7 @@ from math import ceil, inf, nan
 from typing import Any
 
 import numpy as np
-from copying import Copying, Wire
+from copying import Copying, Wire, fill
 from doorkeeper import Doorkeeper
 from plain_cache import Block, PlainCache, named
 from plain_tiers import PlainTiers
@@ -1605,25 +1605,7 @@ class World:
                 even = min(wire.bandwidth / crowd.count(wire) for wire in flow.wires)
                 flow.rate = min(even, limits.get(flow, inf))
             return
-        self.fill(limits)
-
-    def fill(self, limits: dict[Flow, float]) -> None:
-        """Give max-min fair rates: freeze the tightest constraint's flows, one after the other."""
-        open_flows = list(self.flows)
-        frozen: list[Flow] = []
-        while open_flows:
-            found: list[tuple[float, list[Flow]]] = [
-                (limits[flow], [flow]) for flow in open_flows if flow in limits
-            ]
-            for wire in {wire for flow in open_flows for wire in flow.wires}:
-                members = [flow for flow in open_flows if wire in flow.wires]
-                gone = sum(flow.rate for flow in frozen if wire in flow.wires)
-                found.append((max(0.0, wire.bandwidth - gone) / len(members), members))
-            rate, members = min(found, key=lambda each: each[0])
-            for flow in members:
-                flow.rate = rate
-                open_flows.remove(flow)
-                frozen.append(flow)
+        fill(self.flows, limits)
 
     def changes(self, flow: Flow) -> float:
         """Return when this flow ends, is produced, or has caught up with its production."""

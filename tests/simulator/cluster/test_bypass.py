@@ -19,7 +19,7 @@ from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 from test_elastic import BATCHINGS, DRAINS, TRANSFERS, assert_each_token_was_seen_once, elastic
 from test_elastic import plans as drawn_plans
-from test_leavers import CLIENTS, compared
+from test_leavers import CLIENTS, audited, compared
 from test_oracle import BATCHINGS as RULES
 from test_oracle import both
 
@@ -111,10 +111,7 @@ def test_whatever_happens_while_prompts_stay(data: st.DataObject, patient: bool,
         batching = whole.pools[1].batching
         exact = batching.piggyback or not record.requests["retries"].any()
         assert_each_token_was_seen_once(record, exact=exact)
-    simulation = Simulation(whole, load, options)
-    while not simulation.endings.all_over.triggered:
-        simulation.step()
-        audit(simulation, simulation.record(sample=False))
+    audited(whole, load, options)
 
 
 @pytest.mark.parametrize("mode", ["pull", "push_layerwise"])

@@ -8,11 +8,10 @@ from builders import disaggregated, poisson_traffic, shared, traffic
 from hypothesis import Phase, given, note, settings
 from hypothesis import strategies as st
 from test_elastic import BATCHINGS, assert_each_token_was_seen_once, elastic, plans
-from test_leavers import CLIENTS, compared
+from test_leavers import CLIENTS, audited, compared
 
 from simulator.clients import Clients
-from simulator.cluster.audit import audit
-from simulator.cluster.simulation import RunOptions, Simulation, run
+from simulator.cluster.simulation import RunOptions, run
 from simulator.deployment import Batching, Deployment, Transfer
 from simulator.elastic import Change, Drain
 from simulator.record import STATUSES
@@ -58,10 +57,7 @@ def test_whatever_happens_on_the_way(data: st.DataObject, patient: bool, seed: i
     if (record.requests["status"] == COMPLETED).all():
         exact = base.pools[1].batching.piggyback or not record.requests["retries"].any()
         assert_each_token_was_seen_once(record, exact=exact)
-    simulation = Simulation(whole, load, RunOptions(seed=seed))
-    while not simulation.endings.all_over.triggered:
-        simulation.step()
-        audit(simulation, simulation.record(sample=False))
+    audited(whole, load, RunOptions(seed=seed))
 
 
 def test_a_drained_worker_s_sequences_go_on_elsewhere() -> None:
