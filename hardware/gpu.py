@@ -16,8 +16,9 @@ class GPU:
 
     ``peak_flops`` maps a dtype (``bf16``, ``fp8``, ``fp4``) to its dense tensor peak.
     ``scale_up`` is the link of one GPU into its scale-up domain (NVLink, xGMI, PCIe), per
-    direction, and ``scale_up_domain`` the number of GPUs such a domain joins; ``nic`` is one
-    GPU's network port, per direction.
+    direction, ``scale_up_domain`` the number of GPUs such a domain joins, and
+    ``scale_up_multicast`` whether its switches multicast over several hosts, as NVLink racks do;
+    ``nic`` is one GPU's network port, per direction.
 
     Raises:
         SpecError: a value is out of range or a dtype unknown.
@@ -32,6 +33,7 @@ class GPU:
     scale_up: Link
     scale_up_domain: int
     nic: Link
+    scale_up_multicast: bool = False
     tdp_w: float | None = None
     usd_per_hour: float | None = None
     source: str
@@ -52,6 +54,11 @@ class GPU:
             raise SpecError(
                 f"{owner}: scale_up_domain must be a whole number ≥ 1 GPU but got "
                 f"{self.scale_up_domain!r}"
+            )
+        if type(self.scale_up_multicast) is not bool:
+            raise SpecError(
+                f"{owner}: scale_up_multicast must be true or false but got "
+                f"{self.scale_up_multicast!r}"
             )
         if self.tdp_w is not None:
             check_number(owner, "tdp_w", self.tdp_w, "W", above=0)

@@ -1,7 +1,8 @@
 """Collectives, fitted to their own tables: all-reduce, NCCL's, and DeepEP's across boxes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import polars as pl
 from scipy.optimize import least_squares
 
 from simulator.calibration.sources import BADLY_CONNECTED, Floats, network_of
-from simulator.latency.collectives import collective_seconds
+from simulator.latency.collectives import MULTICAST, PEERS, collective_seconds
 from simulator.latency.efficiency import CollectiveCurve, Efficiency
 from simulator.latency.passes import Operator
 
@@ -17,6 +18,18 @@ MESSAGES = ("8192", "131072", "1048576", "8388608")
 """Message sizes of the all-reduce table, in elements of two bytes."""
 BUFFERS = ("1024", "131072", "1048576", "16777216", "134217728")
 """Those of NCCL's."""
+MULTICAST_US: Mapping[int, Mapping[int, float]] = MappingProxyType(
+    {
+        8: {128: 4.3, 2048: 4.3, 8192: 4.4, 16384: 4.5, 32768: 4.6, 65536: 5.1, 131072: 6.1}
+        | {262144: 6.5, 524288: 7.6, 1048576: 9.9, 2097152: 15.2, 4194304: 26.0, 8388608: 48.8},
+        16: {128: 5.2, 2048: 5.1, 8192: 5.0, 16384: 5.2, 32768: 5.8, 65536: 6.2, 131072: 6.5}
+        | {262144: 7.1, 524288: 8.3, 1048576: 13.0, 2097152: 21.3, 4194304: 36.0, 8388608: 70.5},
+    }
+)
+"""All-reduces over two and four hosts of a GB300 NVL72, in µs by ranks and elements of two bytes:
+one-shot up to 65,536 and 32,768 elements, two-shot from there (AIConfigurator core 0.12.0,
+TensorRT-LLM 1.3.0rc20's MNNVL kernels). NCCL's symmetric ones take about 6.3 µs for small messages
+over 32 GPUs (NVIDIA/nccl-tests issue 333), which the line through these also gives."""
 PLAIN = CollectiveCurve(alpha_s=1e-5, bandwidth=0.8)
 """Point-to-point sends, and what joins boxes before it is fitted."""
 NCCL = {"all_gather": "all_gather", "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all"}
@@ -37,8 +50,10 @@ class Row(NamedTuple):
 def fit_collectives(data: Path, systems: Sequence[str]) -> tuple[Curves, dict[str, float]]:
     """Return the curves of these systems by algorithm, and the median error of each table."""
     errors: dict[str, float] = {}
-    both = ("all_reduce_one_shot", "all_reduce_two_shot")
-    curves, errors["all_reduce"] = fit_lines(list(allreduce_rows(data, systems)), both)
+    curves, errors["all_reduce"] = fit_lines(list(allreduce_rows(data, systems)), PEERS)
+    if any(network_of(system).multicast for system in systems):
+        multicast, errors["all_reduce_multicast"] = fit_lines(list(multicast_rows()), MULTICAST)
+        curves.update(multicast)
     for op, kind in NCCL.items():
         fitted, errors[kind] = fit_lines(list(nccl_rows(data, systems, op, kind)), (kind,))
         curves.update(fitted)
@@ -63,6 +78,13 @@ def allreduce_rows(data: Path, systems: Sequence[str]) -> Iterator[Row]:
             if row[size] is not None:
                 seconds = float(row[size]) * 1e-6
                 yield Row("all_reduce", row["sys"], row["n"], 2.0 * int(size), seconds)
+
+
+def multicast_rows() -> Iterator[Row]:
+    """Yield the all-reduces over several hosts of a rack."""
+    for ranks, by_size in MULTICAST_US.items():
+        for size, us in by_size.items():
+            yield Row("all_reduce", "gb300", ranks, 2.0 * size, us * 1e-6)
 
 
 def nccl_rows(data: Path, systems: Sequence[str], op: str, kind: str) -> Iterator[Row]:

@@ -4,6 +4,7 @@ Inside a scale-up domain every rank has its own port of ``scale_up`` bytes/s; a 
 domains goes through each GPU's NIC for what leaves the domain.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -18,6 +19,13 @@ GROUPING_S = 1e-4
 """Assumed seconds to count and group tokens by domain before an exchange that sends each once:
 it then pays from some 256 tokens per rank on, where engines switch from low-latency kernels."""
 
+HOST = 4
+"""GPUs of one host of a rack whose switches multicast."""
+PEERS = ("all_reduce_one_shot", "all_reduce_two_shot")
+"""All-reduces whose kernels write into each peer's memory by itself."""
+MULTICAST = ("all_reduce_multicast_one_shot", "all_reduce_multicast_two_shot")
+"""Those that let the switch multicast what a rank writes, which reach across a rack's hosts."""
+
 NCCL_START_S, NCCL_RANK_S = 4.7e-6, 1.57e-6
 """Start of NCCL's all-reduce inside a box, and of each rank more: 6.3, 9.6 and 15.7 µs among 2, 4
 and 8 H100s (AIConfigurator's NCCL 2.27 and 2.29 tables, 2 KiB)."""
@@ -27,11 +35,15 @@ COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """What joins the ranks of one worker: ports in bytes/s and GPUs per scale-up domain."""
+    """What joins the ranks of one worker: ports in bytes/s and GPUs per scale-up domain.
+
+    ``multicast``: its switches do over several hosts, however large domains are here.
+    """
 
     scale_up: float
     nic: float
     domain: int
+    multicast: bool = False
 
     @classmethod
     def of(cls, gpu: GPU, fabric: Fabric) -> "Network":
@@ -42,6 +54,7 @@ class Network:
             scale_up=min(gpu.scale_up.bandwidth, limit),
             nic=min(fabric.nic(gpu).bandwidth, fabric.network.bandwidth),
             domain=fabric.domain_size(gpu),
+            multicast=gpu.scale_up_multicast,
         )
 
     def split(self, ranks: int) -> tuple[int, int]:
@@ -83,27 +96,42 @@ def _alpha(curve: CollectiveCurve, ranks: int) -> float:
 
 
 def _all_reduce(op: Operator, network: Network, efficiency: Efficiency) -> Number:
-    """One-shot for small messages, two-shot for large; across domains on a shard per GPU.
+    """Across domains on a shard per GPU.
 
     Kernels that write into their peers' memory end at the domain: a group that spans several is
     reduced by NCCL, which starts later inside each of them too.
     """
     local, domains = network.split(op.ranks)
     message, started = op.message, np.sign(op.message)
-    seconds = 0.0 * message
-    if local > 1:
-        one = efficiency.collectives["all_reduce_one_shot"]
-        two = efficiency.collectives["all_reduce_two_shot"]
-        seconds = np.minimum(
-            _line(one, local, started, message, (local - 1) / network.scale_up),
-            _line(two, local, started, message, 2.0 * (local - 1) / local / network.scale_up),
-        )
+    seconds = _reduced_inside(op, local, network, efficiency)
     if domains > 1:
         if local > 1:
             seconds = np.maximum(seconds, started * (NCCL_START_S + NCCL_RANK_S * (local - 1)))
         shard = 2.0 * (domains - 1) / domains / local / network.nic
         seconds = seconds + _line(efficiency.network, domains, started, message, shard)
     return seconds
+
+
+def _reduced_inside(op: Operator, ranks: int, network: Network, efficiency: Efficiency) -> Number:
+    """One-shot for small messages, two-shot for large, by the kernels that are the fastest.
+
+    A one-shot takes in every other rank's message; a two-shot its shard of each, then the sums. A
+    group on one host of a rack has its hosts' kernels, one on several those that multicast too.
+    """
+    if ranks == 1:
+        return 0.0 * op.message
+    taken = (ranks - 1) / network.scale_up
+    per_byte = (taken, 2.0 * taken / ranks)
+    kinds = (PEERS, MULTICAST) if network.multicast and ranks > HOST else (PEERS,)
+    curves = efficiency.collectives
+    started = np.sign(op.message)
+    times = [
+        _line(curves[name], ranks, started, op.message, each)
+        for names in kinds
+        for name, each in zip(names, per_byte, strict=True)
+        if name in curves
+    ]
+    return functools.reduce(np.minimum, times)
 
 
 def _line(

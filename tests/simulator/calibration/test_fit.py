@@ -18,6 +18,7 @@ from simulator.calibration.kernel_rows import NUMBERS, alone, fit_alone, read_ke
 from simulator.calibration.kernel_tables import decode_mla, experts, gemm, prefill_attention
 from simulator.calibration.sources import ARCHITECTURES, MODELS, groups, read
 from simulator.errors import ConfigError
+from simulator.latency.collectives import MULTICAST
 from simulator.latency.efficiency import load
 
 ROOT = Path(__file__).parents[3]
@@ -41,6 +42,20 @@ def test_step_latencies_are_accurate() -> None:
     for by, bound in (("model", 0.15), ("system", 0.08), ("phase", 0.06)):
         worst = absolute.group_by(by).agg(pl.col("absolute").median())["absolute"].max()
         assert worst < bound, by
+
+
+@NEEDS_STEPS
+def test_shipped_collectives_are_what_their_tables_give() -> None:
+    """Fitted anew, those of Blackwell are the shipped ones, the multicast of its racks too."""
+    systems = ARCHITECTURES["blackwell"]
+    fitted, errors = fit_collectives(STEPS.parent, systems)
+    shipped = load("blackwell").collectives
+    assert set(MULTICAST) <= set(fitted) <= set(shipped)
+    for name, curve in fitted.items():
+        assert curve.alpha_s == pytest.approx(shipped[name].alpha_s, rel=0.01), name
+        assert curve.reached(8) == pytest.approx(shipped[name].reached(8), rel=0.01), name
+    assert errors["all_reduce_multicast"] < 0.05
+    assert not set(MULTICAST) & set(fit_collectives(STEPS.parent, ("h100_sxm",))[0])
 
 
 @NEEDS_STEPS

@@ -36,6 +36,48 @@ def test_inside_a_rack_nothing_starts_later(spec_from: Any) -> None:
     assert seconds(spec_from, "h100_sxm", "hgx8", 16, 0.0) == 0.0
 
 
+def test_over_a_racks_hosts_the_switch_multicasts(spec_from: Any) -> None:
+    """Two and four hosts of an NVL72: TensorRT-LLM's measured kernels, from 16 KiB to 8 MiB.
+
+    Over eight they start as NCCL's symmetric ones, which nobody fitted: 6.3 µs among 32 GPUs
+    (NVIDIA/nccl-tests issue 333).
+    """
+    measured = {(8, 2**14): 4.4, (8, 2**21): 9.9, (8, 2**23): 26.0}
+    measured |= {(16, 2**14): 5.0, (16, 2**21): 13.0, (16, 2**23): 36.0}
+    for (ranks, message), us in measured.items():
+        predicted = seconds(spec_from, "gb200_nvl72", "nvl72", ranks, float(message))
+        assert predicted * 1e6 == pytest.approx(us, rel=0.12), (ranks, message)
+    assert seconds(spec_from, "gb200_nvl72", "nvl72", 32, 8.0) == pytest.approx(6.3e-6, rel=0.1)
+
+
+def test_only_racks_of_many_hosts_multicast(spec_from: Any) -> None:
+    """A box of eight and one host of a rack keep kernels that write to each peer.
+
+    Whose rack is cut into domains of eight has its kernels still.
+    """
+    large = 2.0**21
+    box = seconds(spec_from, "b200_sxm", "hgx8", 8, large)
+    assert box > 1.5 * seconds(spec_from, "gb200_nvl72", "nvl72", 8, large)
+    assert seconds(spec_from, "gb200_nvl72", "hgx8", 8, large) == pytest.approx(
+        seconds(spec_from, "gb200_nvl72", "nvl72", 8, large)
+    )
+    assert not Network.of(
+        spec_from("hardware", "tpu7x", GPU), spec_from("fabric", "hgx8", Fabric)
+    ).multicast
+    assert seconds(spec_from, "gb200_nvl72", "nvl72", 4, large) == pytest.approx(
+        seconds(spec_from, "b200_sxm", "hgx8", 4, large)
+    )
+
+
+def test_a_larger_rack_never_reduces_sooner(spec_from: Any) -> None:
+    """Beyond one host's four, more ranks take longer, whatever the size of the message."""
+    for message in (2.0**13, 2.0**17, 2.0**21, 2.0**25):
+        times = [
+            seconds(spec_from, "gb200_nvl72", "nvl72", ranks, message) for ranks in (8, 16, 32, 64)
+        ]
+        assert times == sorted(times)
+
+
 def test_cards_without_p2p_reduce_more_slowly(spec_from: Any) -> None:
     """Large messages of eight RTX PRO 6000s take as much longer as their way is narrower."""
     near = seconds(spec_from, "rtx_pro_6000_server", "pcie_box", 8, 1e8)
