@@ -1,17 +1,18 @@
 """The planner figure: fixed deployments are what they say, and claims are judged by them."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from simulator.cli import compose
 from simulator.explore.drawing import svg
-from simulator.planner_study import FACTOR, study
+from simulator.planner_study import FACTOR, PAPER, study
 from workloads.workload import SyntheticWorkload
 
 
 def test_claims_are_judged_by_the_rows_of_the_figure() -> None:
-    """A minute of it: every split of the planner's GPUs, a wrong mapping, and both wrong ratios."""
+    """A minute of it: planners against three deployments of four GPUs."""
     base = ["experiment=policies/paper_planner", "rate_matcher.common.gpus=8"]
     planners = {
         name: compose([*base, f"rate_matcher={name}"])
@@ -23,19 +24,15 @@ def test_claims_are_judged_by_the_rows_of_the_figure() -> None:
     }
     assert all(isinstance(each.workload, SyntheticWorkload) for each in short.values())
     figure = study(short)
-    rows = figure.curves.to_dicts()
-    fixed = [row for row in rows if row["series"] == "fixed"]
-    gpus = {row["prefill"] + row["decode"] for row in fixed}
-    assert len(gpus) == 1
-    assert [row["prefill"] for row in fixed] == list(range(1, gpus.pop()))
-    planner = [row for row in rows if row["series"] in planners]
-    best = max(planner, key=lambda row: row["goodput"] / row["gpus"])
-    claims = {claim.id: claim for claim in figure.claims}
-    assert set(claims) == {"P12a", "P12b", "P12c"}
-    times = best["goodput"] / max(row["goodput"] for row in fixed)
-    assert claims["P12a"].numbers["times"] == pytest.approx(times, rel=1e-3)
-    for claim, paper in zip(figure.claims, (2.0, 4.0, 8.0), strict=True):
-        ratio = claim.numbers["times"]
-        assert claim.held == (paper / FACTOR <= float(str(ratio)) <= paper * FACTOR)
+    rows = {row["series"]: row for row in figure.curves.to_dicts()}
+    fixed = [rows[series] for _, series, *_ in PAPER]
+    assert [row["tp"] * (row["prefill"] + row["decode"]) for row in fixed] == [4, 4, 4]
+    assert [row["gpus"] for row in fixed] == pytest.approx([4.0] * 3, rel=0.01)
+    best = max((rows[name] for name in planners), key=lambda row: row["goodput"] / row["gpus"])
+    assert [claim.id for claim in figure.claims] == ["P12a", "P12b", "P12c"]
+    for claim, row, (_, _, paper, _) in zip(figure.claims, fixed, PAPER, strict=True):
+        times = best["goodput"] / row["goodput"] if row["goodput"] else math.inf
+        assert claim.numbers["times"] == pytest.approx(times, rel=1e-3)
+        assert claim.held == (paper / FACTOR <= times <= paper * FACTOR)
         assert claim.reason
     assert svg(figure).startswith("<svg")

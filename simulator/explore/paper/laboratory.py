@@ -64,6 +64,39 @@ def _in_the_paper(layout: Layout) -> bool:
     return powers and (sharded or layout.expert_tp == 1)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumptions:
+    """What the paper's experiments assume here, to be changed one at a time.
+
+    ``precision`` that models are stored and computed in, those of latent attention in
+    ``mla_precision`` where it is given, the ``latency`` model, how many times as
+    long prompts take (``prefill_scale``), and the least expert parallelism that they are computed
+    with where there are experts (``prefill_ep``).
+    """
+
+    precision: Precision = FP4
+    mla_precision: Precision | None = None
+    latency: Roofline = field(default_factory=Roofline)
+    prefill_scale: float = 1.0
+    prefill_ep: int = 1
+
+    def stored(self, model: Model) -> Precision:
+        """Return the precision of a model."""
+        latent = self.mla_precision if model.attention == "mla" else None
+        return latent or self.precision
+
+    def prefill(self, space: Space) -> Space:
+        """Return the space that prefill is looked for in, where decode's is ``space``."""
+        platform = space.platform
+        latency = replace(platform.latency, scale=self.prefill_scale)
+        least = self.prefill_ep if platform.model.is_moe else 1
+        return replace(
+            space,
+            platform=replace(platform, latency=latency),
+            layouts=tuple(each for each in space.layouts if each.ep >= least),
+        )
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Laboratory:
     """The paper's hardware and models, and the studies done so far: figures share them."""
@@ -71,20 +104,25 @@ class Laboratory:
     models: Mapping[str, Model]
     gpu: GPU
     fabric: Fabric
+    assumed: Assumptions = field(default_factory=Assumptions)
     progress: Callable[[str, int], None] | None = None
     points: int = 0
     _studies: dict[tuple[object, ...], Study] = field(default_factory=dict)
     _fronts: dict[tuple[object, ...], Fronts] = field(default_factory=dict)
 
+    def assuming(self, assumed: Assumptions) -> "Laboratory":
+        """Return one of the same hardware and models where nothing has been studied yet."""
+        return Laboratory(models=self.models, gpu=self.gpu, fabric=self.fabric, assumed=assumed)
+
     def platform(self, model: str, *, domain: int | None = None, cached: bool = False) -> Platform:
-        """Return the model in FP4 on the hardware, with NVLink domains of ``domain`` GPUs."""
+        """Return the model on the hardware, with NVLink domains of ``domain`` GPUs."""
         fabric = self.fabric if domain is None else replace(self.fabric, domain_gpus=domain)
         return Platform(
             model=self.models[model],
             gpu=self.gpu,
             fabric=fabric,
-            precision=FP4,
-            latency=Roofline(cache_upprojected_kv=cached),
+            precision=self.assumed.stored(self.models[model]),
+            latency=replace(self.assumed.latency, cache_upprojected_kv=cached),
         )
 
     def study(self, model: str, isl: int, osl: int, *, cached: bool = False) -> Study:
@@ -92,7 +130,8 @@ class Laboratory:
         key = (model, isl, osl, cached)
         if key not in self._studies:
             platform, lengths = self.platform(model, cached=cached), Lengths.constant(isl, osl)
-            done = study(paper_space(platform, lengths))
+            space = paper_space(platform, lengths)
+            done = study(space, prefill_space=self.assumed.prefill(space))
             self.count(f"{platform.model.name} {isl}/{osl}", done.points)
             self._studies[key] = done
         return self._studies[key]
@@ -107,13 +146,24 @@ class Laboratory:
             )
         return self._fronts[key]
 
-    def split_front(self, space: Space, cutoff_s: float = FTL_CUTOFF_S) -> pl.DataFrame:
-        """Return the disaggregated front of a space, without its co-located points.
+    def pools(self, model: str, isl: int, osl: int) -> Study:
+        """Return the study of :meth:`study`, or one of its disaggregated points alone."""
+        key, alone = (model, isl, osl, False), (model, isl, osl, "pools")
+        if key in self._studies:
+            return self._studies[key]
+        if alone not in self._studies:
+            lengths = Lengths.constant(isl, osl)
+            self._studies[alone] = self.split(paper_space(self.platform(model), lengths))
+        return self._studies[alone]
 
-        Prompts take less than ``cutoff_s``.
-        """
-        costs = Costs(space.platform)
-        prefill = collect(prefill_points(space, costs))
+    def split_front(self, space: Space, cutoff_s: float = FTL_CUTOFF_S) -> pl.DataFrame:
+        """Return the disaggregated front of a space; prompts take less than ``cutoff_s``."""
+        return self.split(space, cutoff_s).split()
+
+    def split(self, space: Space, cutoff_s: float = FTL_CUTOFF_S) -> Study:
+        """Return the study of a space without its co-located points."""
+        costs, prompts = Costs(space.platform), self.assumed.prefill(space)
+        prefill = collect(prefill_points(prompts))
         decode = collect(decode_points(space, costs))
         self.count(f"{space.platform.model.name} disaggregated", len(prefill) + len(decode))
         nothing = pl.DataFrame()
@@ -128,7 +178,7 @@ class Laboratory:
             piggybacked=nothing,
             chunked=nothing,
             points=len(prefill) + len(decode),
-        ).split()
+        )
 
     def decode_front(self, space: Space) -> pl.DataFrame:
         """Return the front of the decode points alone, whatever prefill would ask."""

@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,15 +20,23 @@ from simulator.explore.paper import (
     MODELS,
     NAMES,
     R1,
+    SMALL,
     Claim,
     Figure,
     Laboratory,
+    changes,
+    chunks,
+    deployments,
     gains,
     layouts,
     ratios,
 )
-from simulator.explore.paper.laboratory import Fronts
+from simulator.explore.paper.laboratory import Assumptions, Fronts
 from simulator.explore.space import Platform
+from simulator.latency.machine import Machine
+from simulator.latency.passes import Operator
+from simulator.latency.roofline import Roofline
+from simulator.layout import Precision
 
 ROOT = Path(__file__).parents[3]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -48,6 +57,13 @@ def test_claims_follow_from_the_curves(figure: Figure) -> None:
     falls, steady = figure.claims
     assert falls.held == (ftl.is_sorted(descending=True) and ftl[0] > 10 * ftl[-1])
     assert steady.held == bool(((tokens / tokens.mean() - 1).abs() <= 0.25).all())
+
+
+@pytest.fixture(scope="module")
+def lab() -> Laboratory:
+    """Return the paper's laboratory."""
+    made: Laboratory = runpy.run_path(str(ROOT / "scripts" / "reproduce_paper"))["laboratory"]()
+    return made
 
 
 def curve(times: float, gpu_ratio: float = 1.0) -> pl.DataFrame:
@@ -79,7 +95,7 @@ def fronts(gain: float) -> Fronts:
         (
             layouts.F11,
             {NAMES[R1]: [curve(1)] * 4, NAMES[LARGE]: [curve(1)] * 4},
-            [False, True, False],
+            [False, False, False],
         ),
     ],
 )
@@ -88,6 +104,108 @@ def test_verdicts_follow_the_evidence(sheet: Any, evidence: Any, held: list[bool
     claims = [statement.judged(evidence) for statement in sheet.statements]
     assert [claim.held for claim in claims] == held
     assert all(claim.id.startswith(sheet.id) and claim.numbers for claim in claims)
+
+
+def by_ratio(ratios: list[float]) -> pl.DataFrame:
+    """Return a front with these GPU ratios along it."""
+    return curve(1.0).with_columns(pl.Series("gpu_ratio", ratios))
+
+
+@pytest.mark.parametrize(
+    ("small", "held"),
+    [([0.5, 0.45, 0.4, 0.35], True), ([0.4, 0.3, 0.2, 0.01], False), ([0.9, 0.9, 0.8, 0.8], False)],
+)
+def test_flat_is_flat_everywhere(small: list[float], held: bool) -> None:
+    """F9b: a ratio near 0.4 at one end alone is neither flat nor around 0.4."""
+    fronts = {NAMES[model]: by_ratio([4.0, 3.0, 2.0, 0.5]) for model in MODELS}
+    fronts[NAMES[SMALL]] = by_ratio(small)
+    claims = {each.id: each.judged(fronts) for each in ratios.F9.statements}
+    assert claims["F9b"].held == held
+
+
+def domains(*gains: float) -> list[pl.DataFrame]:
+    """Return fronts of four domains, each so many times the first."""
+    return [curve(gain) for gain in (1.0, *gains)]
+
+
+@pytest.mark.parametrize(
+    ("large", "held"),
+    [((1.1, 1.2, 1.3), True), ((1.1, 1.1, 1.1), False), ((1.1, 1.2, 1.1), False)],
+)
+def test_every_larger_domain_must_help(large: tuple[float, ...], held: bool) -> None:
+    """F11a: a domain that adds nothing to the one before, or is worse, does not always help."""
+    found = {NAMES[R1]: domains(1.1, 1.2, 1.3), NAMES[LARGE]: domains(*large)}
+    assert layouts.F11.statements[0].judged(found).held == held
+
+
+def test_changes_are_told_of_claims_that_do_not_hold(experts: Platform) -> None:
+    """Each change draws its claims anew in a laboratory of its own, and only those asked for."""
+    models = dict.fromkeys(MODELS, experts.model)
+    lab = Laboratory(models=models, gpu=experts.gpu, fabric=experts.fabric)
+    alike, *_ = (each for each in changes.CHANGES if "Tc" in each.shown)
+    (told,) = alike.tried(lab)
+    plain = {claim.id: claim for claim in layouts.T.draw(lab).claims}
+    assert told.id == "Tc"
+    assert told.what == alike.what
+    assert set(told.numbers) < set(plain["Tc"].numbers) | {"share_with_ep"}
+    assert lab.points > 0
+    assert changes.tried(lab, []) == []
+    unheld = {name for each in changes.CHANGES for name in each.shown}
+    known = {
+        s.id
+        for sheet in (chunks.F6, layouts.T, ratios.F9, ratios.F10, layouts.F11)
+        for s in sheet.statements
+    }
+    assert unheld <= known
+
+
+def test_a_changed_laboratory_is_slower_or_wider_as_it_says(experts: Platform) -> None:
+    """Prompts that take twice as long halve a worker's rate; the least EP leaves others out."""
+    models = dict.fromkeys(MODELS, experts.model)
+    lab = Laboratory(models=models, gpu=experts.gpu, fabric=experts.fabric)
+    plain = lab.pools(R1, 1024, 128)
+    slow = lab.assuming(Assumptions(prefill_scale=2.0)).pools(R1, 1024, 128)
+    spread = lab.assuming(Assumptions(prefill_ep=8)).pools(R1, 1024, 128)
+    per_gpu = [
+        float(each.prefill["rate"][0] / each.prefill["gpus"][0]) for each in (plain, slow, spread)
+    ]
+    assert per_gpu[1] == pytest.approx(per_gpu[0] / 2, rel=0.05)
+    assert spread.prefill["ep"][0] >= 8
+    assert per_gpu[2] <= per_gpu[0]
+    assert slow.decode.equals(plain.decode)
+    other = Precision(weights="fp8", activations="fp8", kv="fp8")
+    stored = Assumptions(mla_precision=other)
+    latent = (
+        replace(experts.model, attention="mla")
+        if experts.model.attention != "mla"
+        else experts.model
+    )
+    assert stored.stored(latent) == other
+
+
+def test_machines_change_in_one_thing(experts: Platform) -> None:
+    """Without floors kernels only compute and move; equal starts leave what 16 GPUs take."""
+    latency = changes.Altered(altered=changes.without_floors)
+    bare = latency.machine(experts.gpu, experts.fabric)
+    whole = Roofline().machine(experts.gpu, experts.fabric)
+    assert bare.rates("gemm", "nvfp4").floor_s == 0.0
+    assert bare.rates("gemm", "nvfp4")._replace(floor_s=0.0) == whole.rates(
+        "gemm", "nvfp4"
+    )._replace(floor_s=0.0)
+    flat = changes.equal_starts(whole)
+
+    def reduced(machine: Machine, ranks: int) -> float:
+        one = Operator(name="", kind="all_reduce", message=16384.0, ranks=ranks)
+        return float(machine.seconds(one))
+
+    assert reduced(flat, 16) == pytest.approx(reduced(whole, 16))
+    assert reduced(flat, 64) < reduced(whole, 64)
+
+
+def test_prefill_is_not_faster_than_deployments(lab: Laboratory) -> None:
+    """DeepSeek-R1's prompts take at least as long here as in deployments, at most twice that."""
+    for each, ours in deployments.rates(lab):
+        assert 0.5 * each.reported < ours <= each.reported, each.name
 
 
 def test_a_figure_is_drawn_with_every_curve(figure: Figure) -> None:
