@@ -93,6 +93,7 @@ from simulator.runs import (
     read_outcomes,
     sweep_table,
 )
+from simulator.services import simulate_services
 from simulator.settings import (
     LOOKING,
     build_counterpart,
@@ -101,6 +102,7 @@ from simulator.settings import (
     build_goodput,
     build_regret,
     build_report_options,
+    build_services,
     build_task,
     build_trace_options,
     resolve,
@@ -327,15 +329,18 @@ class Job:
             }[task]
             self.answer = work(settings, folder, text, enabled=first)
             return
-        asked = build_counterpart(settings)
-        results = _simulate(
-            build_experiment(settings),
-            text,
-            regret=build_regret(settings),
-            counterpart=not self.sweeping if asked is None else asked,
-            most=MOST_REQUESTS if asked is None else None,
-            enabled=first,
-        )
+        if settings.get("services"):
+            results = _together(settings, text, enabled=first)
+        else:
+            asked = build_counterpart(settings)
+            results = _simulate(
+                build_experiment(settings),
+                text,
+                regret=build_regret(settings),
+                counterpart=not self.sweeping if asked is None else asked,
+                most=MOST_REQUESTS if asked is None else None,
+                enabled=first,
+            )
         _write(results, settings, folder)
         self.results = None if self.sweeping else results
 
@@ -348,13 +353,22 @@ class Job:
         self.writing = folder
         discard(folder, keep=True)
         enabled = os.getpid() == self.process
-        with progress_bar(enabled=enabled) as progress:
-            experiment = build_experiment(one.settings)
-            results = simulate(experiment, config=text, progress=progress)
-        if build_regret(one.settings):
-            results = with_regret(experiment, results, experiment.trace())
+        if one.settings.get("services"):
+            results = _together(one.settings, text, enabled=enabled)
+        else:
+            with progress_bar(enabled=enabled) as progress:
+                experiment = build_experiment(one.settings)
+                results = simulate(experiment, config=text, progress=progress)
+            if build_regret(one.settings):
+                results = with_regret(experiment, results, experiment.trace())
         results.write(folder, report=None)
         return True
+
+
+def _together(settings: Mapping[str, Any], text: str, *, enabled: bool) -> Results:
+    """Return the results of services that share a quota."""
+    with progress_bar(enabled=enabled) as progress:
+        return simulate_services(build_services(settings), config=text, progress=progress)
 
 
 def _simulate(

@@ -31,11 +31,10 @@ from simulator.deployment import Deployment, Pool
 from simulator.errors import ConfigError
 from simulator.plugins import plug_ins, source_digest
 from simulator.policies.classes import Classes, ServiceClass, classed
-from simulator.record import RunRecord
 from simulator.results import SLO, Results
 from workloads.errors import TraceError
 from workloads.sessions import Turns, told
-from workloads.trace import Trace
+from workloads.trace import Trace, TraceMeta
 from workloads.workload import Workload
 
 OnProgress = Callable[[float, int, int], None]
@@ -122,33 +121,65 @@ def simulate(
     started = time.perf_counter()
     text = config_text(_plain(experiment)) if config is None else config
     measured = experiment.measured.read()
-    trace = experiment.trace() if trace is None else trace
-    classes = _classes(experiment, trace)
-    meta, identity = trace.meta, _with_classes(trace.identity(), experiment, classes)
-    traffic = replace(
-        traffic_of(experiment.workload, trace), clients=experiment.clients, classes=classes
-    )
-    turns = told(_turns(experiment.workload), trace, traffic.following)
+    fed = feed(experiment, experiment.trace() if trace is None else trace)
     del trace  # of many requests its other columns take more memory than the run
-    record = _run(experiment, traffic, progress)
+    record = run(experiment.deployment, fed.traffic, options_of(experiment, fed, progress))
     context = {
         "config": text,
         "seed": experiment.seed,
         "title": title(experiment.deployment),
         "model": experiment.deployment.model.name,
-        "workload": meta.name,
-        "accounting": dataclasses.asdict(meta),
-        "turns": turns,
+        "workload": fed.meta.name,
+        "accounting": dataclasses.asdict(fed.meta),
+        "turns": fed.turns,
         "measured": measured,
         "classes": {
             name: {"ttft_s": kind.ttft_s, "tpot_s": kind.tpot_s}
-            for name, kind in zip(_class_names(experiment), classes.kinds, strict=False)
+            for name, kind in zip(_class_names(experiment), fed.traffic.classes.kinds, strict=False)
         },
         "max_context": experiment.deployment.model.max_context,
-        "prices": _prices(experiment.deployment),
+        "prices": prices_of(experiment.deployment),
         "wall_s": time.perf_counter() - started,
     }
-    return Results.from_record(record, slo=experiment.slo, context=context, identity=identity)
+    return Results.from_record(record, slo=experiment.slo, context=context, identity=fed.identity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fed:
+    """What a run is fed: the ``traffic``, and which request is which.
+
+    ``meta`` is the account of the trace, ``turns`` what is told of its sessions.
+    """
+
+    traffic: Traffic
+    identity: pl.DataFrame
+    meta: TraceMeta
+    turns: Mapping[str, Any]
+
+
+def feed(experiment: Experiment, trace: Trace) -> Fed:
+    """Return what ``trace`` is to the experiment; raise as :func:`simulate`."""
+    classes = _classes(experiment, trace)
+    traffic = replace(
+        traffic_of(experiment.workload, trace), clients=experiment.clients, classes=classes
+    )
+    return Fed(
+        traffic=traffic,
+        identity=_with_classes(trace.identity(), experiment, classes),
+        meta=trace.meta,
+        turns=told(_turns(experiment.workload), trace, traffic.following),
+    )
+
+
+def options_of(experiment: Experiment, fed: Fed, progress: OnProgress | None) -> RunOptions:
+    """Return how the experiment is run."""
+    requests = len(fed.traffic.arrival_s)
+    return RunOptions(
+        seed=experiment.seed,
+        sample_interval_s=experiment.sample_interval_s,
+        until_s=experiment.until_s,
+        progress=None if progress is None else lambda now, done: progress(now, done, requests),
+    )
 
 
 def _classes(experiment: Experiment, trace: Trace) -> Classes:
@@ -180,7 +211,7 @@ def _with_classes(identity: pl.DataFrame, experiment: Experiment, classes: Class
     )
 
 
-def _prices(deployment: Deployment) -> dict[str, float | None]:
+def prices_of(deployment: Deployment) -> dict[str, float | None]:
     """Return what an hour of each of the deployment's GPUs costs in USD, by its name.
 
     ``None`` where there is no price, or more than one.
@@ -212,17 +243,6 @@ def config_text(plain: Mapping[str, Any]) -> str:
     files += [f"# {key}: {name} sha256 {source_digest(name)}" for key, name in plug_ins(plain)]
     head = "\n".join([f"# disaggsim {version('disaggsim')}", *files])
     return f"{head}\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}"
-
-
-def _run(experiment: Experiment, traffic: Traffic, progress: OnProgress | None) -> RunRecord:
-    requests = len(traffic.arrival_s)
-    options = RunOptions(
-        seed=experiment.seed,
-        sample_interval_s=experiment.sample_interval_s,
-        until_s=experiment.until_s,
-        progress=None if progress is None else lambda now, done: progress(now, done, requests),
-    )
-    return run(experiment.deployment, traffic, options)
 
 
 def traffic_of(workload: Workload, trace: Trace) -> Traffic:

@@ -13,11 +13,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from simulator.joined import SERVICE
 from simulator.record import WorkerInfo
 from simulator.results import STAGES, Results, counted
 
 Floats = NDArray[np.float64]
 Spans = Sequence[tuple[float, float]]
+Place = tuple[str, str]
+"""A service, nothing where there is but one, and a pool."""
 
 SCALING = ("signal_age_s", "tick_s", "grant_s", "warm_up_s")
 """What kept a worker that was to come, the later ones first in precedence."""
@@ -70,14 +73,15 @@ def bill(late_ones: pl.DataFrame) -> pl.DataFrame:
 
 def _of_scaling(frame: pl.DataFrame, results: Results) -> list[pl.Series]:
     """Return the seconds of :data:`SCALING`, and what they leave of the queues."""
-    pools = np.array([worker.pool for worker in results.workers])
+    pools = [(worker.service, worker.pool) for worker in results.workers]
     found = {name: np.zeros(len(frame)) for name in SCALING}
     left = {stage: frame[stage].to_numpy().copy() for stage in QUEUES}
-    for pool in dict.fromkeys(pools):
-        ends, covered = _covered(results, str(pool))
+    for place in dict.fromkeys(pools):
+        ends, covered = _covered(results, place)
+        members = np.array([pool == place for pool in pools])
         for stage, column in QUEUES.items():
             numbers = frame[column].fill_null(-1).to_numpy()
-            here = (numbers >= 0) & (pools[numbers] == pool)
+            here = (numbers >= 0) & members[numbers]
             begin, end = (each[here] for each in _waits(frame, stage))
             span, whole = end - begin, frame[stage].to_numpy()[here]
             for name, cover in covered.items():
@@ -98,12 +102,12 @@ def _waits(frame: pl.DataFrame, stage: str) -> tuple[Floats, Floats]:
     return end - frame["decode_queued_s"].to_numpy(), end
 
 
-def _covered(results: Results, pool: str) -> tuple[Floats, dict[str, Floats]]:
+def _covered(results: Results, place: Place) -> tuple[Floats, dict[str, Floats]]:
     """Return moments, and of each cause for how long it has been in force until each of them.
 
     Of several in force at once the last of :data:`SCALING` counts.
     """
-    spans = _spans(results, pool)
+    spans = _spans(results, place)
     edges = np.unique([0.0, *(edge for each in spans.values() for span in each for edge in span)])
     middles, lengths = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
     cause = np.full(len(middles), -1)
@@ -116,16 +120,16 @@ def _covered(results: Results, pool: str) -> tuple[Floats, dict[str, Floats]]:
     }
 
 
-def _spans(results: Results, pool: str) -> dict[str, Spans]:
-    """Return when each cause kept workers of a pool from being there."""
-    lives = [worker for worker in results.workers if worker.pool == pool]
+def _spans(results: Results, place: Place) -> dict[str, Spans]:
+    """Return when each cause kept workers of a service's pool from being there."""
+    lives = [worker for worker in results.workers if (worker.service, worker.pool) == place]
     grants = [(each.asked_s, _until(each.granted_s, each)) for each in lives]
     starts = [
         (each.granted_s, _until(each.ready_s, each))
         for each in lives
         if not np.isnan(each.granted_s)
     ]
-    looked = list(_looks(results.decisions, pool))
+    looked = list(_looks(results.decisions, place))
     return {
         "signal_age_s": [(seen, at) for _, seen, at in looked],
         "tick_s": [(before, seen) for before, seen, _ in looked],
@@ -139,9 +143,11 @@ def _until(moment: float, life: WorkerInfo) -> float:
     return life.ended_s if np.isnan(moment) else moment
 
 
-def _looks(decisions: pl.DataFrame, pool: str) -> Iterator[tuple[float, float, float]]:
+def _looks(decisions: pl.DataFrame, place: Place) -> Iterator[tuple[float, float, float]]:
     """Yield of each decision that grew a pool the tick before, when it saw and when it acted."""
-    before = 0.0
+    before, (service, pool) = 0.0, place
+    if service:
+        decisions = decisions.filter(pl.col(SERVICE) == service)
     rows = decisions.filter(pl.col("pool") == pool).select("at_s", "seen_s", "before", "granted")
     for at_s, seen_s, there, granted in rows.iter_rows():
         if granted > there:

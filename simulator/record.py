@@ -85,7 +85,8 @@ class WorkerInfo:
     was asked for and ``because`` of what it ended are words. ``domain`` is the first scale-up
     domain it lay in, -1 if it never got a place. Where it has a ``prefix_cache``,
     ``found_tokens`` of prompts had not to be computed, which would have taken some ``spared_s``,
-    and ``kept_tokens`` not to be transferred; ``evicted_blocks`` made room.
+    and ``kept_tokens`` not to be transferred; ``evicted_blocks`` made room. ``service`` is whose it
+    was, where several share the GPUs.
     """
 
     worker: int
@@ -115,6 +116,7 @@ class WorkerInfo:
     spared_s: float = 0.0
     kept_tokens: int = 0
     evicted_blocks: int = 0
+    service: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

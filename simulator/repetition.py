@@ -69,7 +69,15 @@ class Repeat:
                 first = settings.get("seed", 0) + seed
                 scale = factor * latency.get("scale", 1.0)
                 changed = latency if factor == 1.0 else {**latency, "scale": scale}
-                yield Repetition(
-                    name=f"seed={first},latency.scale={scale:g}",
-                    settings={**settings, "seed": first, "latency": changed},
-                )
+                again = {**settings, "seed": first, "latency": changed}
+                if services := settings.get("services"):
+                    again["services"] = {n: _scaled(own, factor) for n, own in services.items()}
+                yield Repetition(name=f"seed={first},latency.scale={scale:g}", settings=again)
+
+
+def _scaled(service: Mapping[str, Any], factor: float) -> Mapping[str, Any]:
+    """Return a service's settings with the factor on latencies of its own."""
+    latency = service.get("latency") or {}
+    if "scale" not in latency:
+        return service
+    return {**service, "latency": {**latency, "scale": factor * latency["scale"]}}

@@ -20,6 +20,7 @@ from polars.io.plugins import register_io_source
 from simulator.dropped import Arrived, Refused, dropped, warning
 from simulator.errors import ConfigError
 from simulator.files import whole, write_parquet, write_text
+from simulator.joined import SERVICE
 from simulator.measured import beside
 from simulator.record import (
     COUNTS,
@@ -223,6 +224,35 @@ class SLO:
         """Return whether a request completed within every target."""
         completed = pl.col("status") == "completed"
         return pl.all_horizontal(completed, *(self.met(metric) for metric in self.targets()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedSLO(SLO):
+    """The targets of services that share GPUs: each request is due those of its own.
+
+    Its own targets are those that all services have alike.
+    """
+
+    services: Mapping[str, SLO]
+
+    def named(self) -> list[tuple[str, float | None]]:
+        """Return every metric with its target, ``None`` where services' differ."""
+        return [(each.name, getattr(self, each.name)) for each in fields(SLO)]
+
+    def good(self) -> pl.Expr:
+        """Return whether a request completed within every target of its service."""
+        whose = pl.col(SERVICE)
+        return pl.any_horizontal(
+            (whose == name) & slo.good() for name, slo in self.services.items()
+        )
+
+
+def shared_slo(services: Mapping[str, SLO]) -> SharedSLO:
+    """Return the targets of services by name."""
+    each = [dict(slo.named()) for slo in services.values()]
+    alike = {name: all(slo[name] == each[0][name] for slo in each) for name in each[0]}
+    common = {name: each[0][name] if same else None for name, same in alike.items()}
+    return SharedSLO(services=services, **common)
 
 
 def distribution(values: Floats) -> dict[str, Any]:
@@ -449,6 +479,8 @@ def timeline_frame(record: RunRecord) -> pl.DataFrame:
 def lives_frame(record: RunRecord) -> pl.DataFrame:
     """Return one row per worker's life, in the order asked for; unknown times are null."""
     frame = pl.DataFrame([asdict(worker) for worker in record.workers], infer_schema_length=None)
+    if not any(worker.service for worker in record.workers):
+        frame = frame.drop(SERVICE)
     return frame.with_columns(
         pl.col(pl.Float64).fill_nan(None), pl.col("pool").cast(pl.Enum(POOLS))
     )
@@ -456,7 +488,7 @@ def lives_frame(record: RunRecord) -> pl.DataFrame:
 
 def decisions_frame(record: RunRecord) -> pl.DataFrame:
     """Return a controller's decisions, one row per tick and pool: asked, granted, and why."""
-    schema = {
+    schema: dict[str, type[pl.DataType]] = {
         "at_s": pl.Float64,
         "seen_s": pl.Float64,
         "pool": pl.String,
@@ -465,6 +497,8 @@ def decisions_frame(record: RunRecord) -> pl.DataFrame:
         "granted": pl.Int64,
         "reason": pl.String,
     }
+    if any(SERVICE in made for made in record.decisions):
+        schema[SERVICE] = pl.String
     return pl.DataFrame(list(record.decisions), schema=schema)
 
 
@@ -787,14 +821,23 @@ def of_classes(
 
     ``due`` are the TTFT and TPOT (s) that each was promised; the other targets are the run's.
     """
+    slos = {name: replace(slo, **targets) for name, targets in due.items()}
+    told = _of_groups(requests, "class", slos, end_s)
+    return {name: {**each, "targets": dict(due[name])} for name, each in told.items()}
+
+
+def _of_groups(
+    requests: pl.LazyFrame, column: str, slos: Mapping[str, SLO], end_s: float
+) -> dict[str, dict[str, Any]]:
+    """Return how the requests of each name in ``column`` fared by its own targets."""
     told = {}
-    for name, targets in due.items():
-        own, those = replace(slo, **targets), requests.filter(pl.col("class") == name)
-        counts = totals(those, own, end_s)
+    for name, slo in slos.items():
+        those = requests.filter(pl.col(column) == name)
+        counts = totals(those, slo, end_s)
         arrived = counts["arrived"]
         told[name] = {
             "requests": {status: counts[status] for status in ("arrived", *STATUSES)},
-            "targets": dict(targets),
+            "targets": dict(slo.named()),
             "slo_attainment": counts["good"] / arrived if arrived else None,
             **{
                 metric: owing(values_of(those, metric), least_owed(those, metric, end_s))
@@ -802,6 +845,34 @@ def of_classes(
             },
         }
     return told
+
+
+def of_services(requests: pl.LazyFrame, record: RunRecord, slo: SLO) -> dict[str, dict[str, Any]]:
+    """Return how each of the services that share GPUs fared, by its name; nothing where none do.
+
+    Beside what :func:`of_classes` tells: the GPUs it held (mean over time), its ``gpu_hours``, and
+    what its workers waited for GPUs: ``pending_gpu_s`` (GPUs times seconds) and the longest wait of
+    one, ``longest_pending_s``, given or not.
+    """
+    if not isinstance(slo, SharedSLO):
+        return {}
+    told = _of_groups(requests, SERVICE, slo.services, record.end_s)
+    for name, each in told.items():
+        own = [worker for worker in record.workers if worker.service == name]
+        waits = [(worker.gpus, _pending_s(worker)) for worker in own]
+        each |= {
+            "gpus": mean_gpus(own, record.end_s),
+            "gpu_hours": gpu_hours(own)["total"],
+            "pending_gpu_s": sum(gpus * wait for gpus, wait in waits),
+            "longest_pending_s": max((wait for _, wait in waits), default=0.0),
+        }
+    return told
+
+
+def _pending_s(worker: WorkerInfo) -> float:
+    """Return how long a worker waited for its GPUs, whether or not it got them."""
+    until = worker.ended_s if math.isnan(worker.granted_s) else worker.granted_s
+    return until - worker.asked_s
 
 
 def summarize(
@@ -816,7 +887,8 @@ def summarize(
     :func:`simulator.dropped.dropped` tells.
     ``measured`` is :func:`simulator.measured.beside`, empty where nothing was measured, and
     ``sessions`` :func:`simulator.turns.of_sessions`, empty where there are none.
-    ``classes`` is :func:`of_classes`, empty where there are none.
+    ``classes`` is :func:`of_classes` and ``services`` :func:`of_services`, empty where there are
+    none.
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``resends`` how often one that admission turned away was sent again, of
     ``resent_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
@@ -860,6 +932,7 @@ def summarize(
         "slo": dict(slo.named()),
         "missed": missed_targets(requests, slo),
         "classes": of_classes(requests, slo, context.get("classes", {}), record.end_s),
+        "services": of_services(requests, record, slo),
         "first_token": record.first_token,
         "measured": beside(requests, context.get("measured")),
         "sessions": of_sessions(requests, context.get("turns", {}), record.never_sent),

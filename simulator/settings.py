@@ -1,6 +1,7 @@
 """The settings of a run, as ``config.yaml`` lists them, turned into an experiment."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from simulator.configuration import build, check_keys, looking_up
 from simulator.deployment import ROLES, Deployment, Pool
 from simulator.dropped import Arrived, Refused, dropped, warning
 from simulator.elastic import Elastic
-from simulator.errors import ConfigError
+from simulator.errors import USER_ERRORS, ConfigError
 from simulator.experiment import Experiment
 from simulator.explore.advice import Limits
 from simulator.explore.bandwidth import Handover
@@ -32,6 +33,7 @@ from simulator.policies.autoscaling import Control, Schedule, Static
 from simulator.policies.matching import Matcher, RateMatched, Unmatched
 from simulator.policies.ticks import LEAST_INTERVAL_S
 from simulator.results import SLO
+from simulator.services import Services
 from simulator.tracing.study import TraceOptions
 from workloads.trace import Trace
 from workloads.workload import Workload
@@ -81,6 +83,7 @@ _DEPLOYMENT = (
 _ELASTIC = ("elastic", "startup", "drain", "changes", "control", "autoscaler", "rate_matcher")
 _RUN = ("seed", "sample_interval_s", "until_s", "clients", "classes", "measured")
 _TASK = ("task", "explore", "counterpart", "regret", "goodput", "trace")
+_SHARED = ("services", "quota")
 LOOKING = ("runs", "compare", "seeds", "band", "name", "tags", "objective")
 """Settings of how often to run, how to look at runs and to find them: no part of any run's own."""
 KEYS = (
@@ -93,10 +96,17 @@ KEYS = (
     *_DEPLOYMENT,
     *_ELASTIC,
     *_RUN,
+    *_SHARED,
     *_TASK,
     *LOOKING,
 )
 """Every top-level setting."""
+SERVICE_KEYS = (
+    *("model", "hardware", "pools", "workload", "slo", "clients", "classes"),
+    *(name for name in _DEPLOYMENT if name not in ("fabric", "first_token")),
+    *_ELASTIC,
+)
+"""Settings that a service may have of its own."""
 
 
 def build_experiment(settings: Mapping[str, Any]) -> Experiment:
@@ -107,6 +117,11 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
             of range; the text names it.
     """
     check_keys(settings, KEYS, ("model", "hardware", "pools", "workload", *_DEPLOYMENT[:2]), "")
+    if settings.get("services"):
+        raise ConfigError(
+            "services: several services are simulated (task=simulate) and nothing else; leave them "
+            f"out of task={settings.get('task', TASKS[0])}"
+        )
     settings = resolve(settings)
     hints = get_type_hints(Experiment)
     with looking_up(KEYS, ""):
@@ -116,6 +131,68 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
             slo=build(settings.get("slo", {}), SLO, "slo"),
             **{name: build(settings[name], hints[name], name) for name in _RUN if name in settings},
         )
+
+
+def build_services(settings: Mapping[str, Any]) -> Services:
+    """Return the services that ``settings`` describe: each its own settings, laid over the run's.
+
+    A group that is chosen (it has a ``_target_``) takes the place of the run's, of all else what is
+    given. The first one's seed is the run's, others' are drawn from it.
+
+    Raises:
+        ConfigError, SpecError, TraceError: as :func:`build_experiment`, naming the service.
+    """
+    check_keys(settings, KEYS, (), "")
+    for name in ("counterpart", "regret"):
+        if build(settings.get(name), bool | None, name):
+            raise ConfigError(f"{name}: it is of one service; leave it out beside services")
+    given = settings["services"]
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"services must be a group of settings but got {given!r}")
+    rest = {name: value for name, value in settings.items() if name not in _SHARED}
+    hints = get_type_hints(Services)
+    shared = {**spelled_out(settings), "quota": settings.get("quota", {})}
+    return Services(
+        services={
+            str(name): _service(str(name), own, rest, at)
+            for at, (name, own) in enumerate(given.items())
+        },
+        **{
+            name: build(shared[name], hints[name], name)
+            for name in ("quota", "measured")
+            if shared.get(name)
+        },
+    )
+
+
+def _service(name: str, own: object, rest: Mapping[str, Any], at: int) -> Experiment:
+    key = f"services.{name}"
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ConfigError(f"{key}: a service's name is of letters, digits, - _ and . alone")
+    if not isinstance(own, Mapping):
+        raise ConfigError(f"{key} must be a group of settings but got {own!r}")
+    check_keys(own, SERVICE_KEYS, (), key)
+    if "quota_gpus" in (own.get("elastic") or {}):
+        raise ConfigError(f"{key}.elastic.quota_gpus: services share one, elastic.quota_gpus")
+    seed = build(rest.get("seed", 0), int, "seed")
+    if at:
+        seed = int(np.random.SeedSequence(seed, spawn_key=(7, at)).generate_state(1)[0])
+    laid = {**laid_over(rest, own), "seed": seed, "measured": {}}
+    try:
+        return build_experiment(laid)
+    except USER_ERRORS as error:
+        raise type(error)(f"{key}: {error}") from error
+
+
+def laid_over(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with what ``own`` has in its place; groups without a target key by key."""
+    whole = dict(base)
+    for name, value in own.items():
+        before = base.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping) and TARGET not in value:
+            value = laid_over(before, value)
+        whole[name] = value
+    return whole
 
 
 def resolve(settings: Mapping[str, Any], *, tell: bool = False) -> dict[str, Any]:

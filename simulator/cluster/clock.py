@@ -47,14 +47,31 @@ class Clock:
     """The simulation's time and whose turn it is.
 
     ``turn`` encodes priority and component of the event being processed, so that a component can
-    tell whether a boundary of its own at this very instant lies before or after it.
+    tell whether a boundary of its own at this very instant lies before or after it. Simulations
+    that share one time have a clock each, :meth:`beside` each other; what one does to another, it
+    does in an event of the other's.
     """
 
-    __slots__ = ("env", "turn")
+    __slots__ = ("_place", "env", "turn")
 
     def __init__(self) -> None:
         self.env = Environment()
         self.turn = 0
+        self._place = 0
+
+    def beside(self, place: int) -> "Clock":
+        """Return the clock of simulation number ``place``, at least 1, in this one's time.
+
+        Of events of one priority at one instant, those of lower places come first.
+        """
+        other = Clock()
+        other.env, other._place = self.env, place
+        return other
+
+    @property
+    def first_rank(self) -> int:
+        """The rank among ties below all those of its components."""
+        return self._place * _COMPONENTS * _SERIALS
 
     @property
     def now(self) -> float:
@@ -75,7 +92,7 @@ class Clock:
 
         event = _Wake()
         event.callbacks = [ring]
-        heappush(self.env._queue, (when, LAST, 0, event))  # type: ignore[misc]
+        heappush(self.env._queue, (when, LAST, self.first_rank, event))  # type: ignore[misc]
 
     def run(self, until: Event) -> None:
         """Process events until ``until`` has happened.
@@ -124,7 +141,7 @@ class Alarm:
     def __init__(self, clock: Clock, component: int) -> None:
         self.clock = clock
         self._queue = clock.env._queue
-        self._rank = (component + 1) * _SERIALS  # simpy's own serial numbers stay below
+        self._rank = clock.first_rank + (component + 1) * _SERIALS  # simpy's own are below
         self._turns = [turn_of(priority, component) for priority in range(TICK + 1)]
         self._armed = False
         self.turn = 0

@@ -14,6 +14,7 @@ from simulator.cluster.fleet.attendant import Attendant
 from simulator.cluster.fleet.changes import schedule
 from simulator.cluster.fleet.controller import Controller
 from simulator.cluster.fleet.crew import Crew, Means
+from simulator.cluster.fleet.estate import Estate
 from simulator.cluster.fleet.lives import ENDED, Fleet, Life
 from simulator.cluster.fleet.observer import Observer
 from simulator.cluster.ledger import Ledger
@@ -129,15 +130,26 @@ class RunOptions:
 
 
 class Simulation:
-    """A deployment under traffic. ``run`` it to the end, or ``step`` through its events."""
+    """A deployment under traffic. ``run`` it to the end, or ``step`` through its events.
+
+    With an ``estate`` it has its GPUs from there, as the service that ``clock`` is of; it is then
+    begun by who shares them out. ``ticking`` says how many things tick on whatever happens.
+    """
 
     batch_worker: type[BatchWorker] = BatchWorker
 
-    def __init__(self, deployment: Deployment, traffic: Traffic, options: RunOptions) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        traffic: Traffic,
+        options: RunOptions,
+        estate: Estate | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self.deployment = deployment
         self.options = options
         self.ledger = Ledger(traffic.arrival_s, traffic.input_tokens, traffic.output_tokens)
-        self.clock = Clock()
+        self.clock = Clock() if clock is None else clock
         self.roster = Roster()
         self.endings = Endings(self.clock, self.ledger, self.roster.batches)
         self.entries: Team[AnyWorker] = Team()
@@ -190,7 +202,14 @@ class Simulation:
         self.fleet.door = self._attendant()
         self.controller = self._controller()
         self.rebalancer = self._rebalancer()
-        self._start()
+        self.ticking: Callable[[], int] = self.tickers
+        if estate is None:
+            estate = Estate(deployment.fabric, deployment.elastic.quota_gpus)
+            estate.join(self.fleet)
+            estate.check()
+            self.start()
+        else:
+            estate.join(self.fleet)
 
     # --- assembly ------------------------------------------------------------------------------
 
@@ -388,7 +407,8 @@ class Simulation:
     def _live(self, alarm: Alarm, wake: Callable[[float], None]) -> None:
         self.clock.env.process(sleeper(alarm, wake))
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Let the first workers serve, and everything live."""
         for part in (
             *(self.source, self.entering, self.handoff.dispatched),
             *(self.fleet, self.telemetry, *self.tiers.lives),
@@ -430,13 +450,12 @@ class Simulation:
 
     def _sampled(self, now: float) -> None:
         self.ledger.room.shed()
-        ticking = [part for part in (self.controller, self.rebalancer) if part is not None]
-        waits = self.clock.pending == 1 + len(ticking)
+        waits = self.clock.pending == self.ticking()
         if waits and self.done < self.ledger.size:
             if self.controller is not None and now < self._patience:
                 return
             if self.deployment.elastic.changes or self.controller is not None:
-                self.endings.all_over.succeed()  # whoever waits now waits for ever
+                self.end()  # whoever waits now waits for ever
                 return
             raise InvariantError(
                 f"nothing is left to happen at {now:g} s but only {self.done} of "
@@ -444,6 +463,15 @@ class Simulation:
             )
         if self.options.progress is not None:
             self.options.progress(now, self.done)
+
+    def tickers(self) -> int:
+        """Return how many of its parts tick on whatever happens."""
+        return 1 + sum(part is not None for part in (self.controller, self.rebalancer))
+
+    def end(self) -> None:
+        """Let it be over now, whoever still waits."""
+        if not self.endings.all_over.triggered:
+            self.endings.all_over.succeed()
 
     @property
     def _patience(self) -> float:
@@ -459,12 +487,20 @@ class Simulation:
 
     def run(self) -> RunRecord:
         """Run to the last token (or ``until_s``), check the laws and return what happened."""
-        if self.options.until_s is not None:
-            self.clock.at_last(self.options.until_s, self.endings.all_over.succeed)
         with collection_paused():
-            self.clock.run(self.endings.all_over)
-            record = self.record()
-            audit(self, record)
+            self.go()
+            return self.account()
+
+    def go(self) -> None:
+        """Process events until every request is over, or until ``until_s``."""
+        if self.options.until_s is not None:
+            self.clock.at_last(self.options.until_s, self.end)
+        self.clock.run(self.endings.all_over)
+
+    def account(self) -> RunRecord:
+        """Return what happened, the laws checked."""
+        record = self.record()
+        audit(self, record)
         return record
 
     def record(self, *, sample: bool = True) -> RunRecord:

@@ -46,7 +46,7 @@ class Telemetry:
 
     def __init__(self, clock: Clock, interval_s: float, on_sample: Callable[[float], None]) -> None:
         self._clock = clock
-        self._interval = interval_s
+        self.interval_s = interval_s
         self._on_sample = on_sample
         self._tick = 0
         self._samples: list[tuple[float, tuple[int, ...], NDArray[np.float64]]] = []
@@ -82,7 +82,7 @@ class Telemetry:
         if len(self._samples) >= MAX_SAMPLES:
             self._thin()  # here only: the last sample, at the end of the run, always stays
         self._tick += 1
-        self.alarm.set(self._tick * self._interval, TICK)
+        self.alarm.set(self._tick * self.interval_s, TICK)
         self._on_sample(now)
 
     def sample(self, now: float) -> None:
@@ -100,7 +100,7 @@ class Telemetry:
     def _thin(self) -> None:
         """Keep every second sample; the next ones come half as often."""
         self._samples = self._samples[::2]
-        self._interval *= 2
+        self.interval_s *= 2
         self._tick //= 2
 
     def timeline(self, workers: int) -> dict[str, NDArray[np.float64]]:

@@ -8,12 +8,14 @@ import polars as pl
 
 from simulator.compare.reading import Run, Window, read_frame, read_requests
 from simulator.errors import ConfigError
+from simulator.joined import SERVICE
 from simulator.results import (
     BETWEEN_TOKENS,
     FROM_ARRIVAL,
     SLO,
     least_owed,
     owing,
+    shared_slo,
     totals,
     values_of,
 )
@@ -35,14 +37,18 @@ def cut(run: Run, warm_up_s: float, cool_down_s: float) -> Run:
     Raises:
         ConfigError: no request is left, or a file cannot be read.
     """
-    requests = read_requests(run, NEEDED)
+    whose = [SERVICE] if run.summary.get("services") else []
+    requests = read_requests(run, [*NEEDED, *whose])
     arrivals = requests["arrival_s"].drop_nulls().to_numpy()
     first, last = (float(arrivals.min()), float(arrivals.max())) if len(arrivals) else (0.0, 0.0)
     window = Window(first + warm_up_s, last - cool_down_s)
     inside = requests.lazy().filter(pl.col("arrival_s").is_between(*window))
     lives = read_frame(run, "lives", ("pool", "gpus", "granted_s", "ended_s"))
     end_s = float(lives["ended_s"].max() or window.end)  # type: ignore[arg-type]
+    services = run.summary.get("services", {})
     slo = SLO(**run.summary["slo"])
+    if services:
+        slo = shared_slo({name: SLO(**each["targets"]) for name, each in services.items()})
     told = totals(inside, slo, end_s)
     if not told["arrived"] or window.length <= 0:
         raise ConfigError(

@@ -10,7 +10,7 @@ from simulator.compare import prose
 from simulator.compare.certainty import certainty_panels
 from simulator.compare.comparison import Comparison, front_of, short, words
 from simulator.compare.metrics import METRIC, Value
-from simulator.compare.side import COLOURS, cdf_panels, stage_panels, timeline_panels
+from simulator.compare.side import cdf_panels, stage_panels, timeline_panels
 from simulator.report import theme
 from simulator.report.figures import Panel
 
@@ -338,7 +338,7 @@ def _line(
 ) -> go.Scatter:
     """Return one line of a sweep, with its bars."""
     at, bars, rows = drawn
-    colour = COLOURS[at % len(COLOURS)]
+    colour = theme.COLOURS[at % len(theme.COLOURS)]
     line = go.Scatter(x=x, y=y, name=name, mode="lines+markers", line={"color": colour, "width": 2})
     if bars is not None:
         sides = {side: np.asarray(bars[side])[rows] for side in ("array", "arrayminus")}

@@ -15,21 +15,10 @@ from simulator.compare.reading import Run, read_frame
 from simulator.errors import ConfigError
 from simulator.report import series, theme
 from simulator.report.figures import LABELS, Panel, latency_axis
+from simulator.report.theme import COLOURS
 from simulator.results import POOLS, STAGES
 
 Floats = NDArray[np.float64]
-
-COLOURS = (
-    "#0072b2",
-    "#d98c00",
-    "#008f68",
-    "#c43c00",
-    "#a4508b",
-    "#56b4e9",
-    "#7a6000",
-    "#1f2933",
-)
-"""Of configurations side by side, told apart by the colour-blind too; they come round again."""
 
 CURVES = {
     "ttft_s": "Time from arrival to the first token.",

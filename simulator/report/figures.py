@@ -7,6 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from simulator.record import WorkerInfo
 from simulator.report import series, theme
 from simulator.results import DURATIONS, POOLS, STAGES, Results, gap_quantiles
 
@@ -80,6 +81,11 @@ def view(results: Results) -> View:
         bins=series.bin_of(arrivals, edges) if len(edges) else np.empty(0, dtype=np.int64),
         pools=tuple(pool for pool in POOLS if pool in present),
     )
+
+
+def label_of(worker: WorkerInfo) -> str:
+    """Return a worker's name in figures and tables: decode 3, or whose it is too, chat decode 3."""
+    return f"{worker.service} {worker.pool} {worker.worker}".lstrip()
 
 
 def cdf_panels(seen: View) -> list[Panel]:
@@ -295,7 +301,7 @@ def activity_panel(seen: View) -> Panel:
     title = "Busy workers"
     if not len(seen.samples.time_s):
         return Panel(name="busy", title=title, note=NOTHING_SAMPLED, figure=None)
-    names = [f"{w.pool} {w.worker}" for w in seen.results.workers]
+    names = [label_of(worker) for worker in seen.results.workers]
     busy = seen.samples.gauges["busy_fraction"].T * 100
     heat = go.Heatmap(
         x=np.round(seen.samples.time_s * seen.scale, 6),

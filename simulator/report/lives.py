@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from simulator.record import WorkerInfo
 from simulator.report import theme
-from simulator.report.figures import Panel, View
+from simulator.report.figures import Panel, View, label_of
 from simulator.results import POOLS, Results
 
 STATES = ("pending", "starting", "ready", "draining")
@@ -124,7 +124,7 @@ def _gantt(seen: View) -> Panel:
             "range": [len(shown) - 0.4, -0.6],
             "rangemode": "normal",
             "tickvals": ticks,
-            "ticktext": [f"{shown[at].pool} {shown[at].worker}" for at in ticks],
+            "ticktext": [label_of(shown[at]) for at in ticks],
             "showgrid": False,
         },
     )
@@ -172,7 +172,7 @@ def _words(seen: View, life: WorkerInfo, state: str, drains: str | None) -> str:
         lines.append(f"{life.state} at the end of the run")
     else:
         lines.append(f"{life.state}: {_short(life.because)}")
-    return "<br>".join([f"<b>{life.pool} {life.worker}</b>, {life.gpus} × {life.gpu}", *lines])
+    return "<br>".join([f"<b>{escape(label_of(life))}</b>, {life.gpus} × {life.gpu}", *lines])
 
 
 def _short(words: str) -> str:

@@ -11,8 +11,9 @@ import polars as pl
 from simulator.measured import STATISTICS as MEASURED_STATISTICS
 from simulator.record import WorkerInfo
 from simulator.report import counterpart, parts, prose
-from simulator.report.figures import view
+from simulator.report.figures import label_of, view
 from simulator.report.lateness import lateness_table
+from simulator.report.quota import services_table
 from simulator.report.sections import SECTIONS
 from simulator.report.theme import number, percent, seconds, share, statistic
 from simulator.results import DURATIONS, SUMMARIZED, Results, config_digest
@@ -185,7 +186,7 @@ def _workers(results: Results) -> str:
     sent, cached = _bytes_moved(results), any(w.prefix_cache for w in results.workers)
     rows = [
         (
-            f"{w.pool} {w.worker}",
+            label_of(w),
             f"{w.gpus} × {w.gpu}",
             share(w.busy_s / w.allocated_s if w.allocated_s else None),
             share(w.kv_block_seconds / full if (full := w.kv_blocks * w.allocated_s) else None),
@@ -294,6 +295,7 @@ EXTRAS = {
     "workers": _workers,
     "measured": _measured_table,
     "slo": _classes,
+    "quota": services_table,
     "lateness": lateness_table,
 }
 """What follows the figures of some sections."""

@@ -68,6 +68,17 @@ def classes(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("by class", f"{', '.join(told)}, each by its own targets")] if told else []
 
 
+def services(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how each service fared and what it held, if several share the GPUs."""
+    told = []
+    for name, each in summary["services"].items():
+        waited = each["longest_pending_s"]
+        held = f"on {number(each['gpus'])} GPUs"
+        more = f" (waited up to {seconds(waited)} for more)" if waited else ""
+        told.append(f"{name} {share(each['slo_attainment'])} {held}{more}")
+    return [("by service", f"{', '.join(told)}, each by its own targets")] if told else []
+
+
 def not_served(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return, as label and text, what was rejected, dropped in reading or left out, if any."""
     lost, account = summary["dropped"], summary["accounting"]
@@ -224,9 +235,10 @@ def verdict(results: Results) -> tuple[str, str]:
     targets, attained = results.slo.targets(), results.summary["slo_attainment"]
     if attained is None:
         return "none", "No request arrived, so no target was put to the test."
-    if not targets:
+    if not targets and not results.summary["services"]:
         return "none", f"No latency target was set; {share(attained)} of the requests completed."
     named = _join([f"{LABELS[name]} ≤ {seconds(target)}" for name, target in targets.items()])
+    named = named or "each service has its own"
     level = "good" if attained >= COMPLETE else "fair" if attained >= CLOSE else "poor"
     why = "" if level == "good" else most_missed(results.summary)
     return level, f"{share(attained)} of the requests met the targets: {named}.{why}"
@@ -234,6 +246,8 @@ def verdict(results: Results) -> tuple[str, str]:
 
 def most_missed(summary: Mapping[str, Any]) -> str:
     """Return a sentence on the target missed most and the stage that made its requests miss."""
+    if not summary["missed"]:
+        return ""
     metric = max(summary["missed"], key=lambda name: summary["missed"][name]["requests"])
     missed = summary["missed"][metric]
     if not missed["requests"]:

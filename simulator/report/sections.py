@@ -7,6 +7,7 @@ from simulator.report.figures import Panel, View
 from simulator.report.lateness import lateness_panels
 from simulator.report.lives import lives_panels
 from simulator.report.measured import measured_panels
+from simulator.report.quota import quota_panels
 
 SECTIONS: tuple[tuple[str, str, Callable[[View], list[Panel]]], ...] = (
     ("latency", "Latency", figures.cdf_panels),
@@ -18,6 +19,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], list[Panel]]], ...] = (
     ("links", "Links", figures.link_panels),
     ("stages", "Stages", figures.stage_panels),
     ("slo", "SLO", figures.slo_panels),
+    ("quota", "Services", quota_panels),
     ("lateness", "Lateness", lateness_panels),
 )
 """Sections of figures: anchor, title and what builds its panels; none without panels."""

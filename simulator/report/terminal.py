@@ -100,6 +100,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("goodput", f"{number(summary['goodput_rps'])} requests/s"),
         ("SLO attainment", f"{share(summary['slo_attainment'])} of all arrivals"),
         *prose.classes(summary),
+        *prose.services(summary),
         *_missed(summary),
         ("output tokens/s/GPU", number(summary["output_tokens_per_s_per_gpu"])),
         ("input tokens/s/GPU", number(summary["input_tokens_per_s_per_gpu"])),

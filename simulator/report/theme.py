@@ -31,6 +31,18 @@ STATE_COLOURS = {
 }
 """A worker's states: waiting is grey, as above; coming and going are tints of one hue."""
 
+COLOURS = (
+    "#0072b2",
+    "#d98c00",
+    "#008f68",
+    "#c43c00",
+    "#a4508b",
+    "#56b4e9",
+    "#7a6000",
+    "#1f2933",
+)
+"""Of configurations or services, told apart by the colour-blind too; they come round again."""
+
 HEAT = ((0.0, "#f3f6f9"), (0.35, "#9ccbe6"), (0.7, "#2f88bd"), (1.0, "#0b3c5d"))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 

@@ -105,7 +105,8 @@ class Controller:
         counts = self._fleet.counts(role)
         before, coming = counts["desired"], counts[PENDING] + counts[STARTING]
         bounds = self._control.bounds_of(role)
-        return before, asked, bounds.hold(asked, before, coming, now - self._changed[role])
+        held = bounds.hold(asked, before, coming, now - self._changed[role])
+        return before, asked, self._fleet.pools[role].allowed(held)
 
     def _may_flip(self, plan: Plan) -> bool:
         """Tell whether workers stay that serve in every pool that others leave by flipping."""
@@ -122,6 +123,8 @@ class Controller:
             if granted != before:
                 self._changed[role] = now
                 self._fleet.want(role, granted, plan.reason)
+            else:
+                self._fleet.pools[role].asked = granted
 
     def _check(self, workers: Mapping[str, int]) -> None:
         name = type(self._control.policy).__name__

@@ -9,8 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hardware.gpu import GPU
-from hardware.rack import Rack, Slot
+from hardware.rack import Slot
 from simulator.cluster.clock import FLEET, READY, Alarm, Clock
 from simulator.cluster.fleet.crew import Crew
 from simulator.cluster.pools.team import AnyWorker
@@ -61,6 +60,24 @@ class Life:
         return (now if math.isnan(self.ended_s) else self.ended_s) - self.granted_s
 
 
+class Land(Protocol):
+    """Where the fleet has its GPUs from, which others may share."""
+
+    @property
+    def free_gpus(self) -> int | None:
+        """GPUs of the quota that nobody holds (``None``: there is no quota)."""
+        ...
+
+    def take(self, fleet: "Fleet", life: Life) -> Slot | None:
+        """Return GPUs for a worker, or ``None`` if it has to wait."""
+
+    def give(self, fleet: "Fleet", life: Life, slot: Slot) -> None:
+        """Take back a worker's GPUs."""
+
+    def offer(self) -> None:
+        """Offer free GPUs to whoever waits."""
+
+
 class Door(Protocol):
     """What the fleet asks of the rest: to let a worker serve, to take it out, to forget it."""
 
@@ -76,10 +93,15 @@ class Door(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """One role's crew, the number of workers it shall have, and its lives that have not ended."""
+    """One role's crew, the number of workers it shall have, and its lives that have not ended.
+
+    Others ``asked`` for a number, of which a quota allows the ``ceiling`` (``None``: all).
+    """
 
     crew: Crew
     desired: int = 0
+    asked: int = 0
+    ceiling: int | None = None
     surge: int = 0  # workers beyond that, while they replace others
     inbound: int = 0  # workers that drain in another pool and then come here
     lives: list[Life] = field(default_factory=list)
@@ -89,9 +111,16 @@ class Pool:
         """Return how many lives are in one of ``states``."""
         return sum(life.state in states for life in self.lives)
 
+    def allowed(self, workers: int) -> int:
+        """Return so many workers, or as many as a quota allows."""
+        return workers if self.ceiling is None else min(workers, self.ceiling)
+
 
 class Fleet:
-    """Keeps each pool at its desired number of workers, as GPUs and start-ups allow."""
+    """Keeps each pool at its desired number of workers, as GPUs and start-ups allow.
+
+    ``land`` is where GPUs come from, ``service`` its name among those who share it.
+    """
 
     def __init__(
         self, clock: Clock, elastic: Elastic, crews: Mapping[str, Crew], draws: np.random.Generator
@@ -102,36 +131,32 @@ class Fleet:
         self.events: list[tuple[float, str, int, str]] = []
         self.alarm = Alarm(clock, FLEET)
         self.door: Door
+        self.land: Land
+        self.service = ""
         self._elastic = elastic
         self._draws = draws
-        self._racks: list[tuple[GPU, Rack]] = []
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
+        self.taken = 0  # GPUs
         self._gpu_seconds = 0.0
         self._counted_until = 0.0
 
     # --- what others ask of it -----------------------------------------------------------------
 
     def open(self) -> None:
-        """Let the pools' initial workers be ready at once."""
+        """Let the pools' initial workers be ready at once; their GPUs are known to be there."""
         for role, pool in self.pools.items():
-            pool.desired = pool.crew.pool.workers
+            pool.desired = pool.asked = pool.crew.pool.workers
             for _ in range(pool.desired):
                 life = self._ask(role, "initial")
-                if not self._grant(life):
-                    self._refuse_quota()
+                self.grant(life)
                 self._ready(life)
 
-    def _refuse_quota(self) -> None:
-        needed = sum(p.crew.pool.workers * p.crew.spec.layout.gpus for p in self.pools.values())
-        raise ConfigError(
-            f"elastic: quota_gpus {self._elastic.quota_gpus} is less than the {needed} GPUs that "
-            "the pools begin with"
-        )
-
     def want(self, role: str, workers: int, why: str) -> None:
-        """Have ``workers`` workers in a pool from now on: start or stop as many as it takes."""
+        """Have ``workers`` workers in a pool from now on, or as many as a quota allows."""
         pool = self.pools[role]
+        pool.asked = workers
+        workers = pool.allowed(workers)
         if workers != pool.desired:
             self._tell("desired", -1, f"{role}: {pool.desired} to {workers}, {why}")
         pool.desired = workers
@@ -144,6 +169,19 @@ class Fleet:
                 f"{why} at {self.clock.now:g} s: there is no worker {number}; so far there are 0 "
                 f"to {len(self.lives) - 1}"
             )
+
+    def cap(self, role: str, ceiling: int, why: str) -> None:
+        """Let a pool have at most so many workers from now on."""
+        pool = self.pools[role]
+        pool.ceiling = ceiling
+        if pool.allowed(pool.asked) != pool.desired:
+            self.want(role, pool.asked, why)
+
+    def reclaim(self, life: Life) -> None:
+        """Let a worker end whose GPUs are another service's due; its pool asks for one again."""
+        if life.state in (STARTING, SERVING):
+            self.stop(life, "its GPUs are taken back")
+            self._reconcile(life.crew.pool.role, f"replaces worker {life.number}")
 
     def fail(self, number: int, why: str) -> None:
         """Let a worker die now, with all it holds; its pool starts another in its place."""
@@ -177,6 +215,7 @@ class Fleet:
         self._tell("flipping", -1, f"{len(doomed)} workers from {role} to {to}, {why}")
         leaving.desired -= len(doomed)
         joining.desired += len(doomed)
+        leaving.asked, joining.asked = leaving.desired, joining.desired
         joining.inbound += len(doomed)
         for life in doomed:
             life.flips_to = to
@@ -220,8 +259,7 @@ class Fleet:
     @property
     def free_gpus(self) -> int | None:
         """GPUs of the quota that nobody holds, over all kinds."""
-        quota = self._elastic.quota_gpus
-        return None if quota is None else sum(quota - rack.taken for _, rack in self._racks)
+        return self.land.free_gpus
 
     @property
     def gpu_seconds(self) -> float:
@@ -243,7 +281,7 @@ class Fleet:
         pool = self.pools[role]
         for _ in range(pool.count(*COMING) + pool.inbound, pool.desired + pool.surge):
             life = self._ask(role, why)
-            if not self._grant(life):
+            if not self.grant(life):
                 self._tell("pending", life.number, why)
         surplus = pool.count(*COMING) + pool.inbound - pool.desired - pool.surge
         for life in self._least_wanted(pool)[: max(surplus, 0)]:
@@ -258,7 +296,7 @@ class Fleet:
                 pool.surge += 1
                 life = self._ask(role, f"replaces worker {old.number}")
                 life.replaces = old
-                if not self._grant(life):
+                if not self.grant(life):
                     self._tell("pending", life.number, life.why)
                 return
 
@@ -279,13 +317,13 @@ class Fleet:
         coming = [life for life in pool.lives if life.state in rank]
         return sorted(coming, key=lambda life: (rank[life.state], -life.number))
 
-    def _grant(self, life: Life) -> bool:
+    def grant(self, life: Life) -> bool:
         """Give a life its GPUs, if there are as many, and start it."""
-        spec = life.crew.spec
         self._count_gpus()
-        life.slot = self._rack(spec.gpu).take(spec.layout.gpus)
+        life.slot = self.land.take(self, life)
         if life.slot is None:
             return False
+        self.taken += life.slot.gpus
         life.granted_s, life.state = self.clock.now, STARTING
         if life.why != "initial":
             self._start(life)
@@ -347,45 +385,27 @@ class Fleet:
             self.door.lost(life)
         if life.slot is not None:
             self._count_gpus()
-            self._rack(life.crew.spec.gpu).give(life.slot)
+            self.taken -= life.slot.gpus
+            self.land.give(self, life, life.slot)
         if life.flips_to is not None:
             self._flipped(life, life.flips_to)
         if life.slot is not None:
-            self._grant_pending()
+            self.land.offer()
 
     def _flipped(self, old: Life, to: str) -> None:
         """Let a worker that has drained begin in its other role, on the GPUs it gave back."""
         self.pools[to].inbound -= 1
         life = self._ask(to, f"was worker {old.number}")
         life.flipped = old.state == STOPPED
-        if not self._grant(life):
+        if not self.grant(life):
             self._tell("pending", life.number, life.why)
         self._reconcile(to, "a worker more than is wanted")
 
-    def _grant_pending(self) -> None:
-        """Offer free GPUs to whoever waits, in the order they were asked for."""
-        waiting = [
-            life for pool in self.pools.values() for life in pool.lives if life.state == PENDING
-        ]
-        for life in sorted(waiting, key=lambda life: life.number):
-            self._grant(life)
-
     # --- accounts ------------------------------------------------------------------------------
-
-    def _rack(self, gpu: GPU) -> Rack:
-        """Return the rack of GPUs of this kind; kinds never share a domain."""
-        for kind, rack in self._racks:
-            if kind == gpu:
-                return rack
-        fabric = next(iter(self.pools.values())).crew.spec.fabric
-        rack = fabric.rack(gpu, self._elastic.quota_gpus)
-        self._racks.append((gpu, rack))
-        return rack
 
     def _count_gpus(self) -> None:
         now = self.clock.now
-        taken = sum(rack.taken for _, rack in self._racks)
-        self._gpu_seconds += taken * (now - self._counted_until)
+        self._gpu_seconds += self.taken * (now - self._counted_until)
         self._counted_until = now
 
     def _tell(self, kind: str, number: int, detail: str) -> None:

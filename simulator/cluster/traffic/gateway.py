@@ -76,6 +76,12 @@ class Gateway:
         self.clients = Clients()
         self.entering: Delays | None = None  # which a request passes that is sent again
 
+    @property
+    def unplaced(self) -> int:
+        """Requests that are with no worker yet."""
+        held = 0 if self.held is None else sum(1 for _ in self.held)
+        return len(self._waiting) + held
+
     def eased(self) -> None:
         """Hear that fewer prompt tokens wait at a worker."""
         if self.held is not None:
