@@ -93,7 +93,7 @@ from simulator.runs import (
     read_outcomes,
     sweep_table,
 )
-from simulator.services import simulate_services
+from simulator.services import Services, simulate_services
 from simulator.settings import (
     LOOKING,
     build_counterpart,
@@ -185,13 +185,34 @@ def compose(overrides: Sequence[str] = ()) -> Experiment:
     Raises:
         ConfigError, SpecError, TraceError: an override or setting cannot be used.
     """
+    return build_experiment(_composed(overrides))
+
+
+def compose_any(overrides: Sequence[str] = ()) -> Experiment | Services:
+    """Return the experiment, or the services, the command line would run with these overrides.
+
+    Raises:
+        ConfigError, SpecError, TraceError: an override or setting cannot be used.
+    """
+    settings = _composed(overrides)
+    return build_services(settings) if settings.get("services") else build_experiment(settings)
+
+
+def carry_out(overrides: Sequence[str] = ()) -> Results:
+    """Return the results of what the command line would simulate; raise as :func:`compose_any`."""
+    made = compose_any(overrides)
+    return simulate_services(made) if isinstance(made, Services) else simulate(made)
+
+
+def _composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of these overrides."""
     try:
         with hydra.initialize_config_module("conf", version_base="1.3"):
             settings = _plain(hydra.compose("config", overrides=list(overrides)))
-        _check_model(settings, overrides)
-        return build_experiment(settings)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(sentence(error)) from error
+    _check_model(settings, overrides)
+    return settings
 
 
 def folder_name(overrides: str) -> str:

@@ -118,10 +118,7 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
     """
     check_keys(settings, KEYS, ("model", "hardware", "pools", "workload", *_DEPLOYMENT[:2]), "")
     if settings.get("services"):
-        raise ConfigError(
-            "services: several services are simulated (task=simulate) and nothing else; leave them "
-            f"out of task={settings.get('task', TASKS[0])}"
-        )
+        raise ConfigError("services: several are simulated together, and nothing else; leave one")
     settings = resolve(settings)
     hints = get_type_hints(Experiment)
     with looking_up(KEYS, ""):

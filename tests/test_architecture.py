@@ -17,6 +17,7 @@ FLOORS = {
     "simulator.plugins": 2,
     "simulator.files": 2,
     "simulator.record": 2,
+    "simulator.joined": 2,
     "simulator.dropped": 2,
     "simulator.measured": 2,
     "simulator.turns": 2,
@@ -44,6 +45,7 @@ FLOORS = {
     "simulator.report": 6,
     "simulator.exports": 7,
     "simulator.experiment": 7,
+    "simulator.services": 7,
     "simulator.advice_page": 7,
     "simulator.counterpart": 7,
     "simulator.bound": 7,
@@ -81,6 +83,7 @@ ROOMS = (
     ("clock", "ledger", "delays"),
     *(("links",), ("workers",), ("pools",), ("traffic",), ("moves",), ("fleet",)),
     ("simulation", "audit", "telemetry"),
+    ("together",),
 )
 """The rooms of :mod:`simulator.cluster`, lowest first; a room uses itself and those before it."""
 

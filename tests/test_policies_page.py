@@ -23,6 +23,7 @@ SHIPPED = (
     "rebalancing",
     "rate_matcher",
     "autoscaler",
+    "quota",
 )
 
 

@@ -113,6 +113,11 @@ def ratio_spread(results: Results) -> float:
     return max(ratios) / min(ratios)
 
 
+def starved(results: Results) -> float:
+    """Return the share of the worst served service's requests that missed its targets."""
+    return 1.0 - float(min(each["slo_attainment"] for each in results.summary["services"].values()))
+
+
 def transfer_wait_s(results: Results) -> float:
     """Return the longest from a computed prompt to its hand-over."""
     waits = results.requests["transfer_end_s"] - results.requests["prefill_end_s"]
@@ -249,6 +254,15 @@ COMPLAINTS: tuple[Complaint, ...] = (
         shows=3.0,
     ),
     Complaint(
+        name="starved_model",
+        what="two models, one quota: GPUs stay with who asked first, and the other starves",
+        source="what llm-d's pull requests 1793 and 2458 are for",
+        metric="share of the worse model's requests that missed its targets",
+        measure=starved,
+        better=("quota=guaranteed",),
+        shows=0.4,
+    ),
+    Complaint(
         name="decode_memory",
         what="a burst of 200 prompts, of which decode holds half: memory holds prefill back",
         source="sgl-project/sglang issue 5450",
@@ -263,8 +277,8 @@ HEAD = """
 ## Operators' complaints
 
 Each is a small scenario, `experiment=policies/complaints/…`, whose metric shows what operators
-complained about, and a setting that cures it. Two of the complaints we know are not among them:
-stale metrics that count as saturated, and two models under one quota.
+complained about, and a setting that cures it. One of the complaints we know is not among them:
+stale metrics that count as saturated.
 
 | scenario | what goes wrong | metric | so | better | then |
 |---|---|---|---|---|---|"""

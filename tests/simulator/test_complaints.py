@@ -2,8 +2,7 @@
 
 import pytest
 
-from simulator.cli import compose
-from simulator.experiment import simulate
+from simulator.cli import carry_out
 from simulator.validation.complaints import COMPLAINTS, Complaint, Told, table
 
 
@@ -11,8 +10,7 @@ from simulator.validation.complaints import COMPLAINTS, Complaint, Told, table
 def test_a_complaint_shows_and_its_better_setting_cures_it(complaint: Complaint) -> None:
     """By the metric that operators would look at."""
     bad, good = (
-        complaint.measure(simulate(compose(complaint.overrides(better=better))))
-        for better in (False, True)
+        complaint.measure(carry_out(complaint.overrides(better=better))) for better in (False, True)
     )
     assert bad >= complaint.shows
     assert good <= complaint.cured * bad

@@ -1,0 +1,239 @@
+"""Several services under one quota, as a user runs them: one run, whose parts add up."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from command import FAST, Command
+
+from simulator import Experiment
+from simulator.cli import carry_out, compose
+from simulator.errors import ConfigError
+from simulator.experiment import simulate
+from simulator.lateness import CAUSES, late
+from simulator.results import SLO, shared_slo
+from simulator.services import Services, simulate_services
+
+TWO = (
+    *FAST,
+    "cluster=colocated",
+    "workload=poisson",
+    "workload.requests=60",
+    "workload.arrivals.rate=6",
+    "pools.mixed.workers=1",
+    "startup=hot",
+    "elastic.quota_gpus=12",
+    "+services.chat.slo={ttft_s: 0.4}",
+    "+services.batch={workload: {requests: 40}, slo: {ttft_s: 5.0, tpot_s: 0.2}}",
+)
+"""Two services that differ in their targets and in how many requests they get."""
+
+SCALED = (*TWO, "autoscaler=hpa")
+
+
+def summary(folder: str = "out") -> dict[str, object]:
+    """Return a run's summary."""
+    told: dict[str, object] = json.loads((Path(folder) / "summary.json").read_text("utf-8"))
+    return told
+
+
+def test_parts_add_up(disaggsim: Command) -> None:
+    """Requests, GPUs and GPU-hours of the services are the run's, and each has its own targets."""
+    done = disaggsim(*TWO, "hydra.run.dir=out")
+    assert (done.code, done.err) == (0, "")
+    assert "by service" in done.out
+    told = summary()
+    services = told["services"]
+    assert list(services) == ["chat", "batch"]  # type: ignore[call-overload]
+    parts = list(services.values())  # type: ignore[attr-defined]
+    assert [each["requests"]["arrived"] for each in parts] == [60, 40]
+    assert sum(each["gpus"] for each in parts) == pytest.approx(told["gpus"])
+    hours = told["gpu_hours"]["total"]  # type: ignore[index]
+    assert sum(each["gpu_hours"] for each in parts) == pytest.approx(hours)
+    assert [each["targets"]["ttft_s"] for each in parts] == [0.4, 5.0]
+    assert [each["targets"]["tpot_s"] for each in parts] == [0.05, 0.2]
+    good = sum(each["slo_attainment"] * each["requests"]["arrived"] for each in parts)
+    assert told["slo_attainment"] == pytest.approx(good / 100)
+    requests = pl.read_parquet("out/requests.parquet")
+    assert dict(requests["service"].value_counts().iter_rows()) == {"chat": 60, "batch": 40}
+    assert requests["arrival_s"].is_sorted()
+    lives = pl.read_parquet("out/lives.parquet")
+    whose = dict(lives.select("worker", "service").iter_rows())
+    for service, worker in requests.select("service", "prefill_worker").iter_rows():
+        assert whose[worker] == service
+
+
+def test_each_is_as_if_alone_where_there_are_gpus(disaggsim: Command) -> None:
+    """The first service's requests are those of a run of its own, with the run's seed."""
+    disaggsim(*TWO, "hydra.run.dir=out")
+    alone = [each for each in TWO if "services" not in each]
+    disaggsim(*alone, "slo.ttft_s=0.4", "counterpart=false", "hydra.run.dir=alone")
+    both = pl.read_parquet("out/requests.parquet").filter(pl.col("service") == "chat")
+    one = pl.read_parquet("alone/requests.parquet")
+    times = [name for name in one.columns if name.endswith("_s")]
+    assert both.select(times).equals(one.select(times))
+    batch = pl.read_parquet("out/requests.parquet").filter(pl.col("service") == "batch")
+    assert not np.isin(batch["arrival_s"].to_numpy(), one["arrival_s"].to_numpy()).any()
+
+
+def test_the_same_again_is_the_same(disaggsim: Command) -> None:
+    """Byte by byte, and another seed is another run."""
+    for folder, seed in (("one", 1), ("two", 1), ("three", 2)):
+        disaggsim(*SCALED, f"seed={seed}", f"hydra.run.dir={folder}")
+    tables = ("requests", "timeline", "events", "lives", "decisions")
+    one, two, three = (
+        [Path(folder, f"{name}.parquet").read_bytes() for name in tables]
+        for folder in ("one", "two", "three")
+    )
+    assert one == two
+    assert one[0] != three[0]
+
+
+def test_rules_are_compared_with_seeds_and_band(disaggsim: Command) -> None:
+    """A sweep of rules ends in one comparison; the band holds for a service's own latency too."""
+    own = "+services.batch.latency={scale: 2.0}"
+    done = disaggsim(
+        *("-m", *SCALED, own, "quota=first_come,guaranteed,queue_share"),
+        *("seeds=2", "band=[0.9,1]", "hydra.sweep.dir=sweep"),
+    )
+    assert done.code == 0, done.err
+    assert "comparison: sweep/compare.html" in done.out
+    runs = sorted(Path("sweep").glob("*/replications/*/config.yaml"))
+    assert len(runs) == 3 * 3
+    factors = {path.read_text("utf-8").count("scale: 1.8") for path in runs}
+    assert factors == {0, 1}
+    cut = disaggsim("task=compare", "runs=[sweep]", "compare.warm_up_s=1", "hydra.run.dir=again")
+    assert cut.code == 0, cut.err
+
+
+def test_a_report_shows_who_had_what(disaggsim: Command) -> None:
+    """Its section of services has its pictures and its table; names are no markup."""
+    args = [each for each in SCALED if each != "report=none"]
+    assert disaggsim(*args, "hydra.run.dir=out").code == 0
+    page = Path("out/report.html").read_text("utf-8")
+    for text in ("GPUs by service", "Waiting for GPUs", "Attainment by service", "By service"):
+        assert text in page
+    assert disaggsim(*FAST, "workload.requests=20", "report=html", "hydra.run.dir=one").code == 0
+    assert "GPUs by service" not in Path("one/report.html").read_text("utf-8")
+
+
+def test_python_has_it_too() -> None:
+    """Experiments that share a quota are simulated together, and differ as the folder's do."""
+    settings = [each for each in TWO if not each.startswith("+services")]
+    one = compose(settings)
+    services = Services(services={"a": one, "b": one})
+    told = simulate_services(services).summary["services"]
+    assert told["a"]["requests"] == told["b"]["requests"]
+    alone = simulate(one).summary
+    assert told["a"]["ttft_s"]["p99"] == alone["ttft_s"]["p99"]
+    assert carry_out(settings).summary["ttft_s"] == alone["ttft_s"]
+    assert carry_out(TWO).summary["services"]["chat"]["requests"]["arrived"] == 60
+
+
+def test_what_made_requests_late_is_told_by_service() -> None:
+    """Causes add up to the lateness, and no service's workers explain another's waits."""
+    stages = ["workload=stages", "workload.arrivals.stages=[[2,20],[40,40],[2,20]]"]
+    settings = [each for each in TWO if not each.startswith(("workload", "+services", "startup"))]
+    base = compose([*settings, *stages, "autoscaler=hpa", "control.interval_s=5"])
+    calm = compose(settings)
+    results = simulate_services(Services(services={"a": base, "b": calm}))
+    found = late(results, "ttft_s")
+    sums = found.select(pl.sum_horizontal(CAUSES)).to_series()
+    np.testing.assert_allclose(sums, found["late_s"])
+    assert found["warm_up_s"].sum() + found["signal_age_s"].sum() >= 0
+
+
+def test_targets_that_are_alike_are_the_runs() -> None:
+    """Others are each service's own."""
+    told = shared_slo({"a": SLO(ttft_s=1.0, tpot_s=0.1), "b": SLO(ttft_s=2.0, tpot_s=0.1)})
+    assert told.targets() == {"tpot_s": 0.1}
+    frame = pl.DataFrame(
+        {
+            "service": ["a", "a", "b", "b", "b"],
+            "status": ["completed"] * 4 + ["failed"],
+            "ttft_s": [0.5, 1.5, 1.5, 2.5, 0.1],
+            "tpot_s": [0.05] * 5,
+            "output_tokens": [5] * 5,
+        }
+    )
+    good = frame.select(told.good().alias("good"))["good"].to_list()
+    assert good == [True, False, True, False, False]
+
+
+BAD = {
+    "a service that is no group": (["+services.a=5"], "services.a must be a group of settings"),
+    "services that are no group": (["services=[1]"], "services must be a group of settings"),
+    "a setting of the whole run": (["+services.a.seed=1"], "services.a.seed: no such setting"),
+    "a fabric of its own": (["+services.a.fabric=x"], "services.a.fabric: no such setting"),
+    "a quota of its own": (
+        ["+services.a.elastic.quota_gpus=4"],
+        "services.a.elastic.quota_gpus: services share one, elastic.quota_gpus",
+    ),
+    "a strange name": (["+services.a/b={}"], "services.a/b: "),
+    "a pool that cannot be": (
+        ["+services.a.pools.mixed.workers=-1"],
+        "services.a: pools.mixed: mixed pool: workers must be",
+    ),
+    "a layout that does not divide": (["+services.a.pools.mixed.layout.tp=7"], "services.a: "),
+    "a quota too small": (["elastic.quota_gpus=5"], "quota_gpus 5 is less than the 8 GPUs"),
+    "a floor of nobody": (
+        ["quota=guaranteed", "+quota.floors.c=1"],
+        "floors.c: there is no such service but chat, batch",
+    ),
+    "floors beyond the quota": (
+        ["quota=guaranteed", "+quota.floors={chat: 9, batch: 9}"],
+        "floors add up to 18 GPUs but elastic.quota_gpus is only 12",
+    ),
+    "a floor below nothing": (
+        ["quota=guaranteed", "+quota.floors.chat=-1"],
+        "floors.chat must be at least 0 GPUs but got -1",
+    ),
+    "floors without a quota": (
+        ["quota=guaranteed", "elastic.quota_gpus=null"],
+        "floors need a quota",
+    ),
+    "a look without a pause": (
+        ["quota=queue_share", "quota.interval_s=0"],
+        "interval_s must be at least 0.001 s but got 0.0",
+    ),
+    "an unknown rule": (["quota=fair"], "quota=fair: no such choice"),
+    "another task": (
+        ["task=goodput"],
+        "services: several are simulated together",
+    ),
+    "an exploration": (
+        ["task=explore"],
+        "services: several are simulated together",
+    ),
+    "a counterpart": (["counterpart=true"], "counterpart: it is of one service"),
+    "a regret": (["regret=true"], "regret: it is of one service"),
+    "a trace that is absent": (
+        ["+services.a.workload={_target_: workloads.workload.TraceWorkload, path: absent.csv}"],
+        "absent.csv",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(BAD))
+def test_bad_services_are_told_in_one_sentence(kind: str, disaggsim: Command) -> None:
+    """Naming the key or the service; nothing is left that looks complete."""
+    overrides, says = BAD[kind]
+    done = disaggsim(*TWO, *overrides, "hydra.run.dir=out")
+    assert done.code == 2, done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert says in done.err
+    assert not list(Path().rglob("summary.json"))
+
+
+def test_what_must_be_alike_is_checked() -> None:
+    """Services of other quotas, or none at all, are not run together."""
+    one = compose(FAST)
+    other = compose([*FAST, "elastic.quota_gpus=64"])
+    with pytest.raises(ConfigError, match=r"elastic\.quota_gpus must be the same for all"):
+        Services(services={"a": one, "b": other})
+    with pytest.raises(ConfigError, match="until_s must be the same"):
+        Services(services={"a": one, "b": compose([*FAST, "until_s=5"])})
+    with pytest.raises(ConfigError, match="there must be 1 to 64 of them but got 0"):
+        Services(services=dict[str, Experiment]())
