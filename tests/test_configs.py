@@ -7,6 +7,7 @@ import yaml
 
 from simulator.cli import compose, compose_any
 from simulator.experiment import config_text
+from simulator.services import Services
 
 CONF = Path(__file__).parent.parent / "conf"
 

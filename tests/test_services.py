@@ -15,6 +15,7 @@ from simulator.experiment import simulate
 from simulator.lateness import CAUSES, late
 from simulator.results import SLO, shared_slo
 from simulator.services import Services, simulate_services
+from simulator.settings import build_services
 
 TWO = (
     *FAST,
@@ -171,7 +172,6 @@ BAD = {
         ["+services.a.elastic.quota_gpus=4"],
         "services.a.elastic.quota_gpus: services share one, elastic.quota_gpus",
     ),
-    "a strange name": (["+services.a/b={}"], "services.a/b: "),
     "a pool that cannot be": (
         ["+services.a.pools.mixed.workers=-1"],
         "services.a: pools.mixed: mixed pool: workers must be",
@@ -225,6 +225,13 @@ def test_bad_services_are_told_in_one_sentence(kind: str, disaggsim: Command) ->
     assert len(done.err.strip().splitlines()) == 1
     assert says in done.err
     assert not list(Path().rglob("summary.json"))
+
+
+def test_a_strange_name_is_refused() -> None:
+    """What would not go into a folder's name or a command is no name of a service."""
+    settings = {"services": {"a b": {}}, "quota": {}}
+    with pytest.raises(ConfigError, match="a service's name is of letters, digits"):
+        build_services(settings)
 
 
 def test_what_must_be_alike_is_checked() -> None:

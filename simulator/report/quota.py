@@ -15,6 +15,7 @@ from simulator.report.theme import number, seconds, share, statistic
 from simulator.results import Results
 
 Floats = NDArray[np.float64]
+Span = tuple[float, float, int]
 
 
 def quota_panels(seen: View) -> list[Panel]:
@@ -56,21 +57,22 @@ def _colours(seen: View) -> Iterable[tuple[str, str]]:
         yield name, theme.COLOURS[at % len(theme.COLOURS)]
 
 
-def gpus_over_time(
-    spans: Sequence[tuple[float, float, int]], end_s: float
-) -> tuple[Floats, Floats]:
-    """Return moments (s), the first 0 and the last ``end_s``, and the GPUs from each on.
+def gpus_over_time(spans: Sequence[Sequence[Span]], end_s: float) -> tuple[Floats, list[Floats]]:
+    """Return moments (s), the first 0 and the last ``end_s``, and everybody's GPUs from each on.
 
-    ``spans`` are from when until when (s) so many GPUs counted.
+    ``spans`` are, by service, from when until when (s) so many GPUs counted.
     """
-    edges = [edge for start, stop, _ in spans for edge in (start, stop)]
+    edges = [edge for own in spans for start, stop, _ in own for edge in (start, stop)]
     times = np.unique([0.0, end_s, *edges])
-    moves = np.zeros(len(times))
-    for start, stop, gpus in spans:
-        moves[np.searchsorted(times, start)] += gpus
-        moves[np.searchsorted(times, stop)] -= gpus
-    counts = np.cumsum(moves)
-    counts[-1] = counts[-2] if len(counts) > 1 else counts[-1]
+    counts = []
+    for own in spans:
+        moves = np.zeros(len(times))
+        for start, stop, gpus in own:
+            moves[np.searchsorted(times, start)] += gpus
+            moves[np.searchsorted(times, stop)] -= gpus
+        held = np.cumsum(moves)
+        held[-1] = held[-2]  # who held some to the end
+        counts.append(held)
     return times, counts
 
 
@@ -80,15 +82,14 @@ def _of(seen: View, service: str) -> list[WorkerInfo]:
 
 def _held(seen: View) -> Panel:
     """Return the GPUs that each service held, stacked under the quota."""
+    spans = [
+        [(w.granted_s, w.ended_s, w.gpus) for w in _of(seen, name) if not np.isnan(w.granted_s)]
+        for name, _ in _colours(seen)
+    ]
+    times, counts = gpus_over_time(spans, seen.end_s)
     areas: list[go.Scatter] = []
-    for name, colour in _colours(seen):
-        spans = [
-            (worker.granted_s, worker.ended_s, worker.gpus)
-            for worker in _of(seen, name)
-            if not np.isnan(worker.granted_s)
-        ]
-        times, counts = gpus_over_time(spans, seen.end_s)
-        area = theme.line(times * seen.scale, counts, name, colour, step=True)
+    for (name, colour), held in zip(_colours(seen), counts, strict=True):
+        area = theme.line(times * seen.scale, held, name, colour, step=True)
         areas.append(area.update(stackgroup="held", line_width=0, fillcolor=colour))
     quota = seen.results.context.get("quota_gpus")
     if quota is not None:
@@ -103,21 +104,25 @@ def _held(seen: View) -> Panel:
 
 def _waiting(seen: View) -> Panel:
     """Return the GPUs that each service asked for and did not have."""
-    lines = []
-    for name, colour in _colours(seen):
-        spans = [
-            (worker.asked_s, until, worker.gpus)
-            for worker in _of(seen, name)
-            if (until := worker.ended_s if np.isnan(worker.granted_s) else worker.granted_s)
-            > worker.asked_s
-        ]
-        times, counts = gpus_over_time(spans, seen.end_s)
-        lines.append(theme.line(times * seen.scale, counts, name, colour, step=True))
+    spans = [
+        [(w.asked_s, until, w.gpus) for w in _of(seen, name) if (until := _got(w)) > w.asked_s]
+        for name, _ in _colours(seen)
+    ]
+    times, counts = gpus_over_time(spans, seen.end_s)
+    lines = [
+        theme.line(times * seen.scale, waiting, name, colour, step=True)
+        for (name, colour), waiting in zip(_colours(seen), counts, strict=True)
+    ]
     drawn = theme.figure(
         lines, x=seen.time, y="GPUs waited for", xaxis_range=seen.span, showlegend=True
     )
     note = "GPUs of workers that were asked for and have none yet."
     return Panel(name="quota_pending", title="Waiting for GPUs", note=note, figure=drawn)
+
+
+def _got(worker: WorkerInfo) -> float:
+    """Return when a worker got its GPUs, or ended without."""
+    return worker.ended_s if np.isnan(worker.granted_s) else worker.granted_s
 
 
 def _attainment(seen: View) -> Panel:

@@ -71,7 +71,7 @@ def test_every_kind_of_run_has_a_page(name: str, slo: SLO, tmp_path: Path) -> No
     text = page_of(results, tmp_path)
     late = any(missed["measured"] for missed in results.summary["missed"].values())
     for anchor, title, _ in SECTIONS:
-        nothing = anchor == "measured" or (anchor == "lateness" and not late)
+        nothing = anchor in ("measured", "quota") or (anchor == "lateness" and not late)
         assert (f'<section id="{anchor}"><h2>{title}</h2>' in text) != nothing
     for panel in panels_of(results).values():
         assert (f'id="plot-{panel.name}"' in text) == (panel.figure is not None)
