@@ -79,6 +79,7 @@ ABSENT = {
     "pools.decode.role": "the pool's own name",
     "pools.mixed.role": "the pool's own name",
     "fabric.host_bridge": "+fabric.host_bridge: boxes with NVLink have none",
+    "hardware.scale_up_multicast": "+hardware.scale_up_multicast: racks alone have several hosts",
     "workload.input_lengths.median": "+…median, in place of mu",
     "workload.input_lengths.mean": "+…mean, in place of mu",
     "workload.output_lengths.median": "+…median, in place of mu",
