@@ -124,7 +124,10 @@ class TierInfo:
     """A memory beneath the KV caches, in all its ``places`` together.
 
     At the end it has ``blocks`` of its ``capacity_blocks``. Of prompts, ``hit_tokens`` were loaded
-    from it; ``evicted_blocks`` made room or were not used for too long.
+    from it; ``evicted_blocks`` made room or were not used for too long. ``prefetched_tokens``, and
+    ``prefetched_bytes`` with those of blocks that did not come whole, were brought up from it to
+    host memory for prompts that have left their queue; ``prefetch_used_bytes`` of it spared one
+    computing.
     """
 
     name: str
@@ -135,6 +138,9 @@ class TierInfo:
     loaded_bytes: float
     written_bytes: float
     evicted_blocks: int
+    prefetched_tokens: int = 0
+    prefetched_bytes: float = 0.0
+    prefetch_used_bytes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -632,7 +632,9 @@ def cache_tiers(record: RunRecord) -> dict[str, dict[str, float | None]]:
     """Return what memories beneath the caches held and gave, by name; empty where there are none.
 
     ``hit_share`` is of the prompt tokens that were due, ``used_share`` of a memory's blocks at the
-    end; both are shares from 0 to 1.
+    end; both are shares from 0 to 1. Of ``prefetched_bytes``, which were brought up to host memory,
+    ``prefetch_wasted_bytes`` spared nobody anything: their prompt had left, was begun before their
+    block had come whole, or had it from elsewhere by then.
     """
     due = sum(worker.found_tokens + worker.prefill_tokens for worker in record.workers)
     return {
@@ -642,6 +644,9 @@ def cache_tiers(record: RunRecord) -> dict[str, dict[str, float | None]]:
             "loaded_bytes": tier.loaded_bytes,
             "written_bytes": tier.written_bytes,
             "evicted_blocks": tier.evicted_blocks,
+            "prefetched_tokens": tier.prefetched_tokens,
+            "prefetched_bytes": tier.prefetched_bytes,
+            "prefetch_wasted_bytes": tier.prefetched_bytes - tier.prefetch_used_bytes,
             "used_share": _per(tier.blocks, tier.capacity_blocks),
             "places": tier.places,
         }

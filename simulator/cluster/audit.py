@@ -146,8 +146,11 @@ def _balances(simulation: Accounts) -> Iterator[str]:
                 f"{worker.used} of {worker.capacity}"
             )
     for store in simulation.tiers.stores:
-        if not 0 <= store.cache.idle <= store.capacity:
-            yield f"KV accounting: a tier has {store.cache.idle} of {store.capacity} blocks"
+        if not 0 <= store.cache.idle <= store.capacity - store.reserved <= store.capacity:
+            yield (
+                f"KV accounting: a tier has {store.cache.idle} blocks beside {store.reserved} set "
+                f"aside of {store.capacity}"
+            )
     for sent in (simulation.handoff, simulation.migration, simulation.tiers):
         moving = sent.started_bytes - sent.delivered_bytes - sent.bytes_in_flight
         moving -= sent.dropped_bytes
@@ -188,9 +191,17 @@ def _totals(simulation: Accounts) -> Iterator[str]:
     held = sum(life.crew.spec.layout.gpus * life.allocated_s(now) for life in fleet.lives)
     if abs(held - fleet.gpu_seconds) > 1e-9 * max(1.0, held):
         yield f"GPU accounting: lives held {held!r} GPU-seconds, the racks {fleet.gpu_seconds!r}"
-    for worker in workers:
-        if worker.used:
-            yield f"KV accounting: worker {worker.number} still holds {worker.used} blocks"
+    yield from _kept(simulation)
     for load in simulation.loads:
         if any((*load.requests, *load.tokens, *load.kv_blocks)):
             yield "routing: a load remains although every request is done"
+
+
+def _kept(simulation: Accounts) -> Iterator[str]:
+    """Yield which memory is still taken although every request is done."""
+    for store in simulation.tiers.stores:
+        if store.reserved:
+            yield f"KV accounting: a tier still has {store.reserved} blocks set aside"
+    for worker in simulation.workers:
+        if worker.used:
+            yield f"KV accounting: worker {worker.number} still holds {worker.used} blocks"

@@ -26,8 +26,8 @@ LAST = 7
 
 _SERIALS = 1 << 40
 _COMPONENTS = 1 << 20
-FLEET, LEAVERS, SOURCE, ENTRY, ARRIVALS, LINKS, LOADED, LOADS = range(
-    _COMPONENTS - 13, _COMPONENTS - 5
+FLEET, LEAVERS, SOURCE, ENTRY, ARRIVALS, LINKS, LOADED, LOADS, PATIENCE = range(
+    _COMPONENTS - 14, _COMPONENTS - 5
 )
 HANDOVER, HELD, CONTROL, REBALANCE, GAUGES = range(_COMPONENTS - 5, _COMPONENTS)
 """The components that are not workers; a worker's number is its component, however many start."""

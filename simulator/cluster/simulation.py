@@ -40,7 +40,7 @@ from simulator.cluster.traffic.held import Held
 from simulator.cluster.traffic.source import Sessions, Single, Source
 from simulator.cluster.workers.batch import BatchWorker
 from simulator.cluster.workers.gaps import pooled
-from simulator.cluster.workers.lines import key_of
+from simulator.cluster.workers.lines import in_turn, key_of
 from simulator.cluster.workers.prompts import PromptBlocks
 from simulator.cluster.workers.worker import Listener, Load
 from simulator.deployment import Deployment
@@ -368,6 +368,7 @@ class Simulation:
         )
 
     def _common(self, traffic: Traffic) -> Means:
+        key = key_of(self.deployment.queue, self.ledger, traffic.classes)
         return Means(
             clock=self.clock,
             ledger=self.ledger,
@@ -382,7 +383,7 @@ class Simulation:
             batch_worker=self.batch_worker,
             leap=self.options.leap,
             clients_stay=self.leavers is None,
-            key_of=key_of(self.deployment.queue, self.ledger, traffic.classes),
+            key_of=key or (in_turn if self.tiers.prompts_wait else None),
             prompts=traffic.blocks,
         )
 

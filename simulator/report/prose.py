@@ -192,6 +192,9 @@ def _tier(name: str, told: Mapping[str, Any]) -> tuple[str, str]:
     ]
     if told["evicted_blocks"]:
         parts.append(f"{number(told['evicted_blocks'])} blocks evicted")
+    if told.get("prefetched_bytes"):
+        wasted = share(told["prefetch_wasted_bytes"] / told["prefetched_bytes"])
+        parts.append(f"{number(told['prefetched_tokens'])} tokens prefetched, {wasted} in vain")
     return f"cache {name}", ", ".join(parts)
 
 

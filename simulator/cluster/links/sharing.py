@@ -68,10 +68,12 @@ class Bundle:
             return now
         return now + left / self.rate if self.rate > 0 else ENDLESS
 
-    def drop(self, request: int) -> None:
-        """Take one flow out that has not reached its mark."""
+    def drop(self, request: int) -> float:
+        """Take one flow out that has not reached its mark; return what it lacks."""
+        left = next((mark - self.served for mark, own, _ in self.marks if own == request), 0.0)
         self.marks = [mark for mark in self.marks if mark[1] != request]
         heapify(self.marks)
+        return max(0.0, left)
 
     def carries(self, request: int) -> bool:
         """Tell whether ``request`` is one of its flows."""
@@ -98,6 +100,10 @@ class Production(Bundle):
     def carries(self, request: int) -> bool:
         """Tell whether ``request`` is its flow."""
         return self.flow.request == request
+
+    def drop(self, request: int) -> float:  # noqa: ARG002 - it is the only one
+        """Return what the flow lacks."""
+        return self.flow.size - self.served
 
     def catch_up(self, now: float) -> None:
         """Find that everything there is has been sent."""
@@ -210,18 +216,23 @@ class SharedLinks:
                 self._armed = due
                 self.alarm.set(due, TRANSFER_END)
 
-    def cancel(self, flow: Flow) -> None:
-        """Forget a flow; the others have its share from now on."""
+    def cancel(self, flow: Flow) -> float:
+        """Forget a flow; the others have its share from now on.
+
+        Returns:
+            How many of its bytes have not crossed.
+        """
         now, request = self._clock.now, flow.request
         bundle = next((each for each in flow.egress.bundles if each.carries(request)), None)
         if bundle is None:
             self._arrivals.cancel(request)
-            return
+            return 0.0
         bundle.advance(now)
-        bundle.drop(request)
+        left = bundle.drop(request)
         _detach(bundle)
         self._settle(now, [flow.egress, flow.ingress], {bundle: None})
         self._arm()
+        return left
 
     def set_bandwidth(self, port: Port, bandwidth: float) -> None:
         """Let a port carry so many bytes/s from now on, also of what is under way."""

@@ -69,7 +69,7 @@ class Links(Protocol):
         """Take a flow now."""
         ...
 
-    def cancel(self, flow: Flow) -> None:
+    def cancel(self, flow: Flow) -> object:
         """Forget a flow that was taken and is not delivered yet."""
         ...
 

@@ -10,6 +10,7 @@ from simulator.cache_tiers import Tier
 from simulator.cluster.clock import LOADED, LOADS, Clock
 from simulator.cluster.links.sharing import SharedLinks, water_level
 from simulator.cluster.links.transfers import Arrivals, Flow, Port
+from simulator.cluster.pools.prefetches import Prefetches
 from simulator.cluster.pools.team import AnyWorker
 from simulator.cluster.workers.cache import Found, PrefixCache
 from simulator.cluster.workers.prompts import Path, PromptBlocks, first
@@ -26,7 +27,8 @@ ENDLESS_PROMPT = 1 << 40
 class Store:
     """One memory in one place, of ``capacity`` blocks: whole prefixes of prompts.
 
-    What has no room any more goes to ``beneath``, if there is a memory that takes it.
+    What has no room any more goes to ``beneath``, if there is a memory that takes it. ``reserved``
+    blocks are set aside for what is brought up.
     """
 
     def __init__(self, tier: Tier, cache: PrefixCache, capacity: int, clock: Clock) -> None:
@@ -38,7 +40,9 @@ class Store:
         self.port = Port(tier.gb_per_s * 1e9)
         self.latency_s = tier.latency_s
         self.threshold = tier.threshold
-        self.written_blocks = self.loaded_blocks = 0
+        self.written_blocks = self.loaded_blocks = self.reserved = 0
+        self.prefetched_blocks = self.prefetch_used_blocks = 0  # brought up from here
+        self.prefetched_bytes = 0.0
 
     def find(self, request: int, tokens: int) -> Found:
         """Return what is there of a prompt."""
@@ -51,7 +55,12 @@ class Store:
         self.written_blocks += self.cache.keep(path)
         if self._tier.ttl_s is not None:
             self._used_at.append((self._clock.now, self.cache.stamp))
-        self.cache.fit(self.capacity)
+        self.cache.fit(self.capacity - self.reserved)
+
+    def set_aside(self, blocks: int) -> None:
+        """Set room for so many blocks more aside, or fewer."""
+        self.reserved += blocks
+        self.cache.fit(self.capacity - self.reserved)
 
     def expire(self) -> None:
         """Forget what was not used for too long."""
@@ -90,6 +99,8 @@ class Tiers:
         self._arrivals = Arrivals(clock, self._deliver, LOADED)
         self.links = SharedLinks(clock, self._arrivals, water_level, _nothing, LOADS)
         self.started_bytes = self.delivered_bytes = self.dropped_bytes = 0.0
+        self.prefetches: Prefetches | None = None
+        self.prompts_wait = False  # whether some do until they are brought up
         pools = [pool for pool in deployment.pools if pool.batching.prefix_cache]
         if not self._tiers or not pools:
             self._tiers = {}
@@ -99,11 +110,16 @@ class Tiers:
             _check_writes(*next(iter(self._tiers.items())))
         held = deployment.model.held(pools[0].precision.kv_bytes)
         self._block_bytes = held.bytes(self._size) - deployment.model.linear_state_bytes()
+        spec = deployment.cache_tiers.prefetch
+        if spec is not None:
+            self.prompts_wait = spec.policy != "best_effort"
+            self.prefetches = Prefetches(spec, self._size, self._block_bytes, clock, self)
 
     @property
     def lives(self) -> tuple[Arrivals | SharedLinks, ...]:
         """What is to be woken, if there are memories at all."""
-        return (self._arrivals, self.links) if self._tiers else ()
+        patience = () if self.prefetches is None else (self.prefetches.patience,)
+        return (self._arrivals, self.links, *patience) if self._tiers else ()
 
     @property
     def stores(self) -> tuple[Store, ...]:
@@ -112,8 +128,10 @@ class Tiers:
 
     @property
     def bytes_in_flight(self) -> float:
-        """KV bytes being loaded."""
-        return sum(fetch.flow.payload for fetch in self._fetches.values())
+        """KV bytes being loaded or brought up."""
+        flows = [fetch.flow for fetch in self._fetches.values()]
+        flows += [] if self.prefetches is None else self.prefetches.flows
+        return sum(flow.payload for flow in flows)
 
     def open(self, worker: AnyWorker, gpu: str, slot: Slot) -> None:
         """Let a worker that starts to serve write to and load from what is beneath it."""
@@ -173,32 +191,46 @@ class Tiers:
     def fetch(self, worker: AnyWorker, request: int, parts: list[tuple[Port, Store, int]]) -> None:
         """Load blocks of a prompt from memories, the last of ``parts`` first."""
         tokens = sum(blocks for _, _, blocks in parts) * self._size
-        self._fetches[request] = Fetch(worker, parts, tokens, self._send(request, parts))
+        self._fetches[request] = Fetch(worker, parts, tokens, self._load(request, parts))
 
-    def _send(self, request: int, parts: list[tuple[Port, Store, int]]) -> Flow:
+    def _load(self, request: int, parts: list[tuple[Port, Store, int]]) -> Flow:
         port, store, blocks = parts.pop()
-        size = blocks * self._block_bytes
         store.loaded_blocks += blocks
+        return self.send(request, port, store, blocks)
+
+    def send(self, request: int, port: Port, store: Store, blocks: int) -> Flow:
+        """Begin to bring so many blocks for a prompt."""
+        size = blocks * self._block_bytes
         self.started_bytes += size
         flow = Flow(request, store.port, port, size, store.latency_s, payload=size)
         self.links.submit(flow)
         return flow
 
+    def stop(self, flow: Flow) -> float:
+        """Stop bringing; return the bytes that have crossed."""
+        left = self.links.cancel(flow)
+        self.dropped_bytes += left
+        self.delivered_bytes += flow.payload - left
+        return flow.payload - left
+
     def _deliver(self, request: int, _: float) -> None:
-        """Load the next part of a prompt, or let its worker go on with it."""
-        fetch = self._fetches[request]
+        """Bring the next part of a prompt, or let its worker go on with it."""
+        fetch = self._fetches.get(request)
+        if fetch is None:
+            assert self.prefetches is not None  # noqa: S101 - who else
+            came = self.prefetches.delivered(request)
+            self.delivered_bytes += came
+            return
         self.delivered_bytes += fetch.flow.payload
         if fetch.parts:
-            fetch.flow = self._send(request, fetch.parts)
+            fetch.flow = self._load(request, fetch.parts)
             return
         del self._fetches[request]
         fetch.worker.loaded(request, fetch.tokens)
 
     def cancel(self, request: int) -> None:
         """Stop loading a prompt."""
-        flow = self._fetches.pop(request).flow
-        self.dropped_bytes += flow.payload
-        self.links.cancel(flow)
+        self.stop(self._fetches.pop(request).flow)
 
     def infos(self) -> tuple[TierInfo, ...]:
         """Return what was written, loaded and dropped, by tier."""
@@ -210,6 +242,7 @@ class Tiers:
         stores = [store for (kind, _), store in self._stores.items() if kind == name]
         loaded = sum(store.loaded_blocks for store in stores)
         written = sum(store.written_blocks for store in stores)
+        used = sum(store.prefetch_used_blocks for store in stores)
         return TierInfo(
             name=name,
             places=len(stores),
@@ -219,6 +252,9 @@ class Tiers:
             loaded_bytes=loaded * self._block_bytes,
             written_bytes=written * self._block_bytes,
             evicted_blocks=sum(store.cache.evicted for store in stores),
+            prefetched_tokens=sum(store.prefetched_blocks for store in stores) * self._size,
+            prefetched_bytes=sum(store.prefetched_bytes for store in stores),
+            prefetch_used_bytes=used * self._block_bytes,
         )
 
 
@@ -232,19 +268,44 @@ class _Beneath:
         self._worker = worker
         self._reach = reach
 
+    def prefetch(self, request: int, tokens: int) -> bool:
+        """Bring up what lies far beneath of a prompt that joins; tell whether it is to wait."""
+        prefetches = self._tiers.prefetches
+        if prefetches is None:
+            return False
+        return prefetches.begin(self._worker, self._reach, request, tokens)
+
+    def give_up(self, request: int) -> None:
+        """Bring up nothing more of a prompt, and let go of what came: it leaves the queue."""
+        if self._tiers.prefetches is not None:
+            self._tiers.prefetches.give_up(request)
+
     def fetch(self, request: int, blocks: int, tokens: int) -> bool:
-        """Load what there is of a prompt beyond its first ``blocks``, if anything."""
+        """Load what there is of a prompt beyond its first ``blocks``, if anything.
+
+        Where prompts are brought up, that is what host memory has.
+        """
+        prefetches = self._tiers.prefetches
+        if prefetches is None:
+            return self._load(self._reach, request, blocks, tokens) > 0
+        raised = prefetches.stage(request, tokens)
+        upto = self._load(self._reach[:1], request, blocks, tokens)
+        prefetches.count(raised, blocks, upto)
+        return upto > 0
+
+    def _load(self, reach: list[tuple[Store, Port]], request: int, blocks: int, tokens: int) -> int:
+        """Load what memories have of a prompt; return up to which block, 0 if there is nothing."""
         parts: list[tuple[Port, Store, int]] = []
-        for store, port in self._reach:
+        for store, port in reach:
             found = store.find(request, tokens)
             if found.blocks > blocks * store.threshold:
                 store.keep(first(found.path, found.blocks))
                 parts.append((port, store, found.blocks - blocks))
                 blocks = found.blocks
         if not parts:
-            return False
+            return 0
         self._tiers.fetch(self._worker, request, parts[::-1])
-        return True
+        return blocks
 
     def cancel(self, request: int) -> None:
         """Stop loading a prompt."""

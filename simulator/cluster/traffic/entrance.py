@@ -82,7 +82,7 @@ class Entrance:
     @property
     def waiting(self) -> int:
         """Prompts in the chosen worker's queue."""
-        return len(self._worker.prompts)
+        return len(self._worker.prompts) + len(self._worker.aside)
 
     @property
     def tokens(self) -> int:

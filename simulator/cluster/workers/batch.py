@@ -95,9 +95,7 @@ class BatchWorker(Worker):
 
     # --- what others ask of it ---------------------------------------------------------------
 
-    def enqueue(self, request: int) -> None:
-        """Take a whole request into the queue: a mixed worker, or one whose prompt is to stay."""
-        self.prompts.append(request)
+    def _joined(self, request: int) -> None:
         if self.prompts[0] == request:
             self._interrupt()
 
@@ -320,8 +318,7 @@ class BatchWorker(Worker):
         """Return how many requests wait and how many are in the batch, now."""
         closing = len(self._prompt_step.finishing) if self._prompt_step else 0
         computing = closing + len(self.partial)
-        queued = len(self.prompts) + len(self.loading)
-        waiting = queued + len(self._arrived) + len(self._pending)
+        waiting = self.waiting + len(self._arrived) + len(self._pending)
         return waiting, len(self._running) + computing
 
     @property

@@ -49,21 +49,34 @@ class Line(Protocol):
 
 
 class OrderedLine:
-    """A queue by key: joining and leaving at the front cost O(log n)."""
+    """A queue by key: joining and leaving at the front cost O(log n).
 
-    __slots__ = ("_entries", "_front", "_heap", "_key_of", "_order")
+    Who steps aside keeps its place and is not in the queue until it comes back.
+    """
+
+    __slots__ = ("_aside", "_entries", "_front", "_heap", "_key_of", "_order")
 
     def __init__(self, key_of: KeyOf) -> None:
         self._key_of = key_of
         self._heap: list[tuple[Key, int, int]] = []  # may hold entries of who has left
         self._entries: dict[int, tuple[Key, int, int]] = {}
+        self._aside: dict[int, tuple[Key, int, int]] = {}
         self._front: list[int] = []  # who stands before all others, the first last
         self._order = 0
 
     def append(self, request: int) -> None:
         """Let a prompt join where its key says."""
+        self.step_aside(request)
+        self.come_back(request)
+
+    def step_aside(self, request: int) -> None:
+        """Let a prompt have a place where its key says, but not join yet."""
         self._order += 1
-        entry = self._entries[request] = (self._key_of(request), self._order, request)
+        self._aside[request] = (self._key_of(request), self._order, request)
+
+    def come_back(self, request: int) -> None:
+        """Let a prompt that stepped aside join at its place."""
+        entry = self._entries[request] = self._aside.pop(request)
         heappush(self._heap, entry)
 
     def appendleft(self, request: int) -> None:
@@ -83,11 +96,12 @@ class OrderedLine:
         """Take one out, wherever it stands."""
         if request in self._front:
             self._front.remove(request)
-        else:
+        elif self._aside.pop(request, None) is None:
             del self._entries[request]
 
     def clear(self) -> None:
         """Take all out."""
+        self._aside.clear()
         self._front.clear()
         self._heap.clear()
         self._entries.clear()
@@ -105,6 +119,11 @@ class OrderedLine:
         yield from reversed(self._front)
         yield from (request for _, _, request in sorted(self._entries.values()))
 
+    def everybody(self) -> list[int]:
+        """Return all, those too that stepped aside, the first first."""
+        entries = sorted((*self._entries.values(), *self._aside.values()))
+        return [*reversed(self._front), *(request for _, _, request in entries)]
+
     def __getitem__(self, at: int) -> int:
         """Return the one at a place; the first in O(log n)."""
         if at:
@@ -115,6 +134,11 @@ class OrderedLine:
         while self._entries.get(heap[0][2]) is not heap[0]:
             heappop(heap)
         return heap[0][2]
+
+
+def in_turn(_: int) -> Key:
+    """Return the key by which prompts stand as they come."""
+    return ()
 
 
 def key_of(policy: QueueOrder, ledger: Ledger, classes: Classes) -> KeyOf | None:

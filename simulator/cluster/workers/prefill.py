@@ -35,9 +35,7 @@ class PrefillWorker(Worker):
         self._closed = 0  # steps, those without prompts too
         self._kept: list[tuple[int, int]] = []  # heap: the last step they wait for, request
 
-    def enqueue(self, request: int) -> None:
-        """Take a request into the queue."""
-        self.prompts.append(request)
+    def _joined(self, request: int) -> None:  # noqa: ARG002 - the batch worker's depends on it
         self._wake_when_free()
 
     def release(self, request: int) -> None:
@@ -215,4 +213,4 @@ class PrefillWorker(Worker):
     def observe(self) -> tuple[int, int]:
         """Return how many requests wait and how many are being computed, now."""
         closing = sum(len(step.finishing) for step in self._flight)
-        return len(self.prompts) + len(self.loading), closing + len(self.partial)
+        return self.waiting, closing + len(self.partial)

@@ -9,7 +9,7 @@ from simulator.cluster.clock import ADMISSION, Alarm, Clock
 from simulator.cluster.ledger import Ledger
 from simulator.cluster.workers.cache import Found, PrefixCache
 from simulator.cluster.workers.gaps import GapLog
-from simulator.cluster.workers.lines import Line
+from simulator.cluster.workers.lines import Line, OrderedLine
 from simulator.cluster.workers.prompts import PromptBlocks
 from simulator.cluster.workers.timing import DecodeTimes
 from simulator.deployment import Batching
@@ -74,6 +74,14 @@ class Listener:
 
 class Beneath(Protocol):
     """The memories beneath a worker's KV cache."""
+
+    def prefetch(self, request: int, tokens: int) -> bool:
+        """Bring up what lies far beneath of a prompt that joins; tell whether it is to wait."""
+        ...
+
+    def give_up(self, request: int) -> None:
+        """Bring up nothing more of a prompt, and let go of what came: it leaves the queue."""
+        ...
 
     def fetch(self, request: int, blocks: int, tokens: int) -> bool:
         """Load what they have of a prompt of ``tokens`` beyond its first ``blocks``, if any."""
@@ -153,7 +161,8 @@ class Worker:
     let go of stays in the ``cache``, if there is one, as long as nobody needs the room.
     ``found_tokens`` need not be computed for that, which alone would have taken ``spared_s``, and
     ``kept_tokens`` not be transferred. What memories ``beneath`` have of a prompt that is begun is
-    loaded first: until then it is ``loading``, and others go on.
+    loaded first: until then it is ``loading``, and others go on. Prompts ``aside`` are not to be
+    begun before more of them is near.
     """
 
     __slots__ = (
@@ -161,6 +170,7 @@ class Worker:
         "_ledger",
         "_listener",
         "alarm",
+        "aside",
         "beneath",
         "block_size",
         "busy_since",
@@ -214,6 +224,7 @@ class Worker:
         self.found_tokens = self.kept_tokens = self.loaded_tokens = 0
         self.beneath: Beneath | None = None
         self.loading: dict[int, Partial] = {}
+        self.aside: set[int] = set()
         self.spared_s = 0.0
         self.ranks = settings.spec.layout.attention_dp
         self.rank_tokens = settings.batching.rank_tokens(self.ranks)
@@ -228,6 +239,36 @@ class Worker:
         self.slow_steps, self.slow_factor = 0, 1.0
         self.sent = 0.0
         self.received = 0.0
+
+    def enqueue(self, request: int) -> None:
+        """Take a request into the queue whose prompt is to be computed here."""
+        if self.beneath is not None and self.beneath.prefetch(request, self._target(request)):
+            self.aside.add(request)
+            self._line.step_aside(request)
+            return
+        self.prompts.append(request)
+        self._joined(request)
+
+    def prefetched(self, request: int) -> None:
+        """Let a prompt be begun that stepped aside."""
+        self.aside.remove(request)
+        self._line.come_back(request)
+        self._joined(request)
+
+    @property
+    def _line(self) -> OrderedLine:
+        """The queue, where some may step aside."""
+        assert isinstance(self.prompts, OrderedLine)  # noqa: S101 - it is where they may
+        return self.prompts
+
+    def _joined(self, request: int) -> None:
+        """Begin a prompt that has just joined the queue, as soon as that can be."""
+        raise NotImplementedError
+
+    @property
+    def waiting(self) -> int:
+        """How many prompts wait to be begun or loaded."""
+        return len(self.prompts) + len(self.aside) + len(self.loading)
 
     def wake(self, now: float) -> None:
         """Do what is due now."""
@@ -344,7 +385,7 @@ class Worker:
     @property
     def empty(self) -> bool:
         """Whether it holds nothing at all."""
-        return not (self.used or self.prompts or self.partial)
+        return not (self.used or self.prompts or self.partial or self.aside)
 
     @property
     def under_way(self) -> set[int]:
@@ -353,9 +394,10 @@ class Worker:
 
     def surrender(self) -> list[int]:
         """Give up the prompts that are not begun, in the order they came."""
-        given = [request for request in self.prompts if self._placed(request)]
+        queued = self._line.everybody() if self.aside else self.prompts
+        given = [request for request in queued if self._placed(request)]
         for request in given:
-            self.prompts.remove(request)
+            self._drop(request)
             tokens = self._ledger.prompt_tokens[request]
             self.load.requests[self.index] -= 1
             self._ease(tokens - self._ledger.expected.pop(request, 0))
@@ -378,13 +420,20 @@ class Worker:
 
     def _unqueue(self, request: int) -> None:
         """Take a prompt out of the queue that a client who has gone wanted computed."""
-        self.prompts.remove(request)
+        self._drop(request)
         tokens = self._ledger.prompt_tokens[request]
         self._ledger.give_up(request)
         self.load.requests[self.index] -= 1
         self.load.kv_blocks[self.index] -= self.blocks(tokens)
         if self._placed(request):
             self._ease(tokens - self._ledger.expected.pop(request, 0))
+
+    def _drop(self, request: int) -> None:
+        """Take a prompt out of the queue, and bring nothing more of it up."""
+        self.prompts.remove(request)
+        self.aside.discard(request)
+        if self.beneath is not None:
+            self.beneath.give_up(request)
 
     def die(self) -> None:
         """Stop at once, with nothing left: what was computed of begun prompts is in vain."""

@@ -240,7 +240,7 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
         load = replace(load, following=_following(rng, len(load.arrival_s), grid=grid))
     if rng.random() < 0.7:
         load = shared(load, rng.choice([1, 2, 3, 5]), rng.choice([1, 1, 1, 2]), rng.randrange(1000))
-        pools = tuple(_uncached(pool, rng.random() < 0.15) for pool in deployment.pools)
+        pools = tuple(_uncached(pool, without=rng.random() < 0.15) for pool in deployment.pools)
         deployment = _by_caches(rng, replace(deployment, pools=pools))
     longest = int((load.input_tokens + load.output_tokens).max())
     due = bool(load.classes.of)
@@ -320,6 +320,74 @@ def _tiered(seed: int, deployment: Deployment, longest: int, *, grid: bool) -> D
     return replace(deployment, cache_tiers=CacheTiers(host=host, ssd=ssd, store=store))
 
 
+def draw_raising(seed: int, *, changing: bool = False) -> Drawn:
+    """Return the configuration of a seed with prompts that are brought up while they queue.
+
+    They share much, workers take turns and keep little, and host memory has less than what lies
+    beneath it; pools, clients and what else there is are those of :func:`draw`.
+    """
+    drawn = draw(seed, changing=changing)
+    own, grid = Random(f"who is brought up of {seed}"), drawn.grid  # noqa: S311 - no secret
+    requests = own.choice([12, 30, 60])
+    span = own.choice([0.1, 1.0, 3.0])
+    ticks = int(span / GRID_S)
+    when = [
+        own.randint(0, ticks) * GRID_S if grid else own.uniform(0, span) for _ in range(requests)
+    ]
+    longest = own.choice([40, 150])
+    prompts = [own.randint(1, longest) for _ in range(requests)]
+    load = traffic(sorted(when), prompts, [own.randint(1, 12) for _ in range(requests)])
+    load = shared(load, own.choice([2, 5, 16]), own.choice([1, 1, 2]), seed)
+    load = replace(load, clients=drawn.traffic.clients, classes=drawn_classes(requests, own))
+    deployment = replace(drawn.deployment, queue=own.choice([Fcfs(), Fcfs(), *QUEUES]))
+    return replace(
+        drawn, deployment=_raised(own, deployment, longest + 12, grid=grid), traffic=load
+    )
+
+
+def _raised(own: Random, deployment: Deployment, longest: int, *, grid: bool) -> Deployment:
+    """Return the deployment with prompts of so many tokens that are brought up to host memory."""
+    size = deployment.pools[0].batching.block_size
+    pools = tuple(_in_blocks(_uncached(pool, without=False), size) for pool in deployment.pools)
+    least = -(-longest // size) + 1
+    pools = tuple(
+        replace(
+            _at_most(pool, own.choice([least, 2 * least, 10 * least])),
+            workers=max(pool.workers, 2) if pool.role != "decode" else pool.workers,
+        )
+        for pool in pools
+    )
+    block = deployment.model.held(pools[0].precision.kv_bytes).bytes(size)
+
+    def tier(tokens: int, **changes: Any) -> cache_tiers.Tier:
+        pace = 1e9 if grid and own.random() < 0.3 else own.choice([20, 100, 1000]) * block / size
+        return cache_tiers.Tier(
+            gib=block * (tokens + 0.5) / size / 2**30,
+            gb_per_s=pace / 1e9,
+            worker_gb_per_s=own.choice([None, pace / 2e9]),
+            latency_s=own.choice([0.0, 0.25 if grid else own.uniform(0.0, 0.05)]),
+            threshold=own.choice([1.0, 1.0, 1.5]),
+            ttl_s=own.choice([None, None, None, 1.0]),
+            **changes,
+        )
+
+    ssd = own.choice(
+        [None, tier(own.choice([100, 5000]), write=own.choice(["through", "eviction"]))]
+    )
+    store = tier(5000) if ssd is None or own.random() < 0.5 else None
+    prefetch = cache_tiers.Prefetch(
+        policy=own.choice(cache_tiers.POLICIES),
+        threshold_tokens=own.choice([0, 1, 10]),
+        host_share=own.choice([0.5, 1.0]),
+        timeout_s=0.25 if grid else own.uniform(0.0, 0.3),
+        timeout_s_per_1024_tokens=0.0 if grid else own.uniform(0.0, 5.0),
+        timeout_max_s=own.choice([None, 0.25 if grid else own.uniform(0.05, 0.5)]),
+    )
+    host = tier(own.choice([longest // 2, longest, 3 * longest]))
+    tiers = CacheTiers(host=host, ssd=ssd, store=store, prefetch=prefetch)
+    return replace(deployment, pools=pools, router=RoundRobin(), cache_tiers=tiers)
+
+
 def _by_caches(rng: Random, deployment: Deployment) -> Deployment:
     """Return the deployment with routers that look at caches, where they can: in some cases."""
     entries = [pool for pool in deployment.pools if pool.role != "decode"]
@@ -331,7 +399,7 @@ def _by_caches(rng: Random, deployment: Deployment) -> Deployment:
     return deployment
 
 
-def _uncached(pool: Pool, without: bool) -> Pool:
+def _uncached(pool: Pool, *, without: bool) -> Pool:
     return replace(pool, batching=replace(pool.batching, prefix_cache=not without))
 
 

@@ -120,8 +120,19 @@ class SteppingWorker(BatchWorker):
         return self.ceil(min(length, whole))
 
     def enqueue(self, request: int) -> None:
-        """Queue a whole request."""
+        """Queue a whole request, or let it wait until it is brought up."""
+        whole = self._ledger.input_tokens[request] + self._ledger.generated[request]
+        if self.beneath is not None and self.beneath.prefetch(request, whole):
+            self.aside.add(request)
+            self.prompts.step_aside(request)  # type: ignore[attr-defined]
+            return
         self.prompts.append(request)
+        self.start_if_idle()
+
+    def prefetched(self, request: int) -> None:
+        """Queue a request that waited."""
+        self.aside.discard(request)
+        self.prompts.come_back(request)  # type: ignore[attr-defined]
         self.start_if_idle()
 
     def reserve(self, request: int) -> None:
@@ -145,8 +156,11 @@ class SteppingWorker(BatchWorker):
         if request in (*sequences, *prompts, *closing):
             self.gone.append(request)
             return True
-        if request in self.prompts:
+        if request in self.prompts or request in self.aside:
             self.prompts.remove(request)
+            self.aside.discard(request)
+            if self.beneath is not None:
+                self.beneath.give_up(request)
             self.disown(request)
             if request not in self.interrupted:
                 waits = self._ledger.prompt_tokens[request]
@@ -318,6 +332,7 @@ class SteppingWorker(BatchWorker):
     def empty(self) -> bool:
         """Whether nothing is here."""
         queues = self.prompts, self.landed, self.wanting, self.batch, self.coming, self.begun
+        queues = (*queues, self.aside)
         return not (self.used or any(queues))
 
     @property
@@ -397,7 +412,7 @@ class SteppingWorker(BatchWorker):
     def observe(self) -> tuple[int, int]:
         """Count who waits and who is served."""
         computing = len(self.begun) + (len(self.computing.finishing) if self.computing else 0)
-        waiting = len(self.prompts) + len(self.fetching)
+        waiting = len(self.prompts) + len(self.aside) + len(self.fetching)
         return waiting + len(self.landed) + len(self.wanting), len(self.batch) + computing
 
     @property
@@ -406,7 +421,9 @@ class SteppingWorker(BatchWorker):
         tokens = self._ledger.prompt_tokens
         loading = (each for each in self.fetching.values() if self._placed(each.request))
         waits = sum(tokens[each.request] - each.done for each in loading)
-        return waits + sum(tokens[each] for each in self.prompts if self._placed(each))
+        return waits + sum(
+            tokens[each] for each in (*self.prompts, *self.aside) if self._placed(each)
+        )
 
     @property
     def steps_under_way(self) -> tuple[Step, ...]:

@@ -6,6 +6,7 @@ are found anew, by filling the tightest wire first, whenever one begins or ends.
 
 from bisect import insort
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from copying import Wire, fill
@@ -29,9 +30,18 @@ class PlainStore:
     written: int = 0
     loaded: int = 0
     evicted: int = 0
+    brought: int = 0  # blocks
+    useful: int = 0  # of these
+    carried: float = 0.0  # bytes
 
     def __post_init__(self) -> None:
         self.wire = Wire(self.tier.gb_per_s * 1e9)
+
+    @property
+    def promised(self) -> int:
+        """Blocks for what is being brought up, all that was planned of it."""
+        raises = (each for each in self.world.tiers.raises if each.host is self)
+        return sum(part[3] - part[2] for each in raises for part in each.plan)
 
     def expire(self) -> None:
         """Forget what was not used for too long."""
@@ -59,8 +69,12 @@ class PlainStore:
             self.order[block] = (self.clock, -at)
             self.used[block] = self.world.now
             self.chain[block] = blocks[: at + 1]
+        self.trim()
+
+    def trim(self) -> None:
+        """Drop the oldest that have no room beside what is to come."""
         told: set[Block] = set()
-        while len(self.order) > self.capacity:
+        while len(self.order) > self.capacity - self.promised:
             oldest = min(self.order, key=lambda block: self.order[block])
             if self.beneath is not None and oldest not in told:
                 self.beneath.keep(self.chain[oldest])
@@ -84,6 +98,56 @@ class Load:
         """What the present part crosses."""
         return self.parts[0][0], self.parts[0][1].wire
 
+    @property
+    def store(self) -> PlainStore:
+        """Where the present part comes from."""
+        return self.parts[0][1]
+
+    @property
+    def number(self) -> int:
+        """Whose it is."""
+        return int(self.prompt.job.number)
+
+
+@dataclass(eq=False)
+class Raise:
+    """A prompt being brought up to ``host``: ``plan`` has wire, memory, first and end block each.
+
+    ``at`` is the part under way; nobody begins the prompt before ``until``.
+    """
+
+    site: Any
+    job: Any
+    host: PlainStore
+    blocks: list[Block]
+    plan: list[tuple[Wire, PlainStore, int, int]]
+    until: float
+    at: int = 0
+    on_wire: bool = False
+    flying: bool = False  # off the wire, and not there yet
+    left: float = 0.0
+    rate: float = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether all of it is there."""
+        return self.at == len(self.plan)
+
+    @property
+    def wires(self) -> tuple[Wire, Wire]:
+        """What the present part crosses."""
+        return self.plan[self.at][0], self.plan[self.at][1].wire
+
+    @property
+    def store(self) -> PlainStore:
+        """Where the present part comes from."""
+        return self.plan[self.at][1]
+
+    @property
+    def number(self) -> int:
+        """Whose it is."""
+        return int(self.job.number)
+
 
 class PlainTiers:
     """All memories of a deployment."""
@@ -91,6 +155,8 @@ class PlainTiers:
     def __init__(self, world: Any) -> None:
         self.world = world
         self.tiers = world.deployment.cache_tiers.tiers if world.prompts is not None else {}
+        self.rules = world.deployment.cache_tiers.prefetch
+        self.raises: list[Raise] = []  # in the order in which prompts joined
         pools = [pool for pool in world.deployment.pools if pool.batching.prefix_cache]
         if not pools:
             self.tiers = {}
@@ -101,8 +167,8 @@ class PlainTiers:
         self.block_bytes = held.per_token * self.size
         self.block_bytes += held.per_window_token * min(self.size, held.window)
         self.stores: dict[Any, PlainStore] = {}
-        self.loads: list[Load] = []
-        self.landing: list[tuple[float, int, Load]] = []
+        self.loads: list[Load | Raise] = []
+        self.landing: list[tuple[float, int, Load | Raise]] = []
         self.settled_at = 0.0
 
     def here(self, site: Any) -> dict[str, PlainStore]:
@@ -154,25 +220,117 @@ class PlainTiers:
         """Load what there is of a prompt just begun beyond what its worker has."""
         if not site.beneath:
             return False
-        have = site.cache.shared(prompt.job.number)
+        have = first = site.cache.shared(prompt.job.number)
         blocks = named(self.world.prompts, prompt.job.number, self.size)
         blocks = blocks[: (length - 1) // self.size]
         parts = []
-        for wire, store in site.beneath:
+        came = self.settle_up(prompt.job, blocks)
+        for wire, store in site.beneath if self.rules is None else site.beneath[:1]:
             found = store.find(blocks)
             if len(found) > have * store.tier.threshold:
                 store.keep(found)
                 parts.append((wire, store, len(found) - have))
                 have = len(found)
+        for store, block in came:
+            store.useful += block in range(first, have if parts else 0)
         if parts:
             self.begin(Load(site, prompt, parts, self.size * sum(part[2] for part in parts)))
         return bool(parts)
 
-    def begin(self, load: Load) -> None:
+    # --- bringing up ---------------------------------------------------------------------------
+
+    def line_up(self, site: Any, job: Any) -> None:
+        """Bring up what lies far beneath of a prompt that joins a queue."""
+        if not site.beneath or self.rules is None:
+            return
+        blocks = named(self.world.prompts, job.number, self.size)
+        blocks = blocks[: (job.prompt + len(job.tokens) - 1) // self.size]
+        host = site.beneath[0][1]
+        there = len(host.find(blocks))
+        first = have = max(there, site.cache.find(job.number, len(blocks) * self.size + 1).blocks)
+        end = first + int(self.rules.host_share * host.capacity) - host.promised - there
+        plan = []
+        for wire, store in site.beneath[1:]:
+            found = len(store.find(blocks))
+            if found > have * store.tier.threshold and min(found, end) > have:
+                plan.append((wire, store, have, min(found, end)))
+                have = min(found, end)
+        tokens = (have - first) * self.size
+        if not plan or tokens < self.rules.threshold_tokens:
+            return
+        for _, store, _, upto in plan:
+            store.keep(blocks[:upto])
+        if there:
+            host.keep(blocks[:there])
+        wait = {"best_effort": 0.0, "wait_complete": inf}.get(self.rules.policy)
+        if wait is None:
+            wait = self.rules.timeout_s + self.rules.timeout_s_per_1024_tokens * (tokens / 1024)
+            wait = min(wait, inf if self.rules.timeout_max_s is None else self.rules.timeout_max_s)
+        self.raises.append(Raise(site, job, host, blocks, plan, self.world.now + wait))
+        host.trim()
+        self.next_of(site)
+
+    def held_back(self, job: Any) -> bool:
+        """Tell whether a prompt is not to be begun yet."""
+        mine = [each for each in self.raises if each.job is job]
+        return any(not each.over and each.until > self.world.now for each in mine)
+
+    def next_of(self, site: Any) -> None:
+        """Put the first of what a worker's prompts wait for on its wires, if nothing is."""
+        mine = [each for each in self.raises if each.site is site and not each.over]
+        if mine and not any(each.on_wire or each.flying for each in mine):
+            self.begin(mine[0])
+
+    def settle_up(self, job: Any, blocks: list[Block]) -> list[tuple[PlainStore, int]]:
+        """End what is brought up for a prompt that is begun; return what came and was new."""
+        new: list[tuple[PlainStore, int]] = []
+        for each in [each for each in self.raises if each.job is job]:
+            before = len(each.host.find(blocks))
+            came = self.let_go(each)
+            if came:
+                each.host.keep(each.blocks[: came[-1][1] + 1])
+            known = max(before, each.site.cache.shared(job.number))
+            new = [(store, block) for store, block in came if block >= known]
+        return new
+
+    def let_go(self, each: Raise) -> list[tuple[PlainStore, int]]:
+        """End what is brought up for a prompt; return the blocks that came, and where from."""
+        came: list[tuple[PlainStore, int]] = []
+        for at, (_, store, first, end) in enumerate(each.plan[: each.at + 1]):
+            size = (end - first) * self.block_bytes
+            if at == each.at and not each.flying:
+                self.settle()
+                size = size - each.left if each.on_wire else 0.0
+            store.carried += size
+            here = [
+                first + n
+                for n in range(end - first)
+                if (n + 1) * self.block_bytes < size + 1e-6 * self.block_bytes
+            ]
+            store.brought += len(here)
+            came += [(store, block) for block in here]
+        self.raises.remove(each)
+        self.landing = [entry for entry in self.landing if entry[2] is not each]
+        if each.on_wire:
+            self.loads.remove(each)
+            self.share()
+        self.next_of(each.site)
+        return came
+
+    def leave(self, job: Any) -> None:
+        """Forget a prompt that leaves its queue."""
+        for each in [each for each in self.raises if each.job is job]:
+            self.let_go(each)
+
+    def begin(self, load: "Load | Raise") -> None:
         """Put the present part of a load on its wires."""
         self.settle()
-        load.left = load.parts[0][2] * self.block_bytes
-        load.parts[0][1].loaded += load.parts[0][2]
+        if isinstance(load, Raise):
+            _, _, first, end = load.plan[load.at]
+            load.left, load.on_wire, load.flying = (end - first) * self.block_bytes, True, False
+        else:
+            load.left = load.parts[0][2] * self.block_bytes
+            load.parts[0][1].loaded += load.parts[0][2]
         self.loads.append(load)
         self.share()
 
@@ -186,7 +344,7 @@ class PlainTiers:
         """Give max-min fair rates."""
         fill(self.loads, {})
 
-    def ends(self, load: Load) -> float:
+    def ends(self, load: "Load | Raise") -> float:
         """Return when a part is through."""
         return max(self.world.now, self.settled_at + load.left / load.rate)
 
@@ -196,21 +354,40 @@ class PlainTiers:
             yield self.landing[0][0], 1, at, self.land
         if self.tiers and self.loads:
             yield min(map(self.ends, self.loads)), 1, at + 1, self.end
+        times = [e.until for e in self.raises if e.until < inf and e.job in e.site.aside]
+        if times:
+            yield max(self.world.now, min(times)), 1, at + 2, self.stop_waiting
+
+    def stop_waiting(self) -> None:
+        """Let prompts be begun that have waited long enough."""
+        for each in self.raises:
+            if each.until <= self.world.now:
+                each.site.back(each.job)
 
     def end(self) -> None:
         """Take a part that is through off its wires."""
-        load = min(self.loads, key=lambda load: (self.ends(load), load.prompt.job.number))
+        load = min(self.loads, key=lambda load: (self.ends(load), load.number))
         self.settle()
         self.loads.remove(load)
+        if isinstance(load, Raise):
+            load.on_wire, load.flying = False, True
         self.world.ended_at(self.world.now)
-        when = self.world.now + load.parts[0][1].tier.latency_s
-        insort(self.landing, (when, load.prompt.job.number, load))
+        when = self.world.now + load.store.tier.latency_s
+        insort(self.landing, (when, load.number, load))
         self.share()
 
     def land(self) -> None:
         """Load the next part, or let the worker go on."""
         while self.landing and self.landing[0][0] <= self.world.now:
             load = self.landing.pop(0)[2]
+            if isinstance(load, Raise):
+                load.at, load.flying = load.at + 1, False
+                if load.over:
+                    self.next_of(load.site)
+                    load.site.back(load.job)
+                else:
+                    self.begin(load)
+                continue
             load.parts.pop(0)
             if load.parts:
                 self.begin(load)
@@ -219,8 +396,8 @@ class PlainTiers:
 
     def cancel(self, job: Any) -> None:
         """Stop loading a prompt."""
-        self.landing = [each for each in self.landing if each[2].prompt.job is not job]
-        for load in [load for load in self.loads if load.prompt.job is job]:
+        self.landing = [each for each in self.landing if each[1] != job.number]
+        for load in [load for load in self.loads if load.number == job.number]:
             self.settle()
             self.loads.remove(load)
             self.share()
@@ -238,4 +415,7 @@ class PlainTiers:
             "loaded_bytes": self.block_bytes * sum(store.loaded for store in stores),
             "written_bytes": self.block_bytes * sum(store.written for store in stores),
             "evicted_blocks": sum(store.evicted for store in stores),
+            "prefetched_tokens": self.size * sum(store.brought for store in stores),
+            "prefetched_bytes": sum(store.carried for store in stores),
+            "prefetch_used_bytes": self.block_bytes * sum(store.useful for store in stores),
         }

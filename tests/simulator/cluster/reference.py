@@ -139,6 +139,8 @@ class Site:
         self.plan = memory(world.deployment, pool)
         self.steps = world.deployment.latency.bind(spec(world.deployment, pool))
         self.queue: list[Job] = []
+        self.aside: set[Job] = set()  # of those in it, who are not to be begun yet
+        self.came_back: dict[Job, float] = {}
         self.foremost: set[Job] = set()  # of those in it
         self.begun: list[Begun] = []  # but not computed to the end, the latest last
         self.held: dict[Job, int] = {}
@@ -223,8 +225,8 @@ class Site:
             crowded = any(chunk.rank == prompt.rank for chunk in taken)
             if free[prompt.rank] > 0 and not (whole and crowded):
                 taken.append(self.chunk(prompt, free))
-        while self.queue and len(taken) < seats and max(free.values()) > 0:
-            job, rank = self.queue[0], max(free, key=lambda rank: (free[rank], -rank))
+        while self.line and len(taken) < seats and max(free.values()) > 0:
+            job, rank = self.line[0], max(free, key=lambda rank: (free[rank], -rank))
             crowded = any(chunk.rank == rank for chunk in taken)
             whole = not batching.chunked_prefill
             length = job.prompt + len(job.tokens)
@@ -233,7 +235,8 @@ class Site:
                 break
             if not self.ready_for(job):
                 break
-            self.hold(self.queue.pop(0), self.need(job), length)
+            self.queue.remove(job)
+            self.hold(job, self.need(job), length)
             if not job.tokens:
                 job.moments["prefill_start_s"] = now
             prompt = self.begin_prompt(job, rank)
@@ -372,12 +375,33 @@ class Site:
             if other not in self.foremost and claim(other) > claim(job)
         ]
         self.queue.insert(behind[0] if behind else len(self.queue), job)
+        self.came_back[job] = self.world.now
+        self.world.tiers.line_up(self, job)
+        if self.world.tiers.held_back(job):
+            self.aside.add(job)
+
+    @property
+    def line(self) -> list[Job]:
+        """Those in the queue that may be begun."""
+        return [job for job in self.queue if job not in self.aside]
+
+    def back(self, job: Job) -> None:
+        """Let a prompt be begun, if it was not to be."""
+        if job in self.aside:
+            self.aside.remove(job)
+            self.came_back[job] = self.world.now
 
     def unqueue(self, job: Job) -> None:
         """Take a prompt out of the queue that nobody wants computed any more."""
-        self.queue.remove(job)
+        self.leave_line(job)
         job.uncomputed = 0
         self.never_again(job)
+
+    def leave_line(self, job: Job) -> None:
+        """Take a prompt out of the queue that is not begun."""
+        self.queue.remove(job)
+        self.aside.discard(job)
+        self.world.tiers.leave(job)
 
     def never_again(self, job: Job) -> None:
         """Take back what was counted as to be recomputed, if it was."""
@@ -457,7 +481,7 @@ class Prefill(Site):
             yield self.flight[0].ends, STEP, self.number, self.act
         if self.waits_for_stage():
             yield self.free_at, STEP, self.number, self.act
-        elif self.room() and (self.begun or (self.queue and self.ready_for(self.queue[0]))):
+        elif self.room() and (self.begun or (self.line and self.ready_for(self.line[0]))):
             yield self.world.now, START, self.number, self.act
 
     def room(self) -> bool:
@@ -473,8 +497,8 @@ class Prefill(Site):
         if now > self.free_at or self.freed:
             return False
         if now < self.free_at:
-            return bool(self.queue or self.begun)
-        before = [job for job in self.queue if job.moments["prefill_queue_enter_s"] < now]
+            return bool(self.line or self.begun)
+        before = [job for job in self.line if self.came_back[job] < now]
         return bool(before or self.begun)
 
     def act(self) -> None:
@@ -641,7 +665,7 @@ class Batch(Site):
 
     def can_begin(self) -> bool:
         """Tell whether there is room for the next prompt, or for a transfer that waits."""
-        if self.queue and self.ready_for(self.queue[0]):
+        if self.line and self.ready_for(self.line[0]):
             return True
         first = self.wanting[:1] if not self.preempted else []
         return any(self.ready_for_landing(job) for job in first)
@@ -998,7 +1022,7 @@ class World:
         again = getattr(site, "preempted", set())
         waiting = [job for job in site.queue if job not in again]
         for job in waiting:
-            site.queue.remove(job)
+            site.leave_line(job)
             job.prefill, job.decode, job.uncomputed = None, None, 0
         for job in waiting:
             self.place(job)

@@ -12,7 +12,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 from builders import LinearLatency, disaggregated, poisson_traffic, shared
-from configurations import Drawn, draw
+from configurations import Drawn, draw, draw_raising
 from reference import Job, Wait, World, histogram_fits, port_bandwidth
 
 from simulator.cluster.pools import router
@@ -32,7 +32,11 @@ NEAR = 1e-9
 
 def run(seed: int, **kind: bool) -> tuple[Drawn, RunRecord]:
     """Run the engine on the configuration of a seed."""
-    drawn = draw(seed, **kind)
+    return simulated(seed, draw(seed, **kind))
+
+
+def simulated(seed: int, drawn: Drawn) -> tuple[Drawn, RunRecord]:
+    """Run the engine, in the ways that seeds have."""
     with pytest.MonkeyPatch.context() as patch:
         if seed % 3 == 0:
             patch.setattr(leap, "SCALAR", 0)
@@ -129,7 +133,12 @@ def _exact(deployment: Deployment) -> bool:
 
 def check(seed: int, **kind: bool) -> bool:
     """Compare one configuration; tell whether it was decided by rounding alone."""
-    drawn, record = run(seed, **kind)
+    return agrees(seed, draw(seed, **kind))
+
+
+def agrees(seed: int, drawn: Drawn) -> bool:
+    """Compare what both make of one; tell whether it was decided by rounding alone."""
+    drawn, record = simulated(seed, drawn)
     world = reference(drawn)
     different = differences(drawn, record, world)
     near = not _exact(drawn.deployment) and world.closest < NEAR
@@ -168,6 +177,48 @@ def test_engine_agrees_on_sessions_while_pools_change(first: int) -> None:
     seeds = range(first, min(first + BLOCK, FIRST + COUNT // 5))
     undecided = [seed for seed in seeds if check(seed, changing=True, sessions=True)]
     assert len(undecided) <= 2, f"too many seeds are decided by rounding: {undecided}"
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + COUNT, BLOCK))
+def test_engine_agrees_on_prompts_that_are_brought_up(first: int) -> None:
+    """So it does where prompts are prefetched while they queue, and pools change or do not."""
+    seeds = range(first, min(first + BLOCK, FIRST + COUNT))
+    drawn = ((seed, draw_raising(seed, changing=seed % 2 == 1)) for seed in seeds)
+    undecided = [seed for seed, each in drawn if agrees(seed, each)]
+    assert len(undecided) <= 2, f"too many seeds are decided by rounding: {undecided}"
+
+
+def test_prompts_brought_up_reach_every_rule() -> None:
+    """Among 500 configurations drawn for it, everything about prefetches happens in at least 4."""
+    seen: Counter[str] = Counter()
+    for seed in range(500):
+        drawn, record = simulated(seed, draw_raising(seed, changing=seed % 2 == 1))
+        spec = drawn.deployment.cache_tiers.prefetch
+        assert spec is not None
+        moved = {tier.name: tier.prefetched_bytes for tier in record.tiers if tier.prefetched_bytes}
+        used = sum(tier.prefetch_used_bytes for tier in record.tiers)
+        told = {f"{spec.policy} {name}": True for name in moved if name in ("ssd", "store")} | {
+            "used": used > 0,
+            "in vain": used < 0.999 * sum(moved.values()),
+            "in part": _in_part(drawn, record),
+            "overtaken": bool(moved)
+            and spec.policy != "best_effort"
+            and _overtaken(record.requests),
+        }
+        seen.update(name for name, holds in told.items() if holds)
+    assert len(seen) == 10
+    rare = {name: count for name, count in seen.items() if count < 4}
+    assert not rare, f"too few configurations with: {rare}"
+
+
+def _in_part(drawn: Drawn, record: RunRecord) -> bool:
+    """Tell whether part of a block came of which the rest was given up."""
+    pool = drawn.deployment.pools[0]
+    held = drawn.deployment.model.held(pool.precision.kv_bytes)
+    token = held.bytes(pool.batching.block_size) / pool.batching.block_size
+    return any(
+        tier.prefetched_bytes > (tier.prefetched_tokens + 1e-3) * token for tier in record.tiers
+    )
 
 
 def test_engine_agrees_on_redirected_prompts() -> None:

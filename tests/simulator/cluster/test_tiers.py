@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from builders import (
     A_MODEL,
+    LinearLatency,
     colocated,
     disaggregated,
     poisson_traffic,
@@ -24,7 +25,7 @@ from test_elastic import plans as drawn_plans
 from test_leavers import CLIENTS, audited, compared
 from test_oracle import BATCHINGS, both
 
-from simulator.cache_tiers import CacheTiers, Tier
+from simulator.cache_tiers import POLICIES, CacheTiers, Prefetch, Tier
 from simulator.clients import Clients
 from simulator.cluster.audit import audit
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic, run
@@ -54,6 +55,11 @@ def memory(blocks: float = 10_000, seconds: float = 0.001, **changes: Any) -> Ti
 def kept(deployment: Deployment, **tiers: Tier) -> Deployment:
     """Return a deployment with memories beneath its caches."""
     return replace(deployment, cache_tiers=CacheTiers(**tiers))
+
+
+def raised(deployment: Deployment, host: Tier, spec: Prefetch, **tiers: Tier) -> Deployment:
+    """Return a deployment whose prompts are brought up to host memory as they queue."""
+    return replace(deployment, cache_tiers=CacheTiers(host=host, prefetch=spec, **tiers))
 
 
 def prompts(
@@ -248,3 +254,179 @@ def test_what_is_loaded_was_used_then() -> None:
     for ttl, found in ((None, 390), (1.0, 190)):
         record = both(kept(base, store=memory(write="eviction", ttl_s=ttl)), load)
         assert record.requests["cached_tokens"][3:].tolist() == [190, found], ttl
+
+
+# --- prefetching -------------------------------------------------------------------------------
+
+EAGER = Prefetch(policy="best_effort", threshold_tokens=0, host_share=1.0)
+PATIENT = replace(EAGER, policy="wait_complete")
+
+
+def waiting(spec: Prefetch, host: float = 45, seconds: float = 0.01) -> RunRecord:
+    """Return what becomes of a prompt of 400 tokens in a store, behind one that computes.
+
+    The store gives a block of ten tokens in ``seconds``, the host in 1 ms. The fifth prompt, of
+    500 tokens, arrives at 3 s, when the fourth began to be computed.
+    """
+    ids = [[0, 1, 2, 3], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16], [0, 1, 2, 3, 4]]
+    load = prompts([0.0, 1.0, 2.0, 3.0, 3.0], ids)
+    batching = replace(SMALL, kv_blocks=50, max_num_batched_tokens=400)  # one prompt's
+    base = colocated(1, batching=batching, latency=LinearLatency(base=0.1))
+    return both(raised(base, memory(host), spec, store=memory(seconds=seconds)), load)
+
+
+def test_best_effort_uses_what_has_come_and_computes_the_rest() -> None:
+    """Of 40 blocks of 10 ms those have come that the step of the prompt before took.
+
+    Then they are loaded from the host, and a ninth of the tenth block was in vain.
+    """
+    record = waiting(EAGER)
+    columns = record.requests
+    began = columns["prefill_start_s"][4] - 3.0
+    came = int(began / 0.01)
+    assert 5 < came < 40
+    assert columns["cached_tokens"].tolist() == [0, 0, 0, 0, 10 * came]
+    host, store = record.tiers
+    assert (host.hit_tokens, store.hit_tokens) == (10 * came, 0)
+    assert store.prefetched_tokens == 10 * came
+    assert store.prefetched_bytes == pytest.approx(began / 0.01 * BLOCK)
+    assert store.prefetch_used_bytes == pytest.approx(came * BLOCK)
+    assert host.prefetched_bytes == 0.0
+
+
+def test_who_waits_for_all_is_begun_when_all_has_come() -> None:
+    """After 40 blocks of 10 ms; those of its patience begin when it is over."""
+    begun = [
+        waiting(spec).requests["prefill_start_s"][4] - 3.0
+        for spec in (
+            PATIENT,
+            replace(EAGER, policy="timeout", timeout_s=0.3, timeout_s_per_1024_tokens=0.0),
+            replace(EAGER, policy="timeout", timeout_s=0.05, timeout_s_per_1024_tokens=0.512),
+            replace(EAGER, policy="timeout", timeout_s=9.0, timeout_max_s=0.35),
+            replace(EAGER, policy="timeout", timeout_s=9.0),
+        )
+    ]
+    assert begun == pytest.approx([0.4, 0.3, 0.25, 0.35, 0.4])
+    record = waiting(PATIENT)
+    assert record.requests["cached_tokens"][4] == 400
+    assert record.tiers[1].prefetch_used_bytes == pytest.approx(40 * BLOCK)
+
+
+def test_others_pass_a_prompt_that_waits() -> None:
+    """Those behind it are begun, and it goes before those that came later when all has come."""
+    ids = [[0, 1, 2, 3], [5, 6, 7, 8], [0, 1, 2, 3], [9], [10, 11, 12, 13], [14, 15]]
+    load = prompts([0.0, 1.0, 2.0, 2.001, 2.25, 2.26], ids)
+    batching = replace(SMALL, kv_blocks=50, max_num_seqs=1)
+    base = colocated(1, batching=batching, latency=LinearLatency(base=0.1))
+    record = both(raised(base, memory(40), PATIENT, store=memory(seconds=0.01)), load)
+    starts = record.requests["prefill_start_s"][2:]
+    assert starts[1] == 2.001
+    assert starts[2] == 2.25  # 29 blocks are there at 2.29: ten the worker still had
+    assert 2.35 < starts[0] < starts[3]
+
+
+def test_too_little_and_what_has_no_room_is_not_brought_up() -> None:
+    """A prompt of fewer tokens than the threshold, or what exceeds the host's share."""
+    assert waiting(replace(PATIENT, threshold_tokens=401)).tiers[1].prefetched_tokens == 0
+    assert waiting(replace(PATIENT, threshold_tokens=400)).tiers[1].prefetched_tokens == 400
+    half = waiting(replace(PATIENT, host_share=0.5))
+    assert half.tiers[1].prefetched_tokens == 220  # of a host of 45 blocks
+    assert half.requests["cached_tokens"][4] == 220
+    assert waiting(replace(PATIENT, host_share=0.5, threshold_tokens=221)).tiers[1].hit_tokens == 0
+
+
+def test_without_a_queue_best_effort_brings_up_nothing() -> None:
+    """And what is not brought up is computed, not loaded from afar."""
+    load = prompts([0.0, 1.0, 2.0], [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]])
+    batching = replace(SMALL, kv_blocks=40)
+    base = colocated(1, batching=batching)
+    record = both(raised(base, memory(40), EAGER, store=memory()), load)
+    assert record.requests["cached_tokens"].tolist() == [0, 0, 0]
+    assert record.tiers[1].prefetched_bytes == 0.0
+    assert both(kept(base, host=memory(40), store=memory()), load).requests["cached_tokens"][2]
+
+
+def test_a_worker_brings_up_one_prompt_after_the_other() -> None:
+    """The first in 0.2 s, the second in 0.2 s more; two workers share what the store gives."""
+    ids = [[0, 1], [2, 3], [4, 5], [6, 7], [0, 1], [2, 3]]
+    load = prompts([0.0, 1.0, 2.0, 3.0, 4.0, 4.0], ids)
+    for workers, room, begun in ((1, 40, [0.19, 0.38]), (2, 20, [0.38, 0.38])):
+        base = colocated(workers, batching=replace(SMALL, kv_blocks=20), router=RoundRobin())
+        record = both(raised(base, memory(room), PATIENT, store=memory(seconds=0.01)), load)
+        starts = record.requests["prefill_start_s"][4:] - 4.0
+        assert starts.tolist() == pytest.approx(begun, rel=1e-9), workers
+
+
+def test_a_prompt_that_leaves_takes_along_what_came() -> None:
+    """Its bytes are counted as prefetched in vain, and its room is free for the next."""
+    ids = [[0, 1, 2, 3], [5, 6, 7, 8], [0, 1, 2, 3], [0, 1, 2, 3]]
+    load = prompts([0.0, 1.0, 2.0, 3.0], ids)
+    load = replace(load, clients=Clients(first_token_timeout_s=0.2))
+    base = colocated(1, batching=replace(SMALL, kv_blocks=50))
+    record = both(raised(base, memory(40), PATIENT, store=memory(seconds=0.01)), load)
+    (host, store) = record.tiers
+    assert record.requests["status"].tolist() == [1, 1, 3, 3]
+    assert store.prefetched_bytes == pytest.approx(2 * 20 * BLOCK)
+    assert store.prefetch_used_bytes == 0.0
+    assert host.hit_tokens == 0
+
+
+@given(data=st.data(), patient=st.booleans(), seed=st.integers(0, 10_000))
+@settings(max_examples=EXAMPLES, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+def test_whatever_happens_while_prompts_are_brought_up(
+    data: st.DataObject, patient: bool, seed: int
+) -> None:
+    """Workers come, die, flip and drain, clients leave: laws hold at every event, ``==`` too."""
+    build = data.draw(st.sampled_from([disaggregated, colocated]))
+    roles = ("prefill", "decode") if build is disaggregated else ("mixed",)
+    batching = replace(data.draw(RULES), kv_blocks=60)
+    base = build(3, batching=batching, router=RoundRobin())
+    plan, drain = data.draw(drawn_plans(roles)), data.draw(DRAINS)
+    retries = data.draw(st.sampled_from([0, 3]))
+    base = elastic(base, *plan, drain=drain, max_retries=retries)
+    spec = Prefetch(
+        policy=data.draw(st.sampled_from(POLICIES)),
+        threshold_tokens=data.draw(st.sampled_from([0, 20])),
+        host_share=data.draw(st.sampled_from([0.5, 1.0])),
+        timeout_s=data.draw(st.sampled_from([0.0, 0.1])),
+        timeout_s_per_1024_tokens=data.draw(st.sampled_from([0.0, 1.0])),
+    )
+    slow = data.draw(st.sampled_from([1e-4, 1e-3, 1e-2]))
+    store = Tier(gib=1.0, gb_per_s=slow, latency_s=data.draw(st.sampled_from([0.0, 0.05])))
+    host = Tier(gib=data.draw(st.sampled_from([1e-4, 1e-3])), gb_per_s=1.0)
+    load = shared(poisson_traffic(45, 30.0, 80, 30, seed), words=1, seed=seed)
+    load = replace(load, clients=Clients() if patient else data.draw(CLIENTS))
+    note(f"{seed=} {host} {store} {spec} {load.clients} {base.elastic}")
+    options = RunOptions(seed=seed)
+    deployment = raised(base, host, spec, store=store)
+    compared(deployment, load, options)
+    audited(deployment, load, options)
+
+
+def test_a_law_notices_room_that_is_set_aside_for_nobody() -> None:
+    """At the end no memory keeps room for prompts."""
+    base = raised(colocated(2, router=RoundRobin()), memory(45), PATIENT, store=memory())
+    simulation = Simulation(base, shared(poisson_traffic(50, 9, 200, 9)), RunOptions())
+    record = simulation.run()
+    audit(simulation, record)
+    simulation.tiers.stores[0].reserved = 1
+    with pytest.raises(InvariantError, match="still has 1 blocks set aside"):
+        audit(simulation, record)
+
+
+def test_bad_prefetches_are_told() -> None:
+    """In one sentence with the key."""
+    for bad, words in (
+        ({"policy": "eager"}, "policy must be one of best_effort, wait_complete, timeout but got"),
+        ({"threshold_tokens": -1}, "threshold_tokens must be at least 0 but got -1"),
+        ({"host_share": 0.0}, "host_share must be above 0 and at most 1 but got 0.0"),
+        ({"timeout_s": None}, "policy timeout needs timeout_s, in seconds, but got None"),
+        ({"timeout_s": -1.0}, "timeout_s must be at least 0 s but got -1.0"),
+        ({"timeout_max_s": float("inf")}, "timeout_max_s must be at least 0 s but got inf"),
+    ):
+        with pytest.raises(ConfigError, match=f"prefetch: {words}"):
+            Prefetch(**bad)
+    with pytest.raises(ConfigError, match="prefetch needs host memory to bring blocks up to"):
+        CacheTiers(store=memory(), prefetch=EAGER)
+    with pytest.raises(ConfigError, match="prefetch needs an ssd or a store to bring blocks from"):
+        CacheTiers(host=memory(), prefetch=EAGER)
