@@ -14,6 +14,7 @@ from simulator.model import Model
 from simulator.policies.admission import Admission, AdmitAll
 from simulator.policies.autoscaling import Control
 from simulator.policies.flipping import Flipping, NeverFlip
+from simulator.policies.flow_control import FlowControl, NeverHolds
 from simulator.policies.local_prefill import LocalPlacing, LocalPrefill, NeverLocal
 from simulator.policies.queueing import Fcfs, QueueOrder
 from simulator.policies.rebalancing import NeverRebalance, Rebalancing
@@ -177,7 +178,8 @@ class Deployment:
     at the end of ``prefill``, where such an answer ends. ``gateway_s`` passes from a request's
     arrival until it stands in a worker's queue (``None``: the engine's). ``elastic`` says how the
     pools change, by plan or as ``control`` decides. With a ``router_queue_threshold`` prompts wait
-    at the router while more prompt tokens wait at every worker than so many of its steps hold.
+    at the router while more prompt tokens wait at every worker than so many of its steps hold, with
+    ``flow_control`` while workers' metrics say that they are full.
     Routers read loads every ``router_refresh_s``, as they ask; at 0 they keep count as they go.
     """
 
@@ -190,6 +192,7 @@ class Deployment:
     decode_router: RoutingPolicy = field(default_factory=LeastKV)
     local_prefill: LocalPrefill | LocalPlacing = field(default_factory=NeverLocal)
     admission: Admission = field(default_factory=AdmitAll)
+    flow_control: FlowControl | NeverHolds = field(default_factory=NeverHolds)
     queue: QueueOrder = field(default_factory=Fcfs)
     flipping: Flipping = field(default_factory=NeverFlip)
     rebalancing: Rebalancing = field(default_factory=NeverRebalance)
@@ -212,14 +215,7 @@ class Deployment:
                 "deployment: router_queue_threshold needs a router that keeps count of loads, "
                 f"router_refresh_s=0, but got {self.router_refresh_s!r}"
             )
-        if self.router_queue_threshold is not None:
-            _at_least("deployment", "router_queue_threshold", self.router_queue_threshold, 0)
-            if self.computes_locally:
-                raise ConfigError(
-                    "deployment: router_queue_threshold needs local_prefill=none, as decode "
-                    "workers take no prompts from the router's queue, but got "
-                    f"{self.router_queue_threshold!r}"
-                )
+        self._check_router_queue()
         roles = [pool.role for pool in self.pools]
         for role in ROLES:
             if roles.count(role) > 1:
@@ -239,6 +235,28 @@ class Deployment:
         refused = self.control.refused(gpus, self.elastic.quota_gpus)
         if refused:
             raise ConfigError(refused)
+
+    def _check_router_queue(self) -> None:
+        """Refuse what does not go with a queue at the router."""
+        threshold, control = self.router_queue_threshold, type(self.flow_control).__name__
+        if threshold is not None:
+            _at_least("deployment", "router_queue_threshold", threshold, 0)
+        if self.computes_locally and (threshold is not None or self.controls_flow):
+            name = "flow_control" if self.controls_flow else "router_queue_threshold"
+            raise ConfigError(
+                f"deployment: {name} needs local_prefill=none, as decode workers take no prompts "
+                f"from the router's queue, but got {control if self.controls_flow else threshold}"
+            )
+        if threshold is not None and self.controls_flow:
+            raise ConfigError(
+                "deployment: router_queue_threshold needs flow_control=none, as there is one queue "
+                f"at the router, but got {threshold!r} and {control}"
+            )
+
+    @property
+    def controls_flow(self) -> bool:
+        """Whether prompts may have to wait at the router for what workers' metrics say."""
+        return not isinstance(self.flow_control, NeverHolds)
 
     @property
     def moves_sequences(self) -> bool:

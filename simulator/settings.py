@@ -70,6 +70,7 @@ _DEPLOYMENT = (
     "decode_router",
     "local_prefill",
     "admission",
+    "flow_control",
     "queue",
     "flipping",
     "rebalancing",

@@ -18,6 +18,7 @@ SHIPPED = (
     "decode_router",
     "local_prefill",
     "admission",
+    "flow_control",
     "queue",
     "flipping",
     "rebalancing",

@@ -27,9 +27,9 @@ LAST = 7
 _SERIALS = 1 << 40
 _COMPONENTS = 1 << 20
 FLEET, LEAVERS, SOURCE, ENTRY, ARRIVALS, LINKS, LOADED, LOADS, PATIENCE = range(
-    _COMPONENTS - 14, _COMPONENTS - 5
+    _COMPONENTS - 15, _COMPONENTS - 6
 )
-HANDOVER, HELD, CONTROL, REBALANCE, GAUGES = range(_COMPONENTS - 5, _COMPONENTS)
+HANDOVER, SCRAPE, HELD, CONTROL, REBALANCE, GAUGES = range(_COMPONENTS - 6, _COMPONENTS)
 """The components that are not workers; a worker's number is its component, however many start."""
 
 

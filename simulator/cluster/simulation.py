@@ -35,6 +35,7 @@ from simulator.cluster.traffic.bypass import Bypass
 from simulator.cluster.traffic.endings import Endings
 from simulator.cluster.traffic.entrance import Entrance
 from simulator.cluster.traffic.flipper import Flipper
+from simulator.cluster.traffic.gates import Gate, Room, Scraped
 from simulator.cluster.traffic.gateway import Gateway
 from simulator.cluster.traffic.held import Held
 from simulator.cluster.traffic.source import Sessions, Single, Source
@@ -49,6 +50,7 @@ from simulator.policies.admission import AdmitAll
 from simulator.policies.autoscaling import Static
 from simulator.policies.classes import Classes, lacking
 from simulator.policies.flipping import NeverFlip
+from simulator.policies.flow_control import NeverHolds
 from simulator.policies.matching import RateMatched
 from simulator.record import TIMES, GapHistogram, RunRecord, WorkerInfo
 from workloads.sessions import Following
@@ -181,6 +183,8 @@ class Simulation:
             each.sessions = None if traffic.sessions is None else traffic.sessions.data
         entrance = self._entrance(traffic.classes, router, decode_router)
         self.gateway = self._gateway(router, entrance)
+        self.scraped: Scraped | None = None
+        self._stuck = -1, 0  # how many were done, and scrapes, when nothing else was to happen
         self.gateway.held = self._held(traffic)
         if entrance is not None:
             entrance.held = self.gateway.held
@@ -282,13 +286,24 @@ class Simulation:
 
     def _held(self, traffic: Traffic) -> Held | None:
         """Return the queue before all workers, if there is one."""
-        threshold = self.deployment.router_queue_threshold
-        if threshold is None:
+        threshold, control = self.deployment.router_queue_threshold, self.deployment.flow_control
+        gate: Gate
+        if not isinstance(control, NeverHolds):
+            gate = self.scraped = Scraped(self.clock, self.routers, control)
+        elif threshold is not None:
+            gate = Room(self.routers[0], threshold)
+        else:
             return None
         key = key_of(self.deployment.queue, self.ledger, traffic.classes)
-        held = Held(self.clock, self.routers[0], threshold, key)
+        held = Held(self.clock, gate, key)
         self._live(held.alarm, self.gateway.wake)
         return held
+
+    def _scrape(self, now: float) -> None:
+        """Read workers' metrics for the router, and see who may leave it."""
+        if self.scraped is not None and self.gateway.held is not None:
+            self.scraped.scrape(now)
+            self.gateway.held.look()
 
     def _check_two_pools(self, field: str, policy: object) -> None:
         """Refuse a policy that makes no sense where workers do both."""
@@ -423,6 +438,9 @@ class Simulation:
         if self.rebalancer is not None:
             self._live(self.rebalancer.alarm, self.rebalancer.wake)
             self.rebalancer.start()
+        if self.scraped is not None:
+            self._live(self.scraped.alarm, self._scrape)
+            self.scraped.start()
         self.source.start()
         self.telemetry.start()
 
@@ -455,7 +473,10 @@ class Simulation:
         if waits and self.done < self.ledger.size:
             if self.controller is not None and now < self._patience:
                 return
-            if self.deployment.elastic.changes or self.controller is not None:
+            if self._may_leave_router():
+                return
+            given_up = bool(self.deployment.elastic.changes) or self.controller is not None
+            if given_up or self.scraped is not None:
                 self.end()  # whoever waits now waits for ever
                 return
             raise InvariantError(
@@ -467,12 +488,24 @@ class Simulation:
 
     def tickers(self) -> int:
         """Return how many of its parts tick on whatever happens."""
-        return 1 + sum(part is not None for part in (self.controller, self.rebalancer))
+        parts = (self.controller, self.rebalancer, self.scraped)
+        return 1 + sum(part is not None for part in parts)
 
     def end(self) -> None:
         """Let it be over now, whoever still waits."""
         if not self.endings.all_over.triggered:
             self.endings.all_over.succeed()
+
+    def _may_leave_router(self) -> bool:
+        """Tell, where nothing else is left to happen, whether a scrape may yet let somebody go.
+
+        What two scrapes of workers that do nothing did not open stays closed.
+        """
+        if self.scraped is None or not self.gateway.held or not self.entries.workers:
+            return False
+        if self._stuck[0] != self.done:
+            self._stuck = self.done, self.scraped.scrapes
+        return self.scraped.scrapes < self._stuck[1] + 2
 
     @property
     def _patience(self) -> float:

@@ -12,6 +12,7 @@ from simulator.testing.autoscalers import check_autoscaler
 from simulator.testing.choices import (
     check_admission,
     check_flipping,
+    check_flow_control,
     check_local_prefill,
     check_matcher,
     check_queue_order,
@@ -25,6 +26,7 @@ __all__ = [
     "check_admission",
     "check_autoscaler",
     "check_flipping",
+    "check_flow_control",
     "check_local_prefill",
     "check_matcher",
     "check_queue_order",

@@ -12,6 +12,7 @@ from simulator.policies.autoscaling import Observation
 from simulator.policies.classes import ServiceClass
 from simulator.policies.engines import Shape
 from simulator.policies.flipping import Crowd, Flipping
+from simulator.policies.flow_control import FlowControl, Reading
 from simulator.policies.local_prefill import LocalPlacing, LocalPrefill, Prompt
 from simulator.policies.matching import Answer, Counts, Matcher, View, cost, rates_of
 from simulator.policies.queueing import Queued, QueueOrder
@@ -198,6 +199,34 @@ def check_rebalancing(policy: Rebalancing) -> None:
         for pair in found:
             if not (len(pair) == 2 and all(type(at) is int and 0 <= at < size for at in pair)):
                 raise subject.broke(f"named {pair!r} {situation}; pairs of 0 to {size - 1} are due")
+
+
+def check_flow_control(policy: FlowControl) -> None:
+    """See to it that a policy of who leaves the router keeps its contract.
+
+    Its seconds are above 0 (between two that leave: at least 0); saturation is a number, of workers
+    of any load, of which some or all have no fresh metrics; the same question has the same answer,
+    today and in another run; it keeps nothing in itself.
+
+    Raises:
+        ContractError: it does not; the text names the policy and what it broke.
+    """
+    subject = Subject("flow control", policy)
+    for name in ("scrape_s", "stale_s", "dispatch_s"):
+        seconds = subject.asked(f"about {name}", lambda: getattr(policy, name))  # noqa: B023
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not (number and (0 < seconds < math.inf or (seconds == 0 and name == "dispatch_s"))):
+            raise subject.broke(f"has {name} {seconds!r}; seconds above 0 are due")
+    for size, level, without in product((1, 2, 64), LEVELS, (1, 2, 65)):
+        readings = [
+            None if at % without == without - 1 else Reading(int(10 * level), at, min(1.0, level))
+            for at in range(size)
+        ]
+        known = size - readings.count(None)
+        situation = f"with gauges of {known} of {size} workers at {level:g}"
+        told = _asked(subject, situation, lambda: policy.saturation(tuple(readings)))  # noqa: B023
+        if isinstance(told, bool) or not isinstance(told, int | float) or math.isnan(told):
+            raise subject.broke(f"answered {told!r} {situation}; a number is due")
 
 
 def check_matcher(policy: Matcher) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from simulator.results import Results
 from simulator.validation.published import first_tokens, reversals
@@ -118,6 +119,37 @@ def starved(results: Results) -> float:
     return 1.0 - float(min(each["slo_attainment"] for each in results.summary["services"].values()))
 
 
+def waiting_while_idle_s(results: Results) -> float:
+    """Return the seconds in which prompts wait to begin while some worker has no request.
+
+    A prompt keeps its worker from its begin to its end, where the worker decodes too to the last
+    token's.
+    """
+    rows = results.requests.drop_nulls("prefill_start_s")
+    mixed = [info.worker for info in results.workers if info.pool == "mixed"]
+    ended = (
+        pl.when(pl.col("prefill_worker").is_in(mixed)).then("finish_s").otherwise("prefill_end_s")
+    )
+    rows = rows.with_columns(ended.fill_null(float("inf")).alias("ended_s"))
+    entered, began, over = (
+        rows[name].to_numpy() for name in ("prefill_queue_enter_s", "prefill_start_s", "ended_s")
+    )
+    moments = np.unique(np.concatenate([entered, began, over[np.isfinite(over)]]))
+    at = moments[:-1]  # each stands for the time until the next
+
+    def under_way(first: NDArray[np.float64], last: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return how many have passed the first, and not the last."""
+        counts = [np.searchsorted(np.sort(each), at, side="right") for each in (first, last)]
+        return np.asarray(counts[0] - counts[1])
+
+    idle = np.zeros(len(at), dtype=bool)
+    for info in results.workers:
+        if info.pool != "decode":
+            own = (rows["prefill_worker"] == info.worker).to_numpy()
+            idle |= under_way(began[own], over[own]) == 0
+    return float(np.diff(moments)[idle & (under_way(entered, began) > 0)].sum())
+
+
 def transfer_wait_s(results: Results) -> float:
     """Return the longest from a computed prompt to its hand-over."""
     waits = results.requests["transfer_end_s"] - results.requests["prefill_end_s"]
@@ -224,6 +256,17 @@ COMPLAINTS: tuple[Complaint, ...] = (
         cured=0.2,
     ),
     Complaint(
+        name="stale_is_saturated",
+        what="metrics read every 15 s are stale after 0.2 s, which counts as saturated: prompts "
+        "wait at the router",
+        source="llm-d-router issue 2514, which tells of 11 to 13 s",
+        metric="seconds in five minutes in which prompts wait while a worker is idle",
+        measure=waiting_while_idle_s,
+        better=("flow_control.stale_s=20",),
+        shows=150.0,
+        cured=0.01,
+    ),
+    Complaint(
         name="one_pod_per_180s",
         what="one pod per 180 s and two minutes to start never catch a step",
         source="llm-d-autoscaling issues 1213, 1230 and 1118",
@@ -278,7 +321,7 @@ HEAD = """
 
 Each is a small scenario, `experiment=policies/complaints/…`, whose metric shows what operators
 complained about, and a setting that cures it. One of the complaints we know is not among them:
-stale metrics that count as saturated.
+KEDA sends a pool to zero while requests run, as none waits (production-stack's example values).
 
 | scenario | what goes wrong | metric | so | better | then |
 |---|---|---|---|---|---|"""

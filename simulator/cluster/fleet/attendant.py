@@ -63,6 +63,7 @@ class Attendant:
         if isinstance(worker, BatchWorker) and worker.role == "decode":
             self.decoders.join(worker)
             self.handoff.opened()
+            self.gateway.eased()
         else:
             self.entries.join(worker)
             self.gateway.opened()
@@ -96,4 +97,5 @@ class Attendant:
             self.decoders.leave(worker)
         else:
             self.entries.leave(worker)
+        self.gateway.eased()
         return worker

@@ -51,7 +51,7 @@ class Gateway:
 
     An ``entrance`` (``None``: everybody is let in) is asked about each once; a ``flipper`` hears
     where each that is new was placed. A ``bypass`` may have decode workers compute prompts. With
-    ``held`` prompts wait here, in its order, while no worker is for more.
+    ``held`` prompts wait here, in its order, as long as its gate is closed.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Gateway:
         return len(self._waiting) + held
 
     def eased(self) -> None:
-        """Hear that fewer prompt tokens wait at a worker."""
+        """Hear that fewer prompt tokens wait at a worker, or that there are other workers."""
         if self.held is not None:
             self.held.look()
 
@@ -103,11 +103,14 @@ class Gateway:
         return self.held is not None and self.held.forget(request)
 
     def wake(self, _: float) -> None:
-        """Place who was held, as long as workers are for more."""
+        """Place who was held, as long as they may go."""
         held = self.held
-        while held is not None and held.can_go:
+        if held is None:
+            return
+        while held.can_go:
             request, new = held.take()
             self._queue(request, self._chosen(request), new=new)
+        held.rest()
 
     def place(self, request: int, now: float) -> None:
         """Let a request in, or in again: reject it, or queue it where the router says."""

@@ -29,6 +29,7 @@ from simulator.policies.admission import (
     Tier,
     TokenTiers,
 )
+from simulator.policies.flow_control import Utilization
 from simulator.policies.local_prefill import (
     ArrowRedirect,
     ConditionalDisagg,
@@ -250,7 +251,26 @@ def draw(seed: int, *, changing: bool = False, sessions: bool = False) -> Drawn:
         deployment = replace(deployment, router_queue_threshold=threshold)
     elif own.random() < 0.3:
         deployment = replace(deployment, router_refresh_s=own.choice([GRID_S, 0.05, 1.0]))
+    deployment = _controlled(seed, deployment, grid=grid)
     return Drawn(deployment=deployment, traffic=load, options=options, grid=grid)
+
+
+def _controlled(seed: int, deployment: Deployment, *, grid: bool) -> Deployment:
+    """Return the deployment with flow control at its router: in some cases, where it can."""
+    own = Random(f"who leaves the router of {seed}")  # noqa: S311 - no secret
+    taken = deployment.computes_locally or deployment.router_queue_threshold is not None
+    if taken or own.random() < 0.6:
+        return deployment
+    scrape_s = own.choice([GRID_S, 1.0] if grid else [0.05, 0.31, 1.7])
+    control = Utilization(
+        queue=own.choice([1.0, 2.0, 5.0]),
+        kv=own.choice([0.2, 0.8]),
+        scrape_s=scrape_s,
+        stale_s=scrape_s * own.choice([0.25, 0.5, 2.0]),
+        staleness=own.choice(["saturated", "ignore"]),
+        dispatch_s=own.choice([0.0, GRID_S if grid else 0.013]),
+    )
+    return replace(deployment, flow_control=control)
 
 
 def _staying(seed: int, deployment: Deployment, *, due: bool) -> Deployment:

@@ -854,6 +854,9 @@ class World:
         self.unplaced: list[Job] = []  # as there is no worker at all
         self.readings: list[Any] = [(0.0, [], []), (0.0, [], [])]  # when, of whom, loads
         self.held: list[Job] = []  # at the router, as no worker is for more
+        self.next_out = 0.0  # when the next of them may go, where they go one by one
+        self.scrapes, self.metrics_old_at = 0, -inf  # from when on what was read is old
+        self.metrics: dict[Site, tuple[int, float]] = {}  # who waits, and the share of blocks used
         self.unhanded: list[Job] = []
         self.closest = inf  # between moments whose order rounding could change
         self.through_at = -inf  # when a flow last ended
@@ -937,8 +940,12 @@ class World:
 
     def on_wires(self, last: int) -> Iterator[Happening]:
         """Yield what may happen next to transfers, and to who waits at the router."""
-        if self.held and self.for_more():
-            yield self.now, START, last + 5, self.let_go_on
+        if self.deployment.controls_flow:
+            yield self.scrapes * self.control.scrape_s, START, last + 4, self.scrape
+        if self.held and not self.closed:
+            yield max(self.now, self.next_out), START, last + 5, self.let_go_on
+        elif self.held and self.now < self.metrics_old_at and self.opens_when_old:
+            yield max(self.metrics_old_at, self.next_out), START, last + 5, self.let_go_on
         yield from self.tiers.happenings(last + 3)
         if self.landing:
             yield self.landing[0][0], WIRE, last + 1, self.deliver
@@ -1197,9 +1204,7 @@ class World:
         if not self.entries:
             self.unplaced.append(job)
             return
-        waits = self.held or not self.for_more()
-        if self.deployment.router_queue_threshold is None:
-            waits = False
+        waits = self.held or self.closed
         if waits:
             site = self.entries[self.look_ahead(job, 0, self.entries)[0]]
         else:
@@ -1247,9 +1252,50 @@ class World:
 
     def let_go_on(self) -> None:
         """Send who waits at the router to workers, as long as one is for more."""
-        while self.held and self.for_more():
+        while self.held and not self.closed and self.now >= self.next_out:
             job = self.held.pop(0)
             self.queue_at(job, self.entries[self.choose(job, 0, self.entries)])
+            if self.deployment.controls_flow:
+                self.next_out = self.now + self.control.dispatch_s
+
+    @property
+    def control(self) -> Any:
+        """What controls the flow out of the router."""
+        return self.deployment.flow_control
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether nobody may be sent from the router to a worker."""
+        if self.deployment.controls_flow:
+            old = self.now >= self.metrics_old_at
+            return not self.entries or self.fullness({} if old else self.metrics) >= 1
+        return self.deployment.router_queue_threshold is not None and not self.for_more()
+
+    @property
+    def opens_when_old(self) -> bool:
+        """Tell whether somebody may go once what was read is old."""
+        return bool(self.entries) and self.fullness({}) < 1
+
+    def scrape(self) -> None:
+        """Read what all workers tell."""
+        self.scrapes += 1
+        self.metrics_old_at = self.now + self.control.stale_s
+        self.metrics = {
+            site: (site.gauges()[0], site.used / site.plan.kv_blocks)
+            for site in [*self.entries, *self.decoders]
+        }
+
+    def fullness(self, metrics: "dict[Site, tuple[int, float]]") -> float:
+        """Return how full workers are by what is known of them."""
+        control, shares = self.control, []
+        for site in [*self.entries, *self.decoders]:
+            if site in metrics:
+                waiting, used = metrics[site]
+                shares.append(max(waiting / control.queue, used / control.kv))
+        if control.staleness == "ignore":
+            return sum(shares) / len(shares) if shares else 0.0
+        everybody = len(self.entries) + len(self.decoders)
+        return (sum(shares) + everybody - len(shares)) / everybody
 
     def refusal(self, job: Job, site: Site) -> str:
         """Return why a request can never be served on ``site``, or nothing."""

@@ -23,6 +23,7 @@ from simulator.elastic import Change
 from simulator.errors import ConfigError
 from simulator.policies.admission import Admission, EarlyRejection, QueueCap, Tier, TokenTiers
 from simulator.policies.classes import Classes, ServiceClass
+from simulator.policies.flow_control import Utilization
 from simulator.policies.local_prefill import PrefixBased
 from simulator.policies.queueing import Sjf
 from simulator.policies.routing import RoundRobin
@@ -30,6 +31,12 @@ from simulator.policies.routing import RoundRobin
 EXAMPLES = int(os.environ.get("DISAGGSIM_HELD_EXAMPLES", "40"))
 """Runs to draw; set the variable to thousands for a night's run."""
 
+GATES: list[dict[str, Any]] = [
+    *({"router_queue_threshold": threshold} for threshold in (0.0, 0.1, 1.0)),
+    {"flow_control": Utilization(queue=1.0)},
+    {"flow_control": Utilization(queue=2.0, kv=0.3, scrape_s=0.5)},
+    {"flow_control": Utilization(queue=1.0, scrape_s=0.5, staleness="ignore")},
+]
 LATER = RunOptions(sample_interval_s=0.37)
 ONE_AT_A_TIME = Batching(max_num_batched_tokens=1000, max_num_seqs=8)
 
@@ -54,12 +61,12 @@ def test_whatever_happens_while_prompts_wait(data: st.DataObject, patient: bool,
     base = build(3, batching=data.draw(RULES), router=RoundRobin())
     plan, drain = data.draw(drawn_plans(roles)), data.draw(DRAINS)
     retries = data.draw(st.sampled_from([0, 3]))
-    threshold = data.draw(st.sampled_from([0.0, 0.1, 1.0]))
+    gate = data.draw(st.sampled_from(GATES))
     base = elastic(base, *plan, drain=drain, max_retries=retries)
-    base = replace(base, router_queue_threshold=threshold)
+    base = replace(base, **gate)
     load = poisson_traffic(45, 30.0, 400, 50, seed)
     load = replace(load, clients=Clients() if patient else data.draw(CLIENTS))
-    note(f"{seed=} {threshold} {load.clients} {base.elastic}")
+    note(f"{seed=} {gate} {load.clients} {base.elastic}")
     options = RunOptions(seed=seed)
     compared(base, load, options)
     simulation = Simulation(base, load, options)

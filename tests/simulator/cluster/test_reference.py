@@ -20,6 +20,7 @@ from simulator.cluster.simulation import RunOptions, Simulation
 from simulator.cluster.workers import leap
 from simulator.deployment import Deployment
 from simulator.policies.classes import Classes, ServiceClass
+from simulator.policies.flow_control import Utilization
 from simulator.policies.local_prefill import ArrowRedirect
 from simulator.policies.routing import FirstFitSlo
 from simulator.record import REASONS, STATUSES, RunRecord
@@ -314,6 +315,7 @@ FEATURES = (
     ),
     *("RoundRobin", "Random", "LeastRequests", "LeastTokens", "LeastKV", "first_token=decode"),
     *("PowerOfTwo", "FirstFitSlo", "KvAware", "PrefixAffinity", "CacheAware"),
+    *("held by stale metrics", "let go by stale metrics"),
     *("old loads", "waits at the router", "pulls", "sent again", "sent again in vain"),
     *("SplitwiseMixed", "ConvertibleDecoders", "ArrowRedirect", "lent"),
     *("ConditionalDisagg", "PrefixBased", "stays", "stays and moves", "found by who stays"),
@@ -349,6 +351,8 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
         "evicted": any(info.evicted_blocks for info in record.workers),
         **_staying(drawn, record),
         "idle": deployment.transfer.release == "idle" and len(deployment.pools) > 1,
+        "held by stale metrics": _held_by(drawn, record, "saturated"),
+        "let go by stale metrics": _held_by(drawn, record, "ignore"),
         "waits at the router": deployment.router_queue_threshold is not None,
         "sent again": (columns["resends"][columns["status"] == 1] > 0).any(),
         "sent again in vain": (columns["resends"][columns["status"] == 2] > 0).any(),
@@ -358,6 +362,15 @@ def features(drawn: Drawn, record: RunRecord) -> Iterator[str]:
     refused = columns["reason"][columns["status"] == STATUSES.index("rejected")]
     yield from {REASONS[reason] for reason in refused.tolist()}
     yield from (name for name, holds in told.items() if holds)
+
+
+def _held_by(drawn: Drawn, record: RunRecord, staleness: str) -> bool:
+    """Tell whether prompts waited beside workers whose metrics were stale in between."""
+    control, columns = drawn.deployment.flow_control, record.requests
+    if not isinstance(control, Utilization) or control.staleness != staleness:
+        return False
+    waited = (columns["prefill_start_s"] > columns["prefill_queue_enter_s"]).any()
+    return bool(waited and control.stale_s < control.scrape_s)
 
 
 def _staying(drawn: Drawn, record: RunRecord) -> dict[str, bool]:

@@ -11,7 +11,8 @@ import yaml
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 GROUPS = (
-    *("admission", "autoscaler", "decode_router", "flipping", "forecaster"),
+    *("admission", "autoscaler", "decode_router", "flipping", "flow_control"),
+    "forecaster",
     *("local_prefill", "queue", "rate_matcher", "rebalancing", "router"),
 )
 DELIBERATE = {

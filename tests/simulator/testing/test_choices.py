@@ -14,6 +14,7 @@ from simulator.testing import (
     ContractError,
     check_admission,
     check_flipping,
+    check_flow_control,
     check_local_prefill,
     check_matcher,
     check_queue_order,
@@ -32,6 +33,7 @@ SHIPPED = [
     for group in CHECKS
     for path in sorted((ROOT / "conf" / group).glob("*.yaml"))
 ]
+CONTROLS = sorted(path.stem for path in (ROOT / "conf" / "flow_control").glob("*.yaml"))
 MATCHERS = sorted(path.stem for path in (ROOT / "conf" / "rate_matcher").glob("*.yaml"))
 
 
@@ -44,12 +46,36 @@ def test_what_is_shipped_keeps_its_contract(group: str, name: str) -> None:
         CHECKS[group](shipped(group, name))
 
 
+@pytest.mark.parametrize("name", [name for name in CONTROLS if name != "none"])
+def test_shipped_flow_control_keeps_its_contract(name: str) -> None:
+    """Whatever the metrics, and where there are none."""
+    check_flow_control(shipped("flow_control", name))
+
+
 @pytest.mark.parametrize("name", [name for name in MATCHERS if name != "none"])
 def test_shipped_matchers_keep_their_contract(name: str) -> None:
     """And within every budget."""
     policy = compose([f"rate_matcher={name}"]).deployment.control.policy
     assert isinstance(policy, RateMatched)
     check_matcher(policy.matcher)
+
+
+@dataclass(frozen=True)
+class Sees:
+    """Flow control with an answer of its own."""
+
+    answer: Any = 0.5
+    scrape_s: Any = 1.0
+    stale_s: float = 2.0
+    dispatch_s: float = 0.0
+
+    def saturation(self, readings: Any) -> Any:
+        return self.answer
+
+
+class Averages(Sees):
+    def saturation(self, readings: Any) -> Any:
+        return sum(each.waiting for each in readings) / len(readings)
 
 
 @dataclass
@@ -151,6 +177,10 @@ class Bare(Splits):
         (check_flipping, Flips(answer=1), "answered 1 .*; True or False is due"),
         (check_flipping, Flips(update_s=-1.0), "has update_s -1.0"),
         (check_flipping, Shrugs(), "answered None about a decode worker with 0 requests"),
+        (check_flow_control, Sees(None), "answered None with gauges of 0 of 1 workers"),
+        (check_flow_control, Sees(float("nan")), "answered nan .*; a number is due"),
+        (check_flow_control, Sees(scrape_s=0), "has scrape_s 0; seconds above 0 are due"),
+        (check_flow_control, Averages(), "raised AttributeError"),
         (check_matcher, Splits(Counts(0, 1)), "split into .*a worker of each is the least"),
         (check_matcher, Splits((1.0, 1)), "a worker of each is the least"),
         (check_matcher, Overdraws(), "split into .* GPUs"),
@@ -170,6 +200,7 @@ def test_spoilt_policies_are_told_by_what_is_spoilt() -> None:
     """Unspoilt they pass: no check refuses everybody."""
     check_admission(Admits("shed"))
     check_flipping(Flips())
+    check_flow_control(Sees())
     check_matcher(Splits(None))
 
 
