@@ -874,6 +874,11 @@ def of_services(requests: pl.LazyFrame, record: RunRecord, slo: SLO) -> dict[str
     return told
 
 
+def worst_service(services: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Return the least attainment of what :func:`of_services` told, 0 of one without requests."""
+    return min((each["slo_attainment"] or 0.0 for each in services.values()), default=None)
+
+
 def _pending_s(worker: WorkerInfo) -> float:
     """Return how long a worker waited for its GPUs, whether or not it got them."""
     until = worker.ended_s if math.isnan(worker.granted_s) else worker.granted_s
@@ -893,7 +898,7 @@ def summarize(
     ``measured`` is :func:`simulator.measured.beside`, empty where nothing was measured, and
     ``sessions`` :func:`simulator.turns.of_sessions`, empty where there are none.
     ``classes`` is :func:`of_classes` and ``services`` :func:`of_services`, empty where there are
-    none.
+    none; ``worst_service`` is the least attainment of a service.
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``resends`` how often one that admission turned away was sent again, of
     ``resent_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
@@ -912,6 +917,7 @@ def summarize(
         owed = least_owed(requests, name, record.end_s)
         spread[name] = owing(values_of(requests, name), owed)
     arrived = _arrived(requests)
+    services = of_services(requests, record, slo)
     accounting = dict(context.get("accounting", {}))
     lost = dropped(accounting, arrived)
     return {
@@ -937,7 +943,10 @@ def summarize(
         "slo": dict(slo.named()),
         "missed": missed_targets(requests, slo),
         "classes": of_classes(requests, slo, context.get("classes", {}), record.end_s),
-        "services": of_services(requests, record, slo),
+        "services": services,
+        "worst_service": min(
+            (each["slo_attainment"] or 0.0 for each in services.values()), default=None
+        ),
         "first_token": record.first_token,
         "measured": beside(requests, context.get("measured")),
         "sessions": of_sessions(requests, context.get("turns", {}), record.never_sent),

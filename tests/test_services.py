@@ -10,6 +10,8 @@ from command import FAST, Command
 
 from simulator import Experiment
 from simulator.cli import carry_out, compose
+from simulator.compare import find
+from simulator.compare.cutting import cut
 from simulator.errors import ConfigError
 from simulator.experiment import simulate
 from simulator.lateness import CAUSES, late
@@ -105,8 +107,25 @@ def test_rules_are_compared_with_seeds_and_band(disaggsim: Command) -> None:
     assert len(runs) == 3 * 3
     factors = {path.read_text("utf-8").count("scale: 1.8") for path in runs}
     assert factors == {0, 1}
-    cut = disaggsim("task=compare", "runs=[sweep]", "compare.warm_up_s=1", "hydra.run.dir=again")
-    assert cut.code == 0, cut.err
+    page = Path("sweep/compare.html").read_text("utf-8")
+    assert "Attainment by service" in page
+    assert "worst service in SLO" in page
+
+
+def test_what_is_cut_away_counts_for_no_service(disaggsim: Command) -> None:
+    """A comparison without warm-up tells of what each service attained afterwards."""
+    disaggsim(*SCALED, "hydra.run.dir=out")
+    [run] = find(["out"]).runs
+    requests = pl.read_parquet("out/requests.parquet")
+    told = cut(run, 4.0, 0.0).summary
+    inside = requests.filter(pl.col("arrival_s") >= requests["arrival_s"].min() + 4.0)  # type: ignore[operator]
+    assert len(inside) < len(requests)
+    for name, (ttft, tpot) in (("chat", (0.4, 0.05)), ("batch", (5.0, 0.2))):
+        own = inside.filter(pl.col("service") == name)
+        held = (own["ttft_s"] <= ttft) & (own["tpot_s"].fill_null(0.0) <= tpot)
+        assert told["services"][name]["slo_attainment"] == pytest.approx(held.mean())
+    held_by = [each["slo_attainment"] for each in told["services"].values()]
+    assert told["worst_service"] == min(held_by)
 
 
 def test_a_report_shows_who_had_what(disaggsim: Command) -> None:

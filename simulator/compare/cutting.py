@@ -13,11 +13,13 @@ from simulator.results import (
     BETWEEN_TOKENS,
     FROM_ARRIVAL,
     SLO,
+    SharedSLO,
     least_owed,
     owing,
     shared_slo,
     totals,
     values_of,
+    worst_service,
 )
 
 NEEDED = (
@@ -65,7 +67,7 @@ def cut(run: Run, warm_up_s: float, cool_down_s: float) -> Run:
         numbers[f"{side}_tokens_per_s_per_gpu"] = tokens / gpus if gpus else None
     rejected = _rejected(inside)
     itl = dict.fromkeys(run.summary["itl_s"])
-    more = {"rejected_token_share": rejected, "itl_s": itl}
+    more = {"rejected_token_share": rejected, "itl_s": itl, **_by_service(inside, slo, run, end_s)}
     return replace(run, summary={**run.summary, **numbers, **more}, window=window)
 
 
@@ -97,6 +99,18 @@ def _gpu_time(run: Run, lives: pl.DataFrame, window: Window) -> dict[str, Any]:
         "gpus": total * 3600 / window.length if window.length > 0 else None,
         "usd": usd * total / whole if usd is not None and whole else None,
     }
+
+
+def _by_service(requests: pl.LazyFrame, slo: SLO, run: Run, end_s: float) -> dict[str, Any]:
+    """Return what each service attained within the window, nothing where there is but one."""
+    if not isinstance(slo, SharedSLO):
+        return {}
+    services = {}
+    for name, targets in slo.services.items():
+        told = totals(requests.filter(pl.col(SERVICE) == name), targets, end_s)
+        held = told["good"] / told["arrived"] if told["arrived"] else None
+        services[name] = {**run.summary["services"][name], "slo_attainment": held}
+    return {"services": services, "worst_service": worst_service(services)}
 
 
 def _rejected(requests: pl.LazyFrame) -> float:

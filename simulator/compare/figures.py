@@ -366,8 +366,64 @@ def _sweep(key: str, shown: Mapping[str, list[go.Scatter]]) -> Panel:
     return Panel(name="sweep", title=f"Over {short(key)}", note=note, figure=figure, wide=True)
 
 
+def services_panels(comparison: Comparison) -> list[Panel]:
+    """Return what each service attained in every configuration; nothing where none has several."""
+    points = comparison.points
+    names = list(_services(comparison, points[0].base)) if points else []
+    if not names or any(list(_services(comparison, point.base)) != names for point in points):
+        return []
+    drawn = theme.figure(
+        [_service_bars(comparison, name, at) for at, name in enumerate(names)],
+        x="",
+        y="within its targets (%)",
+        hovermode="closest",
+        barmode="group",
+        showlegend=True,
+        yaxis_range=[0, 104],
+        xaxis_type="category",
+    )
+    note = "Each service by its own targets, a mean over all repetitions."
+    if comparison.repeated:
+        note += " Bars reach over all of them, of every seed and latency."
+    return [
+        Panel(name="services", title="Attainment by service", note=note, figure=drawn, wide=True)
+    ]
+
+
+def _service_bars(comparison: Comparison, name: str, at: int) -> go.Bar:
+    """Return one service's bars, number ``at``, with their least and greatest."""
+    values = [
+        np.array([100 * _services(comparison, row)[name] for row in point.runs])
+        for point in comparison.points
+    ]
+    means = [each.mean() for each in values]
+    return go.Bar(
+        x=[theme_text(point.name) for point in comparison.points],
+        y=np.round(means, 3),
+        name=theme_text(name),
+        marker={"color": theme.COLOURS[at % len(theme.COLOURS)]},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [each.max() - mean for each, mean in zip(values, means, strict=True)],
+            "arrayminus": [mean - each.min() for each, mean in zip(values, means, strict=True)],
+            "thickness": 1,
+            "color": theme.MUTED,
+            "visible": comparison.repeated,
+        },
+        hovertemplate="%{x}<br>%{y:.4~g} % within its targets<extra></extra>",
+    )
+
+
+def _services(comparison: Comparison, row: int) -> dict[str, float]:
+    """Return what each service of a run attained; 0 where it had no request."""
+    told = comparison.runs[row].summary.get("services", {})
+    return {name: each.get("slo_attainment") or 0.0 for name, each in told.items()}
+
+
 SECTIONS: tuple[tuple[str, str, Callable[[Comparison], list[Panel]]], ...] = (
     ("fronts", "Fronts", front_panels),
+    ("services", "Services", services_panels),
     ("sweep", "Sweep", sweep_panels),
     ("map", "Map", map_panels),
     ("certainty", "Certainty", certainty_panels),

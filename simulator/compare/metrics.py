@@ -78,6 +78,9 @@ METRICS = (
     Metric(path="clairvoyant.regret", label="regret", better=-1, optional=True),
     Metric(path="usd", label="cost", better=-1, write=_usd, optional=True),
     Metric(path="slo_attainment", label="in SLO", better=1, write=share),
+    Metric(
+        path="worst_service", label="worst service in SLO", better=1, write=share, optional=True
+    ),
     Metric(path="goodput_rps", label="goodput (req/s)", better=1),
     Metric(path="output_tokens_per_s_per_gpu", label="out tok/s/GPU", better=1),
     Metric(path="input_tokens_per_s_per_gpu", label="in tok/s/GPU", better=1),

@@ -22,6 +22,7 @@ COLUMNS = (
     "gpu_hours.total",
     "usd",
     "slo_attainment",
+    "worst_service",
     "goodput_rps",
     "output_tokens_per_s_per_gpu",
     *(

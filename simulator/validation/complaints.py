@@ -116,7 +116,7 @@ def ratio_spread(results: Results) -> float:
 
 def starved(results: Results) -> float:
     """Return the share of the worst served service's requests that missed its targets."""
-    return 1.0 - float(min(each["slo_attainment"] for each in results.summary["services"].values()))
+    return 1.0 - float(results.summary["worst_service"])
 
 
 def waiting_while_idle_s(results: Results) -> float:
