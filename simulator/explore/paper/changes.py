@@ -133,6 +133,15 @@ CHANGES = (
         shown=MappingProxyType({"F9c": ("loose", "tight")}),
     ),
     Change(
+        what="prompts are computed with experts spread over at least 16 GPUs, and all exchange by "
+        "plain collectives, as TensorRT-LLM does without its all-to-all kernels",
+        assumed=Assumptions(prefill_ep=16, latency=Roofline(expert_exchange="all_gather")),
+        draw=(_ratios, _fixed),
+        shown=MappingProxyType(
+            {"F9c": ("loose", "tight"), "F10a": ("own_ratio", "best_loose", "mean_tight")}
+        ),
+    ),
+    Change(
         what="attention's projections in BF16, as in NVIDIA's NVFP4 checkpoint of DeepSeek-R1",
         assumed=Assumptions(mla_precision=IN_16_BITS),
         draw=(_ratios,),

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-
-import polars as pl
+from types import MappingProxyType
 
 from simulator.explore.evaluate import collect, prefill_points
 from simulator.explore.paper.laboratory import R1, K, Laboratory
-from simulator.explore.space import Lengths, Space
+from simulator.explore.space import Lengths, Platform, Space
+from simulator.latency.roofline import EXCHANGES, Roofline
 from simulator.layout import Layout, Precision
 
+PROMPTS = (1, 2, 4, 8, 16, 32)
+"""Prompts of a step on each rank; a deployment has the best of them."""
 NVFP4 = Precision(weights="nvfp4", activations="nvfp4", kv="fp8", attention="fp8")
 FP8 = Precision(weights="fp8_block", activations="fp8_block", kv="bf16")
 
@@ -51,15 +53,39 @@ REPORTED = (
 """Prefill of DeepSeek-R1 on GB200 NVL72, attention on data-parallel ranks."""
 
 
+COMPOSED = MappingProxyType({8: 12_134.0, 16: 9_832.0, 32: 5_454.0})
+"""Prompt tokens/s per GPU of one prompt of 16,384 tokens on each attention rank, by EP: DeepSeek
+V3.1 in NVFP4 on GB200, steps that AIConfigurator composes of TensorRT-LLM 1.3's measured kernels,
+which exchange by plain collectives."""
+
+
+def composed(lab: Laboratory) -> Iterator[tuple[int, float, float, float]]:
+    """Yield EP, tokens/s per GPU so composed, and those of this model by either exchange."""
+    for ep, reported in COMPOSED.items():
+        mine = [
+            _per_gpu(
+                replace(lab.platform(R1), latency=Roofline(expert_exchange=way)), ep, 16 * K, 1
+            )
+            for way in EXCHANGES[::-1]
+        ]
+        yield ep, reported, mine[0], mine[1]
+
+
 def rates(lab: Laboratory) -> Iterator[tuple[Deployment, float]]:
     """Yield the deployments, and the prompt tokens/s per GPU of this model in the same layout."""
-    isl = 2 * K
     for each in REPORTED:
-        space = Space(
-            platform=replace(lab.platform(R1), precision=each.precision),
-            lengths=Lengths.constant(isl, 2),
-            layouts=(Layout(attention_dp=each.ep, ep=each.ep),),
-        )
-        whole = collect(prefill_points(space)).filter(pl.col("chunk") == 0)
-        per_gpu = whole["rate"].to_numpy() * isl / whole["gpus"].to_numpy()
-        yield each, float(per_gpu.max())
+        platform = replace(lab.platform(R1), precision=each.precision)
+        yield each, max(_per_gpu(platform, each.ep, 2 * K, prompts) for prompts in PROMPTS)
+
+
+def _per_gpu(platform: Platform, ep: int, isl: int, prompts: int) -> float:
+    """Return prompt tokens/s per GPU of so many whole prompts on each of ``ep`` ranks."""
+    space = Space(
+        platform=platform,
+        lengths=Lengths.constant(isl, 2),
+        layouts=(Layout(attention_dp=ep, ep=ep),),
+        prompt_batches=(prompts,),
+        chunks=(),
+    )
+    points = collect(prefill_points(space))
+    return float(points["rate"][0]) * isl / ep if len(points) else 0.0

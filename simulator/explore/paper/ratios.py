@@ -107,8 +107,9 @@ F9 = Sheet(
             reason="the order of the models is the paper's, the loose end is not. Decode is not "
             "what differs: the KV that it takes in per GPU is the paper's within a tenth (F12). "
             "Where prompts take twice as long the ratio is the paper's; experts spread over 8 "
-            "GPUs, KV in FP4 or attention in 16 bits alone make it about 2. Yet prefill is not "
-            "too fast here: deployments compute prompts sooner than this model (below)",
+            "GPUs, KV in FP4 or attention in 16 bits alone make it about 2, experts spread over 16 "
+            "and exchanged by plain collectives about 3. Yet deployments compute prompts sooner "
+            "than this model, not later (below)",
         ),
     ),
 )

@@ -208,6 +208,16 @@ def test_prefill_is_not_faster_than_deployments(lab: Laboratory) -> None:
         assert 0.5 * each.reported < ours <= each.reported, each.name
 
 
+def test_prefill_agrees_with_composed_kernels_by_their_exchange(lab: Laboratory) -> None:
+    """By plain collectives within an eighth; the all-to-all is the sooner the wider the layout."""
+    rows = list(deployments.composed(lab))
+    for _, reported, plain, _ in rows:
+        assert plain == pytest.approx(reported, rel=0.125)
+    ahead = [spread / plain for _, _, plain, spread in rows]
+    assert ahead == sorted(ahead)
+    assert ahead[-1] > 1.5
+
+
 def test_a_figure_is_drawn_with_every_curve(figure: Figure) -> None:
     """The SVG is well formed and has a line per series, all inside the frame."""
     root = ET.fromstring(svg(figure))  # noqa: S314 - our own text
