@@ -1,4 +1,4 @@
-"""What prefix caches change on a trace: which scheduler is best, and how nodes are to be split.
+"""What prefix caches change on a trace: schedulers, splits of nodes, and prefetching from a store.
 
 The nodes are ``experiment=policies/sixteen_nodes``; the traces are the reader's own.
 """
@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from simulator.cache_tiers import POLICIES
 from simulator.errors import ConfigError
 from simulator.results import Results
 
@@ -26,6 +27,18 @@ SCHEDULERS: Mapping[str, tuple[str, ...]] = {
 }
 """Mooncake's four, from the one published as worst to the best."""
 
+STORES_GB_PER_S = (2.5, 5.0, 10.0, 20.0, 80.0)
+RAISING: Mapping[str, tuple[str, ...]] = {
+    "nothing beneath": ("cache_tiers=none",),
+    "loaded when begun": ("cache_tiers=host_store",),
+    **{
+        policy: ("cache_tiers=hicache", f"cache_tiers.prefetch.policy={policy}")
+        for policy in POLICIES
+    },
+}
+"""What is done about prompts of which a store has something."""
+HOST_GIB = 64.0
+
 Simulate = Callable[[Sequence[str]], Results]
 """Runs an experiment of these overrides."""
 
@@ -43,6 +56,17 @@ class Split(NamedTuple):
     in_time: float
     ttft_s: float
 
+
+class Raised(NamedTuple):
+    """Mean TTFT in seconds, the share of prompt tokens found, and of bytes brought up in vain."""
+
+    ttft_s: float
+    found: float
+    wasted: float | None
+
+
+Stores = Mapping[float, Mapping[str, Raised]]
+"""By the store's bandwidth in GB/s: what comes of each way to use it."""
 
 Splits = Mapping[tuple[float, bool], Mapping[int, Split]]
 """By the trace's speed and whether there are caches: each number of prefill nodes."""
@@ -86,6 +110,32 @@ def _split(path: str, rate: float, caches: bool, prefill: int, simulate: Simulat
     return Split(summary["slo_attainment"], summary["ttft_s"]["mean"])
 
 
+def stores(path: str, simulate: Simulate) -> Stores:
+    """Return what every way to use a store makes of a trace, at each bandwidth."""
+    bare = _raised(path, RAISING["nothing beneath"], simulate)
+    return {
+        speed: {
+            name: _raised(path, _over(own, speed), simulate) if "none" not in own[0] else bare
+            for name, own in RAISING.items()
+        }
+        for speed in STORES_GB_PER_S
+    }
+
+
+def _over(own: Sequence[str], speed: float) -> list[str]:
+    sizes = f"cache_tiers.host.gib={HOST_GIB:g}", f"cache_tiers.store.gb_per_s={speed:g}"
+    return [*own, *sizes]
+
+
+def _raised(path: str, own: Sequence[str], simulate: Simulate) -> Raised:
+    trace = f"workload.path={path}"
+    summary = simulate([*EXPERIMENT, trace, "router=least_tokens", *own]).summary
+    tiers = summary["cache_tiers"].values()
+    moved = sum(tier["prefetched_bytes"] for tier in tiers)
+    wasted = sum(tier["prefetch_wasted_bytes"] for tier in tiers) / moved if moved else None
+    return Raised(summary["ttft_s"]["mean"], summary["prefix_cache"]["hit_share"], wasted)
+
+
 def fewest(found: Mapping[int, Split]) -> int | None:
     """Return the fewest prefill nodes with enough requests in time, if any number has."""
     return next((count for count, split in found.items() if split.in_time >= ENOUGH), None)
@@ -118,17 +168,42 @@ caches, or does not.
 """
 
 
-def page(found: Mapping[str, tuple[Mapping[str, Scheduled], Splits]]) -> str:
+STORE_WORDS = f"""
+## A slow store, and prefetching from it
+
+The nodes of the first table and the router by load, with {HOST_GIB:g} GiB of host memory in each
+domain and a store for all, of so many GB/s that all share. What the store has of a prompt is
+loaded when the prompt is begun (`cache_tiers=host_store`), or brought up to host memory as it
+queues (`cache_tiers=hicache`), by each of HiCache's policies. Cells are mean TTFT, the share of
+prompt tokens found, and of the bytes brought up those that spared nobody anything; the last column
+is the way with the least mean TTFT. What waits to be loaded keeps its place and its blocks, and
+others are computed meanwhile: where the store is fast enough, there is little left to hide, and
+what is brought up crosses two links instead of one.
+
+```sh
+disaggsim experiment=policies/sixteen_nodes workload=trace workload.path=TRACE \\
+  router=least_tokens cache_tiers=hicache cache_tiers.host.gib={HOST_GIB:g} \\
+  cache_tiers.store.gb_per_s=5
+```
+"""
+
+
+def page(found: Mapping[str, tuple[Mapping[str, Scheduled], Splits, Stores]]) -> str:
     """Return the documentation's page of all traces, by their names."""
     lines = [INTRODUCTION, f"| trace | {' | '.join(SCHEDULERS)} | order as published |"]
     lines.append("|---" * (len(SCHEDULERS) + 2) + "|")
-    lines += [_schedulers(name, one) for name, (one, _) in found.items()]
+    lines += [_schedulers(name, one) for name, (one, _, _) in found.items()]
     lines.append(SPLIT_WORDS)
     head = " | ".join(f"{count} : {NODES - count}" for count in SPLITS)
     lines.append(f"| trace | caches | {head} | {ENOUGH:.0%} in time from |")
     lines.append("|---" * (len(SPLITS) + 3) + "|")
-    for name, (_, other) in found.items():
+    for name, (_, other, _) in found.items():
         lines += _splits(name, other)
+    lines.append(STORE_WORDS)
+    lines.append(f"| trace | store | {' | '.join(RAISING)} | least mean TTFT |")
+    lines.append("|---" * (len(RAISING) + 3) + "|")
+    for name, (_, _, last) in found.items():
+        lines += _stores(name, last)
     return "\n".join(lines) + "\n"
 
 
@@ -145,6 +220,18 @@ def _splits(name: str, found: Splits) -> Iterator[str]:
         speed = name if rate == 1 else f"{name}, {rate:g} times as fast"
         told = "none" if least is None else f"{least} : {NODES - least}"
         yield f"| {speed} | {'on' if caches else 'off'} | {cells} | {told} |"
+
+
+def _stores(name: str, found: Stores) -> Iterator[str]:
+    for speed, row in found.items():
+        cells = " | ".join(map(_brought, row.values()))
+        least = min(row, key=lambda way: row[way].ttft_s)
+        yield f"| {name} | {speed:g} GB/s | {cells} | {least} |"
+
+
+def _brought(each: Raised) -> str:
+    wasted = "" if each.wasted is None else f", {each.wasted:.0%} in vain"
+    return f"{each.ttft_s:.2f} s, {each.found:.0%}{wasted}"
 
 
 def named(path: str) -> str:

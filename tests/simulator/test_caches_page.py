@@ -21,11 +21,18 @@ class Told:
             "slo_attainment": share,
             "ttft_s": {"mean": seconds},
             "prefix_cache": {"hit_share": found},
+            "cache_tiers": {
+                "host": {"prefetched_bytes": 0.0, "prefetch_wasted_bytes": 0.0},
+                "store": {"prefetched_bytes": 80.0, "prefetch_wasted_bytes": 20.0},
+            },
         }
 
 
 def test_every_run_composes(tmp_path: Path) -> None:
-    """Four schedulers, and seven splits of sixteen nodes, twice as fast too, with and without."""
+    """Four schedulers, seven splits of sixteen nodes, twice as fast too, with and without caches.
+
+    And a store of five speeds, used in four ways, beside none.
+    """
     trace = tmp_path / "trace.jsonl"
     trace.write_text(ROW, "utf-8")
     seen = []
@@ -40,6 +47,10 @@ def test_every_run_composes(tmp_path: Path) -> None:
     found = caches.splits(str(trace), simulate)
     assert len(set(seen)) == 4 + 7 * 2 * 2
     assert {tuple(row) for row in found.values()} == {caches.SPLITS}
+    told = caches.stores(str(trace), simulate)
+    assert len(set(seen)) == 4 + 7 * 2 * 2 + 5 * 4 + 1
+    assert {tuple(row) for row in told.values()} == {tuple(caches.RAISING)}
+    assert told[5.0]["timeout"] == caches.Raised(1.0, 0.25, 0.25)
 
 
 def test_the_page_says_whether_the_order_is_the_published_one() -> None:
@@ -47,14 +58,18 @@ def test_the_page_says_whether_the_order_is_the_published_one() -> None:
     falling = dict(zip(caches.SCHEDULERS, (9.0, 4.0, 3.0, 2.5), strict=True))
     rising = {**falling, next(reversed(caches.SCHEDULERS)): 3.5}
     splits = {(1.0, True): {2: caches.Split(0.5, 9.0), 4: caches.Split(0.95, 1.0)}}
+    ways = zip(caches.RAISING, (9.0, 8.0, 1.5, 3.0, 2.0), strict=True)
+    stores = {5.0: {way: caches.Raised(s, 0.5, 0.25 if s < 5 else None) for way, s in ways}}
     page = caches.page(
         {
-            name: ({at: caches.Scheduled(s, 0.1) for at, s in seconds.items()}, splits)
+            name: ({at: caches.Scheduled(s, 0.1) for at, s in seconds.items()}, splits, stores)
             for name, seconds in (("one.jsonl", falling), ("two.jsonl", rising))
         }
     )
     assert "| one.jsonl | 9.00 s, 10% | 4.00 s, 10% | 3.00 s, 10% | 2.50 s, 10% | yes |" in page
     assert "3.50 s, 10% | **no** |" in page
+    assert "| one.jsonl | 5 GB/s | 9.00 s, 50% | 8.00 s, 50% | 1.50 s, 50%, 25% in vain |" in page
+    assert "2.00 s, 50%, 25% in vain | best_effort |" in page
     assert "| one.jsonl | on | 50%, 9.0 s | 95%, 1.0 s | 4 : 12 |" in page
 
 
