@@ -339,6 +339,7 @@ class Simulation:
             gpus = {role: p.crew.spec.layout.gpus for role, p in self.fleet.pools.items()}
             control.policy.check(gpus, self.deployment.elastic.quota_gpus)
         observer = Observer(control.observing, self.fleet, self.ledger, self.source)
+        observer.held = self.gateway.held
         return Controller(control, self.fleet, observer)
 
     def _rebalancer(self) -> Rebalancer | None:

@@ -42,7 +42,10 @@ class Entrance(Protocol):
 
     @property
     def waiting(self) -> int:
-        """The prompts in the queue of the worker chosen for this request, none of them begun."""
+        """The prompts before this one at the worker chosen for it, none of them begun.
+
+        Those in its queue, and its share of those at the router.
+        """
         ...
 
     @property
@@ -102,7 +105,10 @@ class AdmitAll:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueCap:
-    """Nobody joins a queue of ``waiting`` prompts: the worker chosen answers that it is busy."""
+    """Nobody joins a queue of ``waiting`` prompts: the worker chosen answers that it is busy.
+
+    A worker's share of those that wait at the router is part of its queue.
+    """
 
     waiting: int = 32
 

@@ -29,7 +29,8 @@ class PoolSeen:
     tokens not begun (``queued_tokens``); KV tokens of the sequences that decode (``kv_tokens``) and
     of those that wait to or were preempted (``queued_kv_tokens``); prompt tokens and prompts of the
     step under way (``scheduled_tokens``, ``scheduled_prompts``). A metric the pool's engine does
-    not export is ``None``. ``engine`` is what is known of its workers beforehand.
+    not export is ``None``. ``engine`` is what is known of its workers beforehand. ``held`` requests
+    wait at the router, for whichever pool (``None``: it keeps no queue); ``role`` is the pool's.
     """
 
     desired: int
@@ -47,6 +48,8 @@ class PoolSeen:
     scheduled_tokens: tuple[int, ...] | None = None
     scheduled_prompts: tuple[int, ...] | None = None
     engine: Engine | None = None
+    held: int | None = None
+    role: str = "mixed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

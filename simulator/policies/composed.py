@@ -188,4 +188,6 @@ def _grown(pool: PoolSeen, times: float) -> PoolSeen:
     }
     if pool.kv_utilization is not None:
         grown["kv_utilization"] = tuple(min(1.0, each * times) for each in pool.kv_utilization)
+    if pool.held is not None:
+        grown["held"] = math.ceil(pool.held * times)
     return replace(pool, **grown)  # type: ignore[arg-type]

@@ -116,6 +116,25 @@ class Saturation:
         return _average_value(sum(full) / len(full), self, pool)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterQueue:
+    """Hold the requests that wait at the router at ``target`` for each worker (``AverageValue``).
+
+    llm-d's trigger on its endpoint picker's flow-control queue. Where the router keeps no queue
+    there is no such metric. Both prefill and decode pools are told of the whole queue.
+    """
+
+    target: float = 1.0
+    tolerance: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        _positive("router_queue", "target", self.target)
+
+    def wanted(self, pool: PoolSeen) -> int | None:
+        """Return ceil(queue / target), what there is where that is near enough."""
+        return None if pool.held is None else _average_value(pool.held, self, pool)
+
+
 class _Averaged(Protocol):
     @property
     def target(self) -> float: ...

@@ -249,8 +249,9 @@ class TokenVelocity:
 class QueueBalance:
     """The split whose longer wait is shortest: prompts queued, and sequences waiting to decode.
 
-    A pool's wait is what waits, and what comes in the next interval, over what it would serve with
-    so many workers. It changes only for a wait that is shorter by more than the share ``gain``.
+    A pool's wait is what waits, at the router too, and what comes in the next interval, over what
+    it would serve with so many workers. It changes only for a wait that is shorter by more than the
+    share ``gain``.
     """
 
     common: Common
@@ -269,7 +270,7 @@ class QueueBalance:
         queued, waiting = pools[PREFILL].waiting, pools[DECODE].waiting
         if rates is None or queued is None or waiting is None:
             return Answer(None, "a queue cannot be read" if rates else "no traffic yet")
-        lines = Counts(sum(queued), sum(waiting))
+        lines = Counts(sum(queued) + (pools[PREFILL].held or 0), sum(waiting))
         if not any(lines):
             return Answer(None, "nobody waits")
 
@@ -387,7 +388,8 @@ class ModelPredictive:
         known = [(rate, rates) for rate, rates in ahead if rates is not None]
         if len(known) < len(ahead):
             return Answer(None, "a worker's rate is not known", told)
-        waiting = float(sum(view.seen.pools[PREFILL].waiting or ()))
+        prefill = view.seen.pools[PREFILL]
+        waiting = float(sum(prefill.waiting or ()) + (prefill.held or 0))
         found = best(
             view, near(view, self.reach), lambda counts: (-self.cost(view, counts, known, waiting),)
         )

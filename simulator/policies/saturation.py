@@ -31,8 +31,10 @@ class WvaTokens:
     A worker holds the lesser of ``kv`` of its KV tokens and what it held when ``queue`` requests
     waited: this look's, else the mean of the last ten such, else what its settings let it hold at
     n·(I + O/2) tokens, n = min(step tokens·O/(I + O), sequences). Demand is the tokens in use and
-    those of waiting prompts. It asks for ceil((demand/``up`` − supply, pending workers' included) /
-    worker) more, or floor((supply − demand/``down``) / worker) fewer, one at least being left.
+    those of waiting prompts, and of requests at the router what of their prompts is not cached and,
+    but for a prefill pool, their answers. It asks for ceil((demand/``up`` − supply, pending
+    workers' included) / worker) more, or floor((supply − demand/``down``) / worker) fewer, one at
+    least being left.
     """
 
     kv: float = 0.8
@@ -65,7 +67,7 @@ class WvaTokens:
         worker = self._holds(pool.engine, loads, seen.traffic, told)
         waiting = sum(each.waiting for each in loads)
         prompt = seen.traffic.input_tokens if waiting and seen.traffic.requests else 0.0
-        demand = sum(each.in_use for each in loads) + waiting * prompt
+        demand = sum(each.in_use for each in loads) + waiting * prompt + _held(pool, seen.traffic)
         wanted = self.wanted(pool, demand, worker)
         granted, after = self.limits.apply(wanted, pool.desired, seen.now_s, memory)
         return granted, f"{demand:.0f} tokens of {worker:.0f} a worker ask for {wanted}", after
@@ -112,6 +114,14 @@ def _derived(engine: Engine, traffic: TrafficSeen) -> float:
     prompt, answer = traffic.input_tokens, traffic.output_tokens
     steady = engine.max_num_batched_tokens * answer / (prompt + answer)
     return min(steady, engine.max_num_seqs) * (prompt + answer / 2)
+
+
+def _held(pool: PoolSeen, traffic: TrafficSeen) -> float:
+    """Return the tokens that requests at the router will take of a pool."""
+    if not pool.held or not traffic.requests:
+        return 0.0
+    answers = 0.0 if pool.role == "prefill" else traffic.output_tokens
+    return pool.held * (traffic.input_tokens * (1 - traffic.hit_rate) + answers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

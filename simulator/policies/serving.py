@@ -1,7 +1,8 @@
 """Autoscalers of serving frameworks that look at requests in flight: Knative's and Ray Serve's.
 
-Sources: knative.dev/serving/pkg/autoscaler/scaling/autoscaler.go and config.go at 98e5ef90;
-ray/serve/autoscaling_policy.py and config.py 2.60.0.
+Who waits at the router counts, but for a decode pool: Knative's activator and Ray's handles tell of
+what they hold back. Sources: knative.dev/serving/pkg/autoscaler/scaling/autoscaler.go and
+config.go at 98e5ef90; ray/serve/autoscaling_policy.py and config.py 2.60.0.
 """
 
 import math
@@ -44,7 +45,10 @@ class Kpa:
         if in_flight is None:
             return pool.desired, "no metric can be read", memory
         now_s, ready = seen.now_s, max(1, pool.ready)
-        told = (*since(memory.signals, now_s - self.stable_s), Told(now_s, sum(in_flight)))
+        told = (
+            *since(memory.signals, now_s - self.stable_s),
+            Told(now_s, sum(in_flight) + coming(pool)),
+        )
         stable, panic = (
             self._asked(mean_since(told, now_s - window_s), ready)
             for window_s in (self.stable_s, self.panic_s)
@@ -104,7 +108,10 @@ class RayServe:
         if in_flight is None:
             return pool.desired, "no metric can be read", memory
         now_s, workers = seen.now_s, pool.desired
-        told = (*since(memory.signals, now_s - self.look_back_s), Told(now_s, sum(in_flight)))
+        told = (
+            *since(memory.signals, now_s - self.look_back_s),
+            Told(now_s, sum(in_flight) + coming(pool)),
+        )
         wanted = self._wanted(mean_since(told, now_s - self.look_back_s), workers)
         direction = (wanted > workers) - (wanted < workers)
         began = memory.since_s if direction == memory.held and direction else now_s
@@ -122,6 +129,11 @@ class RayServe:
         if error < 0 and self.factor < 1 and wanted == workers:
             wanted -= 1  # damped to nothing for ever
         return min(max(wanted, self.least), self.most)
+
+
+def coming(pool: PoolSeen) -> int:
+    """Return the requests that wait at the router before a pool."""
+    return 0 if pool.role == "decode" else pool.held or 0
 
 
 def _bounds(owner: str, least: int, most: int) -> None:

@@ -132,6 +132,7 @@ def _pool(workers: int, load: float = 0.5, **changes: Any) -> PoolSeen:
         scheduled_tokens=(int(8192 * min(load, 1.0)),) * workers,
         scheduled_prompts=(int(4 * min(load, 1.0)),) * workers,
         engine=ENGINE,
+        held=int(50 * max(0.0, load - 1.0)),
     )
     return replace(whole, **changes)
 

@@ -335,7 +335,7 @@ COLD_WORKERS = {"S": (2.00, 3.09, 2.46), "Q": (2.13, 2.78, 3.69)}
 COLD_S = 420.0
 _QUEUE = (
     "autoscaler.pools.mixed.triggers="
-    "[{_target_: simulator.policies.kubernetes.Total, metric: waiting, target: 1},"
+    "[{_target_: simulator.policies.kubernetes.RouterQueue, target: 1},"
     "{_target_: simulator.policies.kubernetes.Total, metric: running, target: 16}]",
     "autoscaler.pools.mixed.limits.up.rates=[{period_s: 15.0, percent: 100.0}]",
 )
@@ -392,7 +392,8 @@ def _cold_rows(
             f"within {NEAR:.0%} of the band",
             "published runs lost requests to time-outs that are not stated, which ours serves late"
             if told is COLD_TAILS
-            else "what the endpoint picker held back, and hence what the triggers saw, is not told",
+            else "how the endpoint picker's flow control was set, and hence what the triggers saw, "
+            "is not told",
         )
 
 
@@ -469,7 +470,8 @@ STUDIES: tuple[Study, ...] = (
         variants=_cold_variants(),
         judge=_cold,
         caveat="how many prefixes there are is not stated; 15 is what llm-d's profile of these "
-        "lengths has. Clients here wait as long as it takes",
+        "lengths has. Flow control is as shipped: both triggers are its own metrics. Clients here "
+        "wait as long as it takes",
     ),
 )
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simulator.cluster.fleet.lives import SERVING, Fleet, Pool
 from simulator.cluster.ledger import Ledger
+from simulator.cluster.traffic.held import Held
 from simulator.cluster.traffic.source import Source
 from simulator.policies.autoscaling import Observation, Observing, PoolSeen, TrafficSeen, Truth
 
@@ -40,6 +41,7 @@ class Observer:
         self._ledger = ledger
         self._source = source
         self._truth: Truth | None = None
+        self.held: Held | None = None  # who waits at the router
         self._scrapes: deque[Scrape] = deque()
         self._last_s = 0.0
         self._open = 0  # every request before this one had ended by the last scrape
@@ -134,6 +136,8 @@ class Observer:
         }
         seen |= {name: None for name in seen if f"{role}.{name}" in self._observing.missing}
         return PoolSeen(
+            role=role,
+            held=None if self.held is None else len(self.held),
             gpus_per_worker=pool.crew.spec.layout.gpus,
             engine=pool.crew.engine,
             **(seen | dict(self._fleet.counts(role))),

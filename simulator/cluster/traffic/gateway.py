@@ -79,8 +79,7 @@ class Gateway:
     @property
     def unplaced(self) -> int:
         """Requests that are with no worker yet."""
-        held = 0 if self.held is None else sum(1 for _ in self.held)
-        return len(self._waiting) + held
+        return len(self._waiting) + (0 if self.held is None else len(self.held))
 
     def eased(self) -> None:
         """Hear that fewer prompt tokens wait at a worker, or that there are other workers."""

@@ -74,7 +74,8 @@ class Doorkeeper:
 
     def crowded(self, job: Any, site: Any) -> str:  # noqa: ARG002
         """Say whether the queue is full."""
-        return "queue_full" if len(site.queue) >= self.policy.waiting else ""
+        share = ceil(len(self.world.held) / len(self.world.entries))
+        return "queue_full" if len(site.queue) + share >= self.policy.waiting else ""
 
     def too_much(self, job: Any, site: Any) -> str:  # noqa: ARG002
         """Say whether more is pending than such a prompt may wait behind."""

@@ -14,7 +14,8 @@ from simulator.cluster.simulation import RunOptions, Simulation, Traffic, run
 from simulator.deployment import Batching, Deployment
 from simulator.elastic import Change
 from simulator.errors import ConfigError
-from simulator.policies.flow_control import Utilization
+from simulator.policies.autoscaling import Control, Observation, Plan
+from simulator.policies.flow_control import NeverHolds, Utilization
 from simulator.policies.local_prefill import PrefixBased
 
 SELDOM = Utilization(scrape_s=15.0)
@@ -113,6 +114,29 @@ def test_a_full_worker_that_goes_opens_the_router() -> None:
     gone = left(base, load)
     assert gone[19] == 1.5
     assert left(replace(base, elastic=colocated(1).elastic), load)[19] > 1.5
+
+
+def test_autoscalers_see_who_waits_at_the_router() -> None:
+    """Two from 2 s on, none once the scrape at 15 s has let them go; nothing where no queue is."""
+
+    @dataclass(frozen=True)
+    class Tells:
+        def initial(self) -> None:
+            return None
+
+        def decide(self, seen: Observation, state: None) -> tuple[Plan, None]:
+            return Plan({}, f"{seen.pools['mixed'].held} held"), state
+
+    load = traffic([0.1, 1.0, 2.0, 21.0], 100, 2)
+    control = Control(policy=Tells(), interval_s=5.0)  # type: ignore[arg-type]
+    base = colocated(1, flow_control=SELDOM, control=control)
+    decisions = both(base, load).decisions
+    told = {made["at_s"]: made["reason"] for made in decisions}
+    assert [told[at] for at in (5.0, 10.0, 15.0, 20.0)] == [
+        *("2 held", "2 held", "1 held", "0 held"),  # at 15 s one went, the other a millisecond on
+    ]
+    plain = run(replace(base, flow_control=NeverHolds()), load, RunOptions()).decisions
+    assert {made["reason"] for made in plain} == {"None held"}
 
 
 def test_what_never_opens_ends() -> None:

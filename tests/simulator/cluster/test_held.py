@@ -122,7 +122,12 @@ def test_who_waits_at_the_router_is_let_in_once_and_may_leave() -> None:
     load = traffic([0.0, 0.001, 0.002, 0.003], [900, 100, 100, 100], 1)
     base = colocated(1, batching=ONE_AT_A_TIME, router_queue_threshold=0.0)
     capped = both(replace(base, admission=QueueCap(waiting=1)), load).requests
-    assert (capped["status"] == 1).all()  # none waits at the worker
+    assert capped["status"].tolist() == [1, 1, 2, 2]  # the second waits at the router
+    spread = replace(colocated(2, batching=ONE_AT_A_TIME), router_queue_threshold=0.0)
+    busy = traffic([0.0, 0.0, 0.001, 0.002, 0.003, 0.004], 900, 1)
+    for cap, status in ((1, [1, 1, 1, 2, 2, 2]), (2, [1, 1, 1, 1, 1, 2])):  # two workers' shares
+        limited = replace(spread, admission=QueueCap(waiting=cap))
+        assert both(limited, busy).requests["status"].tolist() == status
     hasty = replace(load, clients=Clients(first_token_timeout_s=0.0195))
     gone = both(base, hasty).requests
     assert gone["status"].tolist() == [1, 3, 3, 3]

@@ -26,7 +26,8 @@ class Tells:
 
     def decide(self, seen: Observation, state: None) -> tuple[Plan, None]:
         """Return every gauge in words."""
-        told = {r: [getattr(pool, name) for name in METRICS] for r, pool in seen.pools.items()}
+        names = (*METRICS, "held", "role")
+        told = {r: [getattr(pool, name) for name in names] for r, pool in seen.pools.items()}
         return Plan({}, f"{told} {seen.traffic}"), state
 
 

@@ -11,6 +11,7 @@ from simulator.policies.kubernetes import (
     Band,
     Hpa,
     PerWorker,
+    RouterQueue,
     Saturation,
     SloKeda,
     Total,
@@ -94,6 +95,35 @@ def test_a_sum_held_at_a_target_for_each(total: int, desired: int, wanted: int) 
     """Of 10 for each worker desired, within a tenth of them."""
     shown = replace(pool(1, running=(total,)), desired=desired)
     assert Total(metric="running", target=10.0).wanted(shown) == wanted
+
+
+@pytest.mark.parametrize(
+    ("held", "desired", "wanted"),
+    [
+        (0, 1, 0),  # which limits keep from going below their least
+        (1, 1, 1),
+        (5, 2, 5),  # one request a worker
+        (21, 20, 20),  # a twentieth more is near enough
+        (23, 20, 23),
+        (None, 3, None),  # the router keeps no queue
+    ],
+)
+def test_the_router_s_queue_held_at_a_target_for_each(
+    held: int | None, desired: int, wanted: int | None
+) -> None:
+    """Whatever waits at workers, and however many run."""
+    shown = replace(pool(1, running=(40,), waiting=(9,)), desired=desired, held=held)
+    assert RouterQueue().wanted(shown) == wanted
+
+
+def test_a_router_without_a_queue_takes_nobody_away() -> None:
+    """As any metric that is missing: running requests may ask for more, not for fewer."""
+    at_once = Limits(up=Behavior(window_s=0.0, rates=()), down=Behavior(window_s=0.0, rates=()))
+    triggers = RouterQueue(), Total(metric="running", target=16.0)
+    law = Hpa(triggers=triggers, limits=at_once)
+    for running, held, wanted in ((4, None, 3), (4, 0, 1), (80, None, 5), (4, 7, 7)):
+        shown = replace(pool(3, running=(running, 0, 0)), held=held)
+        assert law.decide(shown, seen(0.0), Memory())[0] == wanted
 
 
 def test_metrics_are_told_in_thousandths() -> None:

@@ -194,6 +194,14 @@ def test_queue_balance(queued: int, waiting: int, split: tuple[int, int]) -> Non
     assert asked(QueueBalance(common=COMMON), at) == split
 
 
+def test_who_waits_at_the_router_waits_for_prefill() -> None:
+    """Twelve there count as twelve at a worker; what is told of decode does not."""
+    at = seen(pool(3, held=12), pool(3, waiting=(0, 3, 0), held=12), rate=0.0)
+    same = seen(pool(3, waiting=(12, 0, 0)), pool(3, waiting=(0, 3, 0)), rate=0.0)
+    assert asked(QueueBalance(common=COMMON), at) == asked(QueueBalance(common=COMMON), same)
+    assert asked(QueueBalance(common=COMMON), at) != (3, 3)
+
+
 def test_a_small_gain_moves_nobody() -> None:
     """A wait that is shorter by less than the gain asked for is not worth a change."""
     lines = pool(4, waiting=(20, 0, 0, 0)), pool(4, waiting=(12, 0, 0, 0))

@@ -68,6 +68,25 @@ def test_what_a_worker_holds_is_learnt_when_it_is_full() -> None:
     assert "of 70000 a worker" in why  # the mean of the last ten
 
 
+@pytest.mark.parametrize(
+    ("role", "hit_rate", "demand"),
+    [
+        ("mixed", 0.0, 50_000 + 10 * (1000 + 100)),
+        ("decode", 0.0, 50_000 + 10 * (1000 + 100)),
+        ("prefill", 0.0, 50_000 + 10 * 1000),
+        ("mixed", 0.25, 50_000 + 10 * (750 + 100)),
+        ("prefill", 0.25, 50_000 + 10 * 750),
+    ],
+)
+def test_requests_at_the_router_are_demand(role: str, hit_rate: float, demand: int) -> None:
+    """Ten of 1,000 tokens and answers of 100 beside 50,000 tokens in use."""
+    shown = pool(1, waiting=(0,), kv_utilization=(0.5,), held=10, role=role)
+    look = seen(0, flow(1.0, hit_rate=hit_rate))
+    assert f"{demand} tokens of" in WvaTokens().decide(shown, look, Memory())[1]
+    quiet = WvaTokens().decide(shown, seen(0, flow(0.0)), Memory())[1]
+    assert "50000 tokens of" in quiet  # no traffic, no lengths
+
+
 def test_a_worker_of_few_sequences_holds_what_its_settings_say() -> None:
     """40 sequences of 1,050 tokens: 42,000, less than 80,000."""
     small = engine(max_num_seqs=40)

@@ -140,6 +140,24 @@ def test_ray_by_hand(
     assert through(policy, looks) == told
 
 
+@pytest.mark.parametrize(
+    ("law", "role", "wanted"),
+    [
+        (NOW, "mixed", 6),  # (4 + 8) / 2
+        (NOW, "prefill", 6),
+        (NOW, "decode", 2),
+        (Kpa(target=2.0), "mixed", 6),
+        (Kpa(target=2.0), "prefill", 6),
+        (Kpa(target=2.0), "decode", 2),
+    ],
+)
+def test_who_waits_at_the_router_is_in_flight(law: Any, role: str, wanted: int) -> None:
+    """Eight at the router and four at two workers; a decode pool has nobody before it."""
+    shown = replace(pool(2), running=(2, 2), held=8, role=role)
+    assert law.decide(shown, seen(0.0), Memory())[0] == wanted
+    assert law.decide(replace(shown, held=None), seen(0.0), Memory())[0] == 2
+
+
 def test_ray_serves_from_none_at_once() -> None:
     """Without a replica it does not wait for 30 s."""
     empty = replace(pool(0), waiting=(4,), running=(0,))
