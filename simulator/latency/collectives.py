@@ -96,7 +96,7 @@ def _alpha(curve: CollectiveCurve, ranks: int) -> float:
 
 
 def _all_reduce(op: Operator, network: Network, efficiency: Efficiency) -> Number:
-    """Across domains on a shard per GPU.
+    """Inside a domain, then across domains on a shard per GPU.
 
     Kernels that write into their peers' memory end at the domain: a group that spans several is
     reduced by NCCL, which starts later inside each of them too.
@@ -116,7 +116,7 @@ def _reduced_inside(op: Operator, ranks: int, network: Network, efficiency: Effi
     """One-shot for small messages, two-shot for large, by the kernels that are the fastest.
 
     A one-shot takes in every other rank's message; a two-shot its shard of each, then the sums. A
-    group on one host of a rack has its hosts' kernels, one on several those that multicast too.
+    group on one host of a rack has its host's kernels, one on several those that multicast too.
     """
     if ranks == 1:
         return 0.0 * op.message
