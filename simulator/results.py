@@ -32,6 +32,7 @@ from simulator.record import (
     RunRecord,
     WorkerInfo,
 )
+from simulator.scaling import of_scaling
 from simulator.turns import of_sessions, warning_of_unsent
 from workloads.trace import ABOUT_BLOCKS, BLOCKS_KEY
 
@@ -710,6 +711,12 @@ def totals(requests: pl.LazyFrame, slo: SLO, end_s: float) -> dict[str, Any]:
     )
 
 
+def _goodness(requests: pl.LazyFrame, slo: SLO) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return when each request arrived, and whether it was good."""
+    told = requests.select("arrival_s", slo.good().alias("good")).collect()
+    return told["arrival_s"].fill_null(math.nan).to_numpy(), told["good"].to_numpy()
+
+
 def _arrived(requests: pl.LazyFrame) -> Arrived:
     """Return what came to the workers, and what was rejected of it, by reason."""
     tokens = pl.col("input_tokens").cast(pl.Int64) + pl.col("output_tokens")
@@ -901,7 +908,8 @@ def summarize(
     none; ``worst_service`` is the least attainment of a service.
     ``retries`` is how often a request was lost with its worker and begun anew, of
     ``retried_requests``; ``resends`` how often one that admission turned away was sent again, of
-    ``resent_requests``; ``workers`` is what :func:`turnover` counts. Token rates count the tokens
+    ``resent_requests``; ``workers`` is what :func:`turnover` counts, ``scaling``
+    what :func:`simulator.scaling.of_scaling` does. Token rates count the tokens
     of completed requests; per GPU means per allocated GPU of all pools together (``gpus``, their
     time-mean). ``prefix_cache``, ``cache_tiers`` and ``local_prefill`` are what the functions of
     these names count, ``rejected_token_share`` is of the tokens that arrived, ``usd`` what
@@ -961,6 +969,7 @@ def summarize(
         "cache_tiers": cache_tiers(record),
         "local_prefill": local_prefill(requests, record.workers),
         "workers": turnover(record.workers),
+        "scaling": of_scaling(record, *_goodness(requests, slo)),
         "preemptions": counts["preemptions"],
         "recomputed_tokens": counts["recomputed_tokens"],
         "retries": counts["retries"],

@@ -18,6 +18,7 @@ FLOORS = {
     "simulator.files": 2,
     "simulator.record": 2,
     "simulator.joined": 2,
+    "simulator.scaling": 2,
     "simulator.dropped": 2,
     "simulator.measured": 2,
     "simulator.turns": 2,

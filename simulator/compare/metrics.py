@@ -102,6 +102,16 @@ METRICS = (
         )
         for rank in ("p50", "p90")
     ),
+    Metric(path="scaling.reversals_per_hour", label="reversals/h", better=-1, optional=True),
+    Metric(path="scaling.late_minutes", label="late minutes", better=-1, optional=True),
+    Metric(
+        path="scaling.longest_late_s",
+        label="longest late",
+        better=-1,
+        write=seconds,
+        optional=True,
+    ),
+    Metric(path="scaling.idle_gpu_hours", label="idle GPU-hours", better=-1, optional=True),
     Metric(path="preemptions", label="preemptions", better=-1),
     Metric(path="retries", label="retries", better=-1),
 )

@@ -32,6 +32,9 @@ COLUMNS = (
     ),
     "rejected_token_share",
     "dropped.token_share",
+    "scaling.reversals_per_hour",
+    "scaling.longest_late_s",
+    "scaling.idle_gpu_hours",
 )
 """Numbers in the page's table; the parquet has all."""
 

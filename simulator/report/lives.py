@@ -31,7 +31,9 @@ def lives_panels(seen: View) -> list[Panel]:
     moved = [pool for pool in seen.pools if changed(seen.results, pool)]
     if not moved:
         return []
-    return [_gantt(seen), *(_sizes(seen, pool, wide=len(moved) == 1) for pool in moved)]
+    sizes = [_sizes(seen, pool, wide=len(moved) == 1) for pool in moved]
+    ratio = [_ratio(seen)] if {"prefill", "decode"} <= set(seen.pools) else []
+    return [_gantt(seen), *sizes, *ratio]
 
 
 def changed(results: Results, pool: str) -> bool:
@@ -224,3 +226,43 @@ def _sizes(seen: View, pool: str, *, wide: bool) -> Panel:
     return Panel(
         name=f"sizes_{pool}", title=f"Size of the {pool} pool", note=note, figure=drawn, wide=wide
     )
+
+
+def _ratio(seen: View) -> Panel:
+    """Return how many prefill workers served for each decode worker over time, and flips."""
+    told = {pool: steps(seen.results, pool, seen.end_s) for pool in ("prefill", "decode")}
+    times = np.unique(np.concatenate([moments for moments, _ in told.values()]))
+    counts = {
+        (pool, name): table[name][np.searchsorted(moments, times, side="right") - 1]
+        for pool, (moments, table) in told.items()
+        for name in ("ready", "desired")
+    }
+    ratios = {
+        name: np.divide(
+            counts["prefill", name],
+            counts["decode", name],
+            out=np.full(len(times), np.nan),
+            where=counts["decode", name] > 0,
+        )
+        for name in ("ready", "desired")
+    }
+    x = times * seen.scale
+    wanted = theme.line(x, ratios["desired"], "desired", theme.INK, step=True)
+    lines = [
+        theme.line(x, ratios["ready"], "ready", theme.STATE_COLOURS["ready"], step=True),
+        wanted.update(line_dash="dash"),
+    ]
+    flips = seen.results.events.filter(pl.col("kind") == "flipping")
+    if len(flips):
+        at = flips["time_s"].to_numpy()
+        up = ratios["desired"][np.searchsorted(times, at, side="right") - 1]
+        marks = {"symbol": "diamond", "size": 8, "color": theme.TARGET}
+        lines.append(
+            go.Scatter(x=at * seen.scale, y=up, name="flips", mode="markers", marker=marks)
+        )
+    drawn = theme.figure(
+        lines, x=seen.time, y="prefill : decode", xaxis_range=seen.span, showlegend=True
+    )
+    note = "Prefill workers for each decode worker: those that serve, and as asked for. A gap: no"
+    note += " decode worker. Diamonds are flips."
+    return Panel(name="ratio", title="Prefill to decode", note=note, figure=drawn, wide=True)

@@ -227,6 +227,17 @@ def changes(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("workers", "; ".join(told))] if told else []
 
 
+def scaling(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return how steady the scaling was, as label and text, where somebody decided."""
+    told = summary["scaling"]
+    if told["reversals"] is None:
+        return []
+    words = f"{number(told['reversals'])} {_plural('reversal', told['reversals'])}"
+    late = f"late for up to {seconds(told['longest_late_s'])} in a row"
+    idle = f"{number(told['idle_gpu_hours'])} GPU-hours idle"
+    return [("scaling", f"{words}, {late}, {idle}")]
+
+
 def _unread(account: Mapping[str, Any]) -> str:
     """Return the columns or fields there was no use for, with the rows that had them."""
     told = [each for each in account.get("transforms") or () if each["name"] == "ignored_columns"]

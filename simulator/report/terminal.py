@@ -107,6 +107,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("GPU-hours", ", ".join(hours) or "0"),
         *prose.regret(summary),
         *prose.changes(summary),
+        *prose.scaling(summary),
         ("KV utilisation", ", ".join(f"{pool} {share(u)}" for pool, u in used.items()) or "–"),
         *prose.cached(summary),
         *prose.stayed(summary),

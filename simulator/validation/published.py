@@ -6,12 +6,12 @@ what was published beside what came out, and holds by a rule that the page state
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import polars as pl
 
 from simulator.results import Results
+from simulator.scaling import turns
 
 BAND = (0.85, 1.0, 1.15)
 """Factors on every step's seconds: what errors of the latency model may do."""
@@ -101,8 +101,7 @@ def changes(results: Results, pool: str, after_s: float, until_s: float) -> list
 
 def reversals(results: Results, pool: str, after_s: float, until_s: float) -> int:
     """Return how often a pool turned round, growing after it shrank or the other way."""
-    steps = changes(results, pool, after_s, until_s)
-    return sum((one > 0) != (other > 0) for one, other in pairwise(steps))
+    return turns(changes(results, pool, after_s, until_s))
 
 
 def _told(values: Sequence[float], digits: int = 1) -> str:

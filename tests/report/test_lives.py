@@ -36,6 +36,7 @@ def test_pools_that_never_change_have_no_panels() -> None:
     assert set(panels_of(replace(steady, workers=(first, *steady.workers[1:])))) == {
         "lives",
         "sizes_prefill",
+        "ratio",
     }
 
 
@@ -145,3 +146,22 @@ def test_many_lives_are_counted_and_the_steps_thinned() -> None:
         held = [spans(life, end).get("ready") for life in decode]
         ready = sum(span is not None and span[0] <= times[at] < span[1] for span in held)
         assert counts["ready"][at] == ready
+
+
+def test_the_ratio_is_that_of_the_pools() -> None:
+    """Ready prefill workers over ready decode workers at every moment, and as asked for."""
+    results = results_of()
+    seen = view(results)
+    figure = panels_of(results)["ratio"].figure
+    assert figure is not None
+    ready, desired = figure.data[:2]
+    for name, line in (("ready", ready), ("desired", desired)):
+        for pool_time in (0.05, 0.35, 0.65, 0.95):
+            now = pool_time * seen.end_s
+            counts = []
+            for pool in ("prefill", "decode"):
+                moments, table = steps(results, pool, seen.end_s)
+                counts.append(table[name][np.searchsorted(moments, now, side="right") - 1])
+            row = np.searchsorted(np.array(line.x) / seen.scale, now, side="right") - 1
+            expected = counts[0] / counts[1] if counts[1] else np.nan
+            assert line.y[row] == pytest.approx(expected, nan_ok=True), (name, now)
