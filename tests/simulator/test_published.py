@@ -28,6 +28,16 @@ def test_memory_of_decode_holds_prefill_back() -> None:
     assert [each.holds for each in once.judge(runs)] == [True, True]
 
 
+def test_a_cliff_is_where_the_tail_rises_most() -> None:
+    """Midway between the two; a tail that never doubles has none."""
+    count = len(published.SWEPT_S)
+    steps = [1.0] * 6 + [5.0] * (count - 6)
+    assert published.SWEPT_S[5:7] == (100, 120)
+    assert published.cliff_s(steps) == 110
+    assert published.cliff_s([1.1**at for at in range(count)]) is None
+    assert published.cliff_s([2.0**at for at in range(count)]) == 10  # the first of those alike
+
+
 def test_reversals_are_turns_not_steps() -> None:
     """Up, up, down, down, up: two turns, of the pool and the span asked for alone."""
     steps = [(10.0, 2, 3), (20.0, 3, 4), (30.0, 4, 4), (40.0, 4, 3), (50.0, 3, 2), (60.0, 2, 3)]

@@ -16,9 +16,10 @@ SAMPLES = 64
 
 
 class Looks(NamedTuple):
-    """Of one pool's busiest worker at each look: tokens per scheduled prompt, and tokens at once.
+    """Of one pool's workers at each look: tokens per scheduled prompt, and tokens at once.
 
-    Nothing is kept from before the first prompt, but ``seen`` counts every look.
+    Each worker is looked at by itself, those that compute no prompt too. Nothing is kept from
+    before the first prompt, but ``seen`` counts every worker looked at.
     """
 
     lengths: tuple[float, ...] = ()
@@ -26,16 +27,16 @@ class Looks(NamedTuple):
     seen: int = 0
 
     def after(self, pool: PoolSeen) -> "Looks":
-        """Return the looks with another; 0 where nothing is scheduled."""
+        """Return the looks with one more at each worker; 0 where nothing is scheduled."""
         if not pool.scheduled_tokens or not pool.scheduled_prompts:
             return self
-        tokens, prompts = max(zip(pool.scheduled_tokens, pool.scheduled_prompts, strict=True))
-        if not prompts and not self.lengths:
-            return self._replace(seen=self.seen + 1)
-        each = tokens / prompts if prompts else 0.0
-        return Looks(
-            (*self.lengths, each)[-SAMPLES:], (*self.tokens, tokens)[-SAMPLES:], self.seen + 1
-        )
+        lengths, seen = list(self.lengths), list(self.tokens)
+        for tokens, prompts in zip(pool.scheduled_tokens, pool.scheduled_prompts, strict=True):
+            if prompts or lengths:
+                lengths.append(tokens / prompts if prompts else 0.0)
+                seen.append(tokens)
+        count = self.seen + len(pool.scheduled_tokens)
+        return Looks(tuple(lengths[-SAMPLES:]), tuple(seen[-SAMPLES:]), count)
 
     @property
     def length(self) -> float:

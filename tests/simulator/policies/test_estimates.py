@@ -71,9 +71,13 @@ def test_looks_are_counted_but_idle_ones_teach_nothing_at_first() -> None:
     assert looks.after(step((2,), (1,))).riding == 334  # 1002 / 3
 
 
-def test_the_busiest_worker_is_looked_at() -> None:
-    """The one with most tokens in its step, 1,000 of 4 prompts; what is not exported is not."""
-    assert Looks().after(step((300, 1000, 0), (1, 4, 0))).lengths == (250.0,)
+def test_every_worker_is_looked_at() -> None:
+    """300 tokens of a prompt, 1,000 of 4, none: three looks; what is not exported is none."""
+    looks = Looks().after(step((300, 1000, 0), (1, 4, 0)))
+    assert looks == Looks((300.0, 250.0, 0.0), (300, 1000, 0), 3)
+    assert (looks.length, looks.riding) == (550 / 3, 434)
+    first = Looks().after(step((0, 1000, 0), (0, 4, 0)))  # an idle one before the first prompt
+    assert first == Looks((250.0, 0.0), (1000, 0), 3)
     for blind in (pool(1, scheduled_tokens=None), pool(1, scheduled_prompts=None), pool(0)):
         assert NEXT.after(blind) is NEXT
 
