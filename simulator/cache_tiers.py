@@ -16,8 +16,11 @@ class Tier:
     All that is read in one place shares its bandwidth (max-min); a worker reads at most
     ``worker_gb_per_s`` (``None``: no less than the place gives), and ``latency_s`` pass beside the
     time on the wire. ``write``: blocks come when they are computed (``through``), or when the
-    memory above has no room for them any more (``eviction``). Written blocks bring along those they
-    follow, at once and free of charge. The least recently used go; after ``ttl_s`` (``None``:
+    memory above has no room for them any more (``eviction``). That takes the time of
+    ``write_gb_per_s``, which all that write there share (max-min), a worker at most
+    ``worker_gb_per_s``, and what a memory drops its own reading bandwidth; blocks are found when
+    they are written, not before. ``None``: it takes no time, and blocks bring along those they
+    follow free of charge. The least recently used go; after ``ttl_s`` (``None``:
     never) without use they go anyway. A prompt is loaded where the memory has more than
     ``threshold`` times as much of it as what is nearer (Mooncake's balancing threshold).
     """
@@ -27,11 +30,12 @@ class Tier:
     worker_gb_per_s: float | None = None
     latency_s: float = 0.0
     write: str = "through"
+    write_gb_per_s: float | None = None
     ttl_s: float | None = None
     threshold: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("gib", "gb_per_s", "worker_gb_per_s", "ttl_s"):
+        for name in ("gib", "gb_per_s", "worker_gb_per_s", "write_gb_per_s", "ttl_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"cache tier: {name} must be above 0 but got {value!r}")

@@ -88,6 +88,7 @@ class Attendant:
         worker = self._hidden(life)
         worker.leaving = None
         self.departures.lose(worker)
+        self.tiers.lost(worker)
         self.left(worker)
 
     def _hidden(self, life: Life) -> AnyWorker:

@@ -99,7 +99,7 @@ class Arrivals:
         """Deliver ``request`` at ``when``."""
         heap = self._heap
         heappush(heap, (when, request))
-        if heap[0][1] == request:
+        if heap[0] == (when, request):
             self.alarm.set(when, TRANSFER_END)
 
     def cancel(self, request: int) -> None:

@@ -1,7 +1,7 @@
 """What workers write to and load from memories beneath their KV caches, and where these are."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from simulator.cluster.links.sharing import SharedLinks, water_level
 from simulator.cluster.links.transfers import Arrivals, Flow, Port
 from simulator.cluster.pools.prefetches import Prefetches
 from simulator.cluster.pools.team import AnyWorker
+from simulator.cluster.pools.writers import Writer
 from simulator.cluster.workers.cache import Found, PrefixCache
 from simulator.cluster.workers.prompts import Path, PromptBlocks, first
 from simulator.deployment import Deployment, Pool
@@ -22,6 +23,10 @@ from simulator.record import TierInfo
 GIB = 1 << 30
 ENDLESS_PROMPT = 1 << 40
 """Tokens of a prompt all of whose blocks are looked for."""
+
+
+Keep = Callable[[Path], None]
+"""Writes a path's blocks to a memory."""
 
 
 class Store:
@@ -38,6 +43,8 @@ class Store:
         self.cache = cache
         self.capacity = capacity
         self.port = Port(tier.gb_per_s * 1e9)
+        written = tier.write_gb_per_s
+        self.write_port = None if written is None else Port(written * 1e9)
         self.latency_s = tier.latency_s
         self.threshold = tier.threshold
         self.written_blocks = self.loaded_blocks = self.reserved = 0
@@ -48,6 +55,12 @@ class Store:
         """Return what is there of a prompt."""
         self.expire()
         return self.cache.find(request, tokens)
+
+    def missing(self, path: Path) -> int:
+        """Return how many blocks of a path are not there."""
+        self.expire()
+        most = path[-1][0]
+        return most - self.cache.match(path, most).blocks
 
     def keep(self, path: Path) -> None:
         """Have all blocks of a path, as those used last."""
@@ -96,6 +109,9 @@ class Tiers:
         self._stores: dict[tuple[str, tuple[str, int] | None], Store] = {}
         self._reach: dict[int, dict[str, Store]] = {}  # by worker
         self._fetches: dict[int, Fetch] = {}
+        self._writers: dict[int, list[Writer]] = {}  # by worker; -1: of memories
+        self._writing: dict[int, Writer] = {}  # by the numbers of their flows, which are below 0
+        self._written = 0
         self._arrivals = Arrivals(clock, self._deliver, LOADED)
         self.links = SharedLinks(clock, self._arrivals, water_level, _nothing, LOADS)
         self.started_bytes = self.delivered_bytes = self.dropped_bytes = 0.0
@@ -128,8 +144,9 @@ class Tiers:
 
     @property
     def bytes_in_flight(self) -> float:
-        """KV bytes being loaded or brought up."""
+        """KV bytes being loaded, brought up or written."""
         flows = [fetch.flow for fetch in self._fetches.values()]
+        flows += [writer.flow for writer in self._writing.values() if writer.flow is not None]
         flows += [] if self.prefetches is None else self.prefetches.flows
         return sum(flow.payload for flow in flows)
 
@@ -140,16 +157,38 @@ class Tiers:
             return
         within = self._reach[worker.number] = self._within((gpu, slot.first_domain))
         names = list(self._tiers)
-        writes = [store for name, store in within.items() if self._tiers[name].write == "through"]
+        writes = [
+            self._way_from(worker, name, store)
+            for name, store in within.items()
+            if self._tiers[name].write == "through"
+        ]
         if writes:
             cache.stored = partial(_keep, writes)
         if self._tiers[names[0]].write == "eviction" and worker.role == "prefill":
-            cache.evicts = within[names[0]].keep
+            cache.evicts = self._way_from(worker, names[0], within[names[0]])
         reach = []
         for name, store in within.items():
             own = self._tiers[name].worker_gb_per_s
             reach.append((store, Port(store.port.bandwidth if own is None else own * 1e9)))
         worker.beneath = _Beneath(self, worker, reach)
+
+    def _way_from(self, worker: AnyWorker, name: str, store: Store) -> Keep:
+        """Return what writes to a memory from a worker."""
+        own = self._tiers[name].worker_gb_per_s
+        return self._way(worker.number, store, None if own is None else Port(own * 1e9))
+
+    def _way(self, source: int, store: Store, port: Port | None) -> Keep:
+        """Return what writes to a memory, through a port (``None``: as fast as it takes it)."""
+        if store.write_port is None:
+            return store.keep
+        writer = Writer(self, store, port or Port(store.write_port.bandwidth))
+        self._writers.setdefault(source, []).append(writer)
+        return writer.write
+
+    def lost(self, worker: AnyWorker) -> None:
+        """Write nothing more from a worker that is gone."""
+        for writer in self._writers.pop(worker.number, ()):
+            writer.stop()
 
     def _within(self, place: tuple[str, int]) -> dict[str, Store]:
         """Return the memories of a place, from near to far."""
@@ -161,7 +200,7 @@ class Tiers:
                 store = self._stores[name, where] = self._made(tier)
                 following = next(reversed(found), None)
                 if following is not None and self._tiers[following].write == "eviction":
-                    store.cache.evicts = found[following].keep
+                    store.cache.evicts = self._way(-1, found[following], store.port)
             found[name] = store
         return dict(reversed(found.items()))
 
@@ -206,8 +245,21 @@ class Tiers:
         self.links.submit(flow)
         return flow
 
+    def put(self, writer: Writer, blocks: int) -> Flow:
+        """Begin to bring so many blocks to a memory."""
+        store, size = writer.store, blocks * self._block_bytes
+        assert store.write_port is not None  # noqa: S101 - it takes time
+        self._written -= 1
+        self._writing[self._written] = writer
+        self.started_bytes += size
+        ways = writer.port, store.write_port
+        flow = Flow(self._written, *ways, size, store.latency_s, payload=size)
+        self.links.submit(flow)
+        return flow
+
     def stop(self, flow: Flow) -> float:
         """Stop bringing; return the bytes that have crossed."""
+        self._writing.pop(flow.request, None)
         left = self.links.cancel(flow)
         self.dropped_bytes += left
         self.delivered_bytes += flow.payload - left
@@ -215,6 +267,12 @@ class Tiers:
 
     def _deliver(self, request: int, _: float) -> None:
         """Bring the next part of a prompt, or let its worker go on with it."""
+        writer = self._writing.pop(request, None)
+        if writer is not None:
+            assert writer.flow is not None  # noqa: S101 - it has just come
+            self.delivered_bytes += writer.flow.payload
+            writer.delivered()
+            return
         fetch = self._fetches.get(request)
         if fetch is None:
             assert self.prefetches is not None  # noqa: S101 - who else
@@ -312,10 +370,10 @@ class _Beneath:
         self._tiers.cancel(request)
 
 
-def _keep(stores: list[Store], path: Path) -> None:
-    """Write blocks to memories, each of which has them from then on."""
-    for store in stores:
-        store.keep(path)
+def _keep(ways: list[Keep], path: Path) -> None:
+    """Write blocks to memories."""
+    for way in ways:
+        way(path)
 
 
 def _nothing(request: int, now: float) -> None:

@@ -102,8 +102,10 @@ class PrefixCache:
 
     def find(self, request: int, tokens: int) -> Found:
         """Return what is there of a prompt of which the last of ``tokens`` is to be computed."""
-        path = self._path_of(request)
-        most = (tokens - 1) // self._size
+        return self.match(self._path_of(request), (tokens - 1) // self._size)
+
+    def match(self, path: Path, most: int) -> Found:
+        """Return what is there of the first ``most`` blocks of a path."""
         node, at, idle = self._root, 0, 0
         for end, name in path:
             upto = end if end < most else most

@@ -300,6 +300,7 @@ def _at_most(pool: Pool, blocks: int) -> Pool:
 def _tiered(seed: int, deployment: Deployment, longest: int, *, grid: bool) -> Deployment:
     """Return the deployment with memories beneath its caches: in some cases, where it can."""
     own = Random(f"what is beneath {seed}")  # noqa: S311 - no secret
+    writer = Random(f"what is written beneath {seed}")  # noqa: S311 - no secret
     pools = [pool for pool in deployment.pools if pool.batching.prefix_cache]
     if own.random() < 0.4 or not pools:
         return deployment
@@ -322,6 +323,7 @@ def _tiered(seed: int, deployment: Deployment, longest: int, *, grid: bool) -> D
             write=own.choice(writes),
             threshold=own.choice([1.0, 1.0, 1.5]),
             ttl_s=own.choice([None, None, None, 1.0 if grid else own.uniform(0.1, 3.0)]),
+            write_gb_per_s=writer.choice([None, 1e9 if grid else writer.uniform(2e-4, 5e-3)]),
         )
 
     nearest = ("through",) if decodes else ("through", "eviction")
@@ -343,8 +345,8 @@ def _tiered(seed: int, deployment: Deployment, longest: int, *, grid: bool) -> D
 def draw_raising(seed: int, *, changing: bool = False) -> Drawn:
     """Return the configuration of a seed with prompts that are brought up while they queue.
 
-    They share much, workers take turns and keep little, and host memory has less than what lies
-    beneath it; pools, clients and what else there is are those of :func:`draw`.
+    They share much, all are let in, workers take turns and keep little, and host memory has less
+    than what lies beneath it; pools, clients and what else there is are those of :func:`draw`.
     """
     drawn = draw(seed, changing=changing)
     own, grid = Random(f"who is brought up of {seed}"), drawn.grid  # noqa: S311 - no secret
@@ -359,7 +361,8 @@ def draw_raising(seed: int, *, changing: bool = False) -> Drawn:
     load = traffic(sorted(when), prompts, [own.randint(1, 12) for _ in range(requests)])
     load = shared(load, own.choice([2, 5, 16]), own.choice([1, 1, 2]), seed)
     load = replace(load, clients=drawn.traffic.clients, classes=drawn_classes(requests, own))
-    deployment = replace(drawn.deployment, queue=own.choice([Fcfs(), Fcfs(), *QUEUES]))
+    queue = own.choice([Fcfs(), Fcfs(), *QUEUES])
+    deployment = replace(drawn.deployment, queue=queue, admission=AdmitAll())
     return replace(
         drawn, deployment=_raised(own, deployment, longest + 12, grid=grid), traffic=load
     )
@@ -372,7 +375,8 @@ def _raised(own: Random, deployment: Deployment, longest: int, *, grid: bool) ->
     least = -(-longest // size) + 1
     pools = tuple(
         replace(
-            _at_most(pool, own.choice([least, 2 * least, 10 * least])),
+            pool,
+            batching=replace(pool.batching, kv_blocks=own.choice([least, 2 * least, 10 * least])),
             workers=max(pool.workers, 2) if pool.role != "decode" else pool.workers,
         )
         for pool in pools
@@ -387,13 +391,13 @@ def _raised(own: Random, deployment: Deployment, longest: int, *, grid: bool) ->
             worker_gb_per_s=own.choice([None, pace / 2e9]),
             latency_s=own.choice([0.0, 0.25 if grid else own.uniform(0.0, 0.05)]),
             threshold=own.choice([1.0, 1.0, 1.5]),
-            ttl_s=own.choice([None, None, None, 1.0]),
+            ttl_s=own.choice([None, None, None, own.uniform(0.5, 1.5)]),
+            write_gb_per_s=own.choice([None, None, pace / 1e9 * own.uniform(0.5, 2.0)]),
             **changes,
         )
 
-    ssd = own.choice(
-        [None, tier(own.choice([100, 5000]), write=own.choice(["through", "eviction"]))]
-    )
+    ssd = tier(own.choice([100, 5000]), write=own.choice(["through", "eviction"]))
+    ssd = own.choice([None, ssd, ssd])
     store = tier(5000) if ssd is None or own.random() < 0.5 else None
     prefetch = cache_tiers.Prefetch(
         policy=own.choice(cache_tiers.POLICIES),

@@ -36,6 +36,7 @@ class PlainStore:
 
     def __post_init__(self) -> None:
         self.wire = Wire(self.tier.gb_per_s * 1e9)
+        self.write_wire = Wire((self.tier.write_gb_per_s or 0.0) * 1e9)
 
     @property
     def promised(self) -> int:
@@ -77,7 +78,7 @@ class PlainStore:
         while len(self.order) > self.capacity - self.promised:
             oldest = min(self.order, key=lambda block: self.order[block])
             if self.beneath is not None and oldest not in told:
-                self.beneath.keep(self.chain[oldest])
+                self.world.tiers.write(self, self.beneath, self.chain[oldest])
                 told |= set(self.chain[oldest])
             self.forget(oldest)
 
@@ -149,6 +150,24 @@ class Raise:
         return int(self.job.number)
 
 
+@dataclass(eq=False)
+class Write:
+    """Blocks that go to a memory from a ``source``, which writes one after the other."""
+
+    source: Any
+    store: PlainStore
+    blocks: list[Block]
+    way: Wire
+    number: int = 0
+    left: float = 0.0
+    rate: float = 0.0
+
+    @property
+    def wires(self) -> tuple[Wire, Wire]:
+        """What it crosses."""
+        return self.way, self.store.write_wire
+
+
 class PlainTiers:
     """All memories of a deployment."""
 
@@ -157,6 +176,9 @@ class PlainTiers:
         self.tiers = world.deployment.cache_tiers.tiers if world.prompts is not None else {}
         self.rules = world.deployment.cache_tiers.prefetch
         self.raises: list[Raise] = []  # in the order in which prompts joined
+        self.writes: list[Write] = []  # in the order in which they came
+        self.write_wires: dict[Any, Wire] = {}
+        self.begun_writes = 0
         pools = [pool for pool in world.deployment.pools if pool.batching.prefix_cache]
         if not pools:
             self.tiers = {}
@@ -167,8 +189,8 @@ class PlainTiers:
         self.block_bytes = held.per_token * self.size
         self.block_bytes += held.per_window_token * min(self.size, held.window)
         self.stores: dict[Any, PlainStore] = {}
-        self.loads: list[Load | Raise] = []
-        self.landing: list[tuple[float, int, Load | Raise]] = []
+        self.loads: list[Load | Raise | Write] = []
+        self.landing: list[tuple[float, int, Load | Raise | Write]] = []
         self.settled_at = 0.0
 
     def here(self, site: Any) -> dict[str, PlainStore]:
@@ -202,9 +224,9 @@ class PlainTiers:
             if not evicted:
                 for store in stores.values():
                     if store.tier.write == "through":
-                        store.keep(blocks)
+                        self.write(site, store, blocks)
             elif first.write == "eviction" and site.pool.role == "prefill":
-                next(iter(stores.values())).keep(blocks)
+                self.write(site, next(iter(stores.values())), blocks)
 
         site.cache.heard = heard
 
@@ -236,6 +258,46 @@ class PlainTiers:
         if parts:
             self.begin(Load(site, prompt, parts, self.size * sum(part[2] for part in parts)))
         return bool(parts)
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def write(self, source: Any, store: PlainStore, blocks: list[Block]) -> None:
+        """Bring blocks to a memory, after what the same source brings there."""
+        if store.tier.write_gb_per_s is None:
+            store.keep(blocks)
+            return
+        if isinstance(source, PlainStore):
+            way = source.wire
+        else:
+            own = store.tier.worker_gb_per_s or store.tier.write_gb_per_s
+            way = self.write_wires.setdefault((source, store), Wire(own * 1e9))
+        self.writes.append(Write(source, store, blocks, way))
+        self.next_write(source, store)
+
+    def next_write(self, source: Any, store: PlainStore) -> None:
+        """Begin the next of a source's writes, if none is under way."""
+        mine = [each for each in self.writes if (each.source, each.store) == (source, store)]
+        for each in mine:
+            if each.number:
+                return
+            lacks = len(each.blocks) - len(store.find(each.blocks))
+            if lacks:
+                self.begun_writes += 1
+                each.number = -self.begun_writes
+                self.begin(each, lacks)
+                return
+            self.writes.remove(each)
+            store.keep(each.blocks)
+
+    def lost(self, site: Any) -> None:
+        """Write nothing more from a worker that is gone."""
+        self.landing = [e for e in self.landing if getattr(e[2], "source", None) is not site]
+        for each in [each for each in self.writes if each.source is site]:
+            self.writes.remove(each)
+            if each in self.loads:
+                self.settle()
+                self.loads.remove(each)
+                self.share()
 
     # --- bringing up ---------------------------------------------------------------------------
 
@@ -322,10 +384,12 @@ class PlainTiers:
         for each in [each for each in self.raises if each.job is job]:
             self.let_go(each)
 
-    def begin(self, load: "Load | Raise") -> None:
-        """Put the present part of a load on its wires."""
+    def begin(self, load: "Load | Raise | Write", lacks: int = 0) -> None:
+        """Put the present part of a load on its wires, or what a memory lacks."""
         self.settle()
-        if isinstance(load, Raise):
+        if isinstance(load, Write):
+            load.left = lacks * self.block_bytes
+        elif isinstance(load, Raise):
             _, _, first, end = load.plan[load.at]
             load.left, load.on_wire, load.flying = (end - first) * self.block_bytes, True, False
         else:
@@ -344,7 +408,7 @@ class PlainTiers:
         """Give max-min fair rates."""
         fill(self.loads, {})
 
-    def ends(self, load: "Load | Raise") -> float:
+    def ends(self, load: "Load | Raise | Write") -> float:
         """Return when a part is through."""
         return max(self.world.now, self.settled_at + load.left / load.rate)
 
@@ -380,6 +444,11 @@ class PlainTiers:
         """Load the next part, or let the worker go on."""
         while self.landing and self.landing[0][0] <= self.world.now:
             load = self.landing.pop(0)[2]
+            if isinstance(load, Write):
+                self.writes.remove(load)
+                load.store.keep(load.blocks)
+                self.next_write(load.source, load.store)
+                continue
             if isinstance(load, Raise):
                 load.at, load.flying = load.at + 1, False
                 if load.over:

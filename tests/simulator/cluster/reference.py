@@ -1048,6 +1048,8 @@ class World:
             site.meter()
         site.working(False)
         site.state, site.stopped = "stopped", self.now
+        if self.tiers.tiers:
+            self.tiers.lost(site)
         self.rack(site).give(self.slots[site])
 
     # --- requests ------------------------------------------------------------------------------

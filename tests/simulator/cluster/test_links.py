@@ -7,6 +7,8 @@ import pytest
 from builders import A_FABRIC, A_GPU, A_MODEL, LinearLatency, disaggregated, traffic
 
 from hardware.link import Link
+from simulator.cluster.clock import Clock, sleeper
+from simulator.cluster.links.transfers import Arrivals
 from simulator.cluster.simulation import RunOptions, run
 from simulator.deployment import Batching, Deployment, Transfer
 from simulator.record import RunRecord
@@ -29,6 +31,19 @@ def slow_links(prefill: int, decode: int, sharing: str, mode: str = "push") -> D
         batching=Batching(max_num_batched_tokens=TOKENS * 64),
         transfer=Transfer(mode=mode, sharing=sharing),
     )
+
+
+def test_a_later_time_for_the_same_number_hides_no_earlier_one() -> None:
+    """Whatever is due comes at its time, though the first of it goes by the last one's number."""
+    clock, came = Clock(), list[tuple[float, int]]()
+    arrivals = Arrivals(clock, lambda number, now: came.append((now, number)))
+    clock.env.process(sleeper(arrivals.alarm, arrivals.wake))
+    for when, number in ((3.0, 1), (4.0, 2), (9.0, 1)):
+        arrivals.at(when, number)
+    done = clock.env.event()
+    clock.at_last(10.0, done.succeed)
+    clock.run(done)
+    assert came == [(3.0, 1), (4.0, 2), (9.0, 1)]
 
 
 def wires(record: RunRecord) -> np.ndarray:

@@ -105,6 +105,7 @@ def test_whatever_happens_while_prompts_load(data: st.DataObject, patient: bool,
         gb_per_s=data.draw(st.sampled_from([1e-3, 1e-2, 1.0])),
         latency_s=data.draw(st.sampled_from([0.0, 0.05])),
         ttl_s=data.draw(st.sampled_from([None, 0.5])),
+        write_gb_per_s=data.draw(st.sampled_from([None, 1e-3, 1e-2])),
     )
     load = shared(poisson_traffic(45, 9.0, 80, 50, seed), seed=seed)
     load = replace(load, clients=Clients() if patient else data.draw(CLIENTS))
@@ -221,6 +222,7 @@ def test_bad_memories_are_told() -> None:
         ({"gib": 0.0}, "gib must be above 0 but got 0.0"),
         ({"gb_per_s": float("inf")}, "gb_per_s must be above 0 but got inf"),
         ({"latency_s": -1.0}, "latency_s must be at least 0 s but got -1.0"),
+        ({"write_gb_per_s": 0.0}, "write_gb_per_s must be above 0 but got 0.0"),
         ({"ttl_s": float("nan")}, "ttl_s must be above 0 but got nan"),
         ({"write": "never"}, "write must be one of through, eviction but got 'never'"),
     ):
@@ -254,6 +256,49 @@ def test_what_is_loaded_was_used_then() -> None:
     for ttl, found in ((None, 390), (1.0, 190)):
         record = both(kept(base, store=memory(write="eviction", ttl_s=ttl)), load)
         assert record.requests["cached_tokens"][3:].tolist() == [190, found], ttl
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def test_blocks_are_found_when_they_are_written() -> None:
+    """A prompt of 40 blocks takes 0.4 s to be written; another worker's finds it then, not before.
+
+    Two that write at once share what the store takes, each at most what a worker has.
+    """
+    pace = BLOCK / 0.01 / 1e9
+    alone = memory(write_gb_per_s=pace)
+    shared_ways = memory(write_gb_per_s=2 * pace, worker_gb_per_s=pace)
+    late = memory(write_gb_per_s=pace, latency_s=0.05)
+    base = colocated(4, batching=replace(SMALL, kv_blocks=50), router=RoundRobin())
+    for tier, at_once, seconds in (
+        (alone, 1, 0.4),
+        (alone, 2, 0.8),
+        (shared_ways, 2, 0.4),
+        (late, 1, 0.45),
+    ):
+        ids = [[0, 1, 2, 3], [5, 6, 7, 8]][:at_once]
+        for after, found in ((-1e-3, 0), (1e-3, 390)):
+            load = prompts([*[0.0] * at_once, seconds + after], [*ids, ids[0]])
+            record = both(kept(base, store=tier), load)
+            assert record.requests["cached_tokens"][at_once] == found, (tier, at_once, after)
+
+
+def test_a_memory_writes_what_it_drops_and_a_dead_worker_writes_no_more() -> None:
+    """What the host drops is in the SSD 0.4 s later; what a dead worker had begun is lost."""
+    ids = [[0, 1, 2, 3], [4, 5, 6, 7], [8], [0, 1, 2, 3]]
+    slow = BLOCK / 0.01 / 1e9
+    ssd = memory(write="eviction", write_gb_per_s=slow)
+    batching = replace(SMALL, kv_blocks=41)
+    base = colocated(1, batching=batching)
+    for when, found in ((1.2, 0), (1.5, 390)):
+        load = prompts([0.0, 1.0, when - 0.1, when], [*ids[:2], [8], ids[3]])
+        record = both(kept(base, host=memory(40), ssd=ssd), load)
+        assert (record.tiers[1].hit_tokens > 0) == (found > 0), when
+    load = prompts([0.0, 2.0], [ids[0], ids[0]])
+    dies = elastic(colocated(2, router=RoundRobin()), Change(at_s=0.2, pool="mixed", fail=1))
+    record = both(kept(dies, store=memory(write_gb_per_s=slow)), load)
+    assert record.requests["cached_tokens"].tolist() == [0, 0]
 
 
 # --- prefetching -------------------------------------------------------------------------------
@@ -392,7 +437,12 @@ def test_whatever_happens_while_prompts_are_brought_up(
         timeout_s_per_1024_tokens=data.draw(st.sampled_from([0.0, 1.0])),
     )
     slow = data.draw(st.sampled_from([1e-4, 1e-3, 1e-2]))
-    store = Tier(gib=1.0, gb_per_s=slow, latency_s=data.draw(st.sampled_from([0.0, 0.05])))
+    store = Tier(
+        gib=1.0,
+        gb_per_s=slow,
+        latency_s=data.draw(st.sampled_from([0.0, 0.05])),
+        write_gb_per_s=data.draw(st.sampled_from([None, 1e-3, 1e-2])),
+    )
     host = Tier(gib=data.draw(st.sampled_from([1e-4, 1e-3])), gb_per_s=1.0)
     load = shared(poisson_traffic(45, 30.0, 80, 30, seed), words=1, seed=seed)
     load = replace(load, clients=Clients() if patient else data.draw(CLIENTS))
