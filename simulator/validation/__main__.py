@@ -2,15 +2,17 @@
 
     scripts/validate [--steps CSV] [--e2e CSV] [--vllm DIR] [--out DIR] [--only PART]
                      [--limit N] [--jobs N] [--left-out JSON] [--silicon]
-                     [--write-docs]
+                     [--choices] [--write-docs]
 
 --steps holds single forward steps, --e2e serving runs (each simulated whole), --vllm vLLM runs
 (each replayed request by request); they default to ../shared/data. OUT (build/validation) gets
 errors.json and rows.parquet. docs/validation.md and its plots are written only with the default
 OUT and all rows, or with --write-docs; --left-out adds the figures that
 ``scripts/calibrate --left-out --errors JSON`` leaves, --silicon the serving runs with the step
-times of aiconfigurator-core, where it is installed and can answer. Public figures that none of
-the tables has (simulator/validation/figures.py) are part of the report, or --only public.
+times of aiconfigurator-core, where it is installed and can answer, --choices some of them without
+each modelling choice, which rows of other sources, engines, GPUs and models judge. Public figures
+that none of the tables has (simulator/validation/figures.py) are part of the report, or --only
+public.
 """
 
 import argparse
@@ -27,7 +29,17 @@ from rich.progress import Progress
 
 from simulator.errors import ConfigError
 from simulator.latency.silicon import package
-from simulator.validation import figures, page, plots, replay, score, serving, steps, tables
+from simulator.validation import (
+    choices,
+    figures,
+    page,
+    plots,
+    replay,
+    score,
+    serving,
+    steps,
+    tables,
+)
 from simulator.validation.names import Catalogue
 from simulator.validation.replay import Measured, Replayed
 from simulator.validation.score import Scored
@@ -69,6 +81,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=at_least_one, default=2, metavar="N", help="processes")
     parser.add_argument("--left-out", type=Path, metavar="JSON", help="what scripts/calibrate left")
     parser.add_argument("--silicon", action="store_true", help="aiconfigurator-core beside ours")
+    parser.add_argument("--choices", action="store_true", help="judge modelling choices too")
     parser.add_argument("--write-docs", action="store_true", help="write docs/validation.md too")
     return parser.parse_args(arguments)
 
@@ -97,6 +110,10 @@ def validate(options: argparse.Namespace) -> int:
         scored += score_serving(serving_rows, serve, options.jobs, progress)
         if options.silicon:
             scored += score_serving(serving_rows, serve_silicon, options.jobs, progress)
+        for name in choices.CHOICES if options.choices else ():
+            work = functools.partial(serve_otherwise, name=name)
+            some = thinned(serving_rows, choices.ROWS)
+            scored += score_serving(some, work, options.jobs, progress)
         if reported(options) or options.only == PUBLIC:
             scored += score_public(options.jobs, progress)
         for rows, replayed in score_runs(runs, progress):
@@ -157,6 +174,11 @@ def serve(part: list[tuple[int, dict[str, str]]]) -> list[Scored]:
 def serve_silicon(part: list[tuple[int, dict[str, str]]]) -> list[Scored]:
     """Simulate one task of serving rows with aiconfigurator-core's step times."""
     return serving.score_serving(part, catalogue(), silicon=True)
+
+
+def serve_otherwise(part: list[tuple[int, dict[str, str]]], name: str) -> list[Scored]:
+    """Simulate one task of serving rows without a modelling choice."""
+    return serving.score_otherwise(part, catalogue(), name)
 
 
 def serve_public(part: list[tuple[int, dict[str, str]]]) -> list[Scored]:

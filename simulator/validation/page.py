@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.validation import capacity
+from simulator.validation import capacity, choices
 from simulator.validation.names import Catalogue
 from simulator.validation.replay import QUANTILES, Replayed, queue_error
 from simulator.validation.score import BY, SILICON, Scored, statistics
@@ -146,6 +146,7 @@ def markdown(
             for name in ("e2e_disagg_tpot", "e2e_agg_tpot", "e2e_throughput", "e2e_ttft")
             for part in (f"### {TITLES[name]}", *_breakdown(name, summary))
         ),
+        *_choices(rows),
         *_beside(rows),
         *_public(rows, summary),
         "## vLLM runs, replayed request by request",
@@ -222,6 +223,33 @@ def _line(title: str, got: Mapping[str, Any], *more: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} %"
+
+
+def _choices(rows: Sequence[Scored]) -> Iterator[str]:
+    """Yield what modelling choices come to on rows that had no say in them."""
+    found = list(choices.judged(rows))
+    if not found:
+        return
+    yield "### Modelling choices on rows left out"
+    yield _CHOICES
+    by = choices.LEFT_OUT
+    named = ["GPU" if each == "gpu" else each for each in by]
+    lines = [
+        f"| choice | of | rows | with it | otherwise | {' | '.join(named)} |",
+        f"|---|---|--:|--:|--:|{'--:|' * len(by)}",
+    ]
+    for each in found:
+        cells = [_told(each.left_out[name]) for name in by]
+        title, of = choices.CHOICES[each.name].title, TITLES[each.set]
+        both = f"{_percent(each.ours)} | {_percent(each.other)}"
+        lines.append(f"| {title} | {of} | {each.rows:,} | {both} | {' | '.join(cells)} |")
+    yield "\n".join(lines)
+
+
+def _told(got: choices.LeftOut) -> str:
+    if got.error is None:
+        return "–"
+    return f"{_percent(got.error)}; {got.agree} and {got.better} of {got.groups}"
 
 
 def _beside(rows: Sequence[Scored]) -> Iterator[str]:
@@ -393,6 +421,15 @@ figure there of a model, GPU and layout that the serving runs above do not have)
 Nothing was fitted to them, and no choice was made by them: fitting Blackwell Ultra apart, which
 models and GPUs left out of the fit speak for, took their median from 12.4 to 13.1 %. MLPerf is not
 among them: its figures come without the lengths of its prompts and answers."""
+
+_CHOICES = f"""Some of the runs above (about {choices.ROWS} of the table's rows, evenly spread;
+of them those that a choice touches) simulated with a choice as shipped and otherwise: median errors
+of both. Then source by source, engine by engine, GPU by GPU and model by model the rows of all
+others decide between the two: the median error of what they decide, on the rows left out; for how
+many of those left out they decide for the choice as shipped; and on how many of them it is no
+worse. A choice that the others decide for whatever is left out hangs on no one of them; one that is
+worse on most of those left out does not carry over, whatever its median. The shipped choices were
+settled as said above, not by this table."""
 
 _HEAD = """# Validation
 

@@ -25,7 +25,7 @@ from simulator.layout import Layout, MemoryBudget, Precision, plan_memory
 from simulator.model import Model
 from simulator.policies.routing import LeastKV, RoundRobin
 from simulator.record import STATUSES, RunRecord
-from simulator.validation import recipes
+from simulator.validation import choices, recipes
 from simulator.validation.names import Catalogue, Unmapped, Workers, precision, unfolded, workers
 from simulator.validation.score import SILICON, Scored, batch_range
 from simulator.validation.steps import profile_of, reason_of
@@ -109,6 +109,45 @@ def score_serving(
     if not silicon:
         return scored
     return [replace(each, set=f"{SILICON}{each.set}") for each in scored]
+
+
+def score_otherwise(
+    rows: Sequence[tuple[int, Row]], catalogue: Catalogue, name: str
+) -> list[Scored]:
+    """Return every numbered row that a modelling choice touches, simulated without it.
+
+    The sets are named for it (:data:`~simulator.validation.choices.PREFIX`).
+    """
+    scored: list[Scored] = []
+    for at, row in rows:
+        case = _otherwise(row, catalogue, name)
+        if case is not None:
+            scored += _simulated(row, at, case)
+    return [replace(each, set=f"{choices.PREFIX}{name}_{each.set}") for each in scored]
+
+
+def _otherwise(row: Row, catalogue: Catalogue, name: str) -> Case | None:
+    """Return the row's case without a choice, ``None`` where there is none or it is the same."""
+    try:
+        case = case_of(row, catalogue)
+    except (Unmapped, ConfigError):
+        return None
+    deployment = case.deployment
+    sparse, wide = deployment.model.is_moe, any(p.layout.attention_dp > 1 for p in deployment.pools)
+    if not choices.touches(name, sparse=sparse, wide=wide):
+        return None
+    latency = choices.without(_latency(row), name)
+    if latency is None:
+        return None
+    return replace(case, deployment=replace(deployment, latency=latency))
+
+
+def _simulated(row: Row, at: int, case: Case) -> list[Scored]:
+    try:
+        outcome = simulate_case(case, seed=at)
+    except (Unmapped, ConfigError) as error:
+        return list(_scores(row, at, case, None, error))
+    return list(_scores(row, at, case, outcome, None))
 
 
 def score_public(rows: Sequence[tuple[int, Row]], catalogue: Catalogue) -> list[Scored]:
