@@ -146,6 +146,25 @@ def judged(rows: Sequence[Scored]) -> Iterator[Judged]:
                 yield judge(name, kind, pairs)
 
 
+def verdict(found: Sequence[Judged]) -> str:
+    """Return what all that was found of one choice says of it, by the groups left out.
+
+    It carries over where the rest decides for it, and it is no worse, in more than two of three;
+    the other way is better where both are so in fewer than one of three; otherwise it is open.
+    """
+    told = [each for one in found for each in one.left_out.values() if each.error is not None]
+    groups = sum(each.groups for each in told)
+    agree, better = sum(each.agree for each in told), sum(each.better for each in told)
+    if not groups:
+        return "nothing could be left out"
+    counts = f"decided for in {agree}, no worse in {better} of {groups}"
+    if 3 * min(agree, better) > 2 * groups:
+        return f"carries over ({counts})"
+    if 3 * max(agree, better) < groups:
+        return f"the other way does better ({counts})"
+    return f"open ({counts})"
+
+
 def judge(name: str, kind: str, pairs: Sequence[tuple[Scored, Scored]]) -> Judged:
     """Return what a choice comes to on the rows that are scored ``(with, without)`` it."""
     errors = np.array([[abs(each.error_pct or 0.0) for each in pair] for pair in pairs])

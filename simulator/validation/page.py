@@ -232,6 +232,11 @@ def _choices(rows: Sequence[Scored]) -> Iterator[str]:
         return
     yield "### Modelling choices on rows left out"
     yield _CHOICES
+    yield "\n".join(
+        f"- {choice.title}: {choices.verdict(told)}."
+        for name, choice in choices.CHOICES.items()
+        if (told := [each for each in found if each.name == name])
+    )
     by = choices.LEFT_OUT
     named = ["GPU" if each == "gpu" else each for each in by]
     lines = [
@@ -427,9 +432,10 @@ of them those that a choice touches) simulated with a choice as shipped and othe
 of both. Then source by source, engine by engine, GPU by GPU and model by model the rows of all
 others decide between the two: the median error of what they decide, on the rows left out; for how
 many of those left out they decide for the choice as shipped; and on how many of them it is no
-worse. A choice that the others decide for whatever is left out hangs on no one of them; one that is
-worse on most of those left out does not carry over, whatever its median. The shipped choices were
-settled as said above, not by this table."""
+worse. Over all of these a choice carries over where both hold in more than two of three, whatever
+its median; where both hold in fewer than one of three the other way does better. The shipped
+choices were settled as said above, not by this table, and stay where it says otherwise: what is
+chosen by it would be chosen on these rows. `–`: of one kind only, so that nothing is left."""
 
 _HEAD = """# Validation
 

@@ -62,13 +62,20 @@ def test_what_one_group_alone_wants_does_not_carry_over() -> None:
     assert (source.groups, source.agree, source.better) == (3, 2, 1)
     assert source.error == pytest.approx(20.0)  # of 40, 20 and 20
     assert got.left_out["gpu"].error is None  # nothing is left that could decide
+    assert choices.verdict([got]) == "open (decided for in 2, no worse in 1 of 3)"
 
 
 def test_a_choice_that_all_rows_want_is_decided_by_any_of_them() -> None:
     """Whatever is left out, the rest decides for it, and rightly."""
     rows = [pair(name, 5.0, -9.0) for name in "abcd"]
-    source = choices.judge("companions", SETS[0], rows).left_out["source"]
+    got = choices.judge("companions", SETS[0], rows)
+    source = got.left_out["source"]
     assert (source.groups, source.agree, source.better) == (4, 4, 4)
+    assert choices.verdict([got]).startswith("carries over")
+    turned = choices.judge("companions", SETS[0], [(other, ours) for ours, other in rows])
+    assert choices.verdict([turned]).startswith("the other way does better")
+    alone = choices.judge("companions", SETS[0], rows[:1])
+    assert choices.verdict([alone]) == "nothing could be left out"
     assert source.error == pytest.approx(5.0)
 
 
