@@ -28,6 +28,10 @@ SECONDS = (
 """What of an engine is seconds."""
 
 
+EXCHANGES = ("all_to_all", "all_gather", "rack")
+"""``rack``: all-to-all kernels within NVLink racks alone, and gathers elsewhere."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """A serving engine in a few numbers.
@@ -47,7 +51,9 @@ class Engine:
     Without
     ``graph_sizes`` nothing is padded and every step is captured. Attention-DP ranks, whose batches
     differ, wait for each other a share ``rank_wait`` of the GPU's seconds. ``memory`` is how the
-    engine divides a GPU's memory.
+    engine divides a GPU's memory. ``expert_exchange`` is how their tokens meet their experts where
+    settings do not say, one of :data:`EXCHANGES`; what is gathered is quantised first with
+    ``gathers_quantized``.
 
     Beside its steps, a request takes ``gateway_s`` from its arrival until it stands in a worker's
     queue (HTTP, tokeniser, scheduler), and ``handover_s`` from the end of its prompt until the
@@ -73,6 +79,8 @@ class Engine:
     launch_s: float = 0.0
     companion_s: float = 0.0
     shared_beside: bool = False
+    expert_exchange: str = "all_to_all"
+    gathers_quantized: bool = False
     gateway_s: float = 0.0
     handover_s: float = 0.0
     recomputes: bool = False
@@ -92,12 +100,23 @@ class Engine:
             raise ConfigError(
                 f"engine: kernel_factor must lie in [0.1, 10] but got {self.kernel_factor!r}"
             )
+        if self.expert_exchange not in EXCHANGES:
+            raise ConfigError(
+                f"engine: expert_exchange must be one of {', '.join(EXCHANGES)} but got "
+                f"{self.expert_exchange!r}"
+            )
         for size in self.graph_sizes:
             if type(size) is not int or size < 1:
                 raise ConfigError(f"engine: graph_sizes must be whole numbers ≥ 1 but got {size!r}")
         for left, right in pairwise(self.graph_sizes):
             if left >= right:
                 raise ConfigError(f"engine: graph_sizes must rise but {left} is before {right}")
+
+    def exchange(self, *, rack: bool) -> str:
+        """Return ``all_to_all`` or ``all_gather``: how tokens meet experts within a rack or not."""
+        if self.expert_exchange == "rack":
+            return "all_to_all" if rack else "all_gather"
+        return self.expert_exchange
 
     @property
     def largest_graph(self) -> float:

@@ -292,9 +292,10 @@ def _expert_exchange(spec: PassSpec, layers: int, rows: Number) -> Iterator[Oper
     if layout.attention_dp == 1:
         yield _collective("expert_reduce", "all_reduce", layers, token * rows, group)
     elif not spec.dispatches:
-        held = token * rows / layout.tp  # ranks of one tensor-parallel group hold a part each
-        yield _collective("expert_gather", "all_gather", layers, held, group)
-        yield _collective("expert_scatter", "reduce_scatter", layers, held, group)
+        held = rows / layout.tp  # ranks of one tensor-parallel group hold a part each
+        gathered = model.hidden * spec.gathered_bytes * held
+        yield _collective("expert_gather", "all_gather", layers, gathered, group)
+        yield _collective("expert_scatter", "reduce_scatter", layers, token * held, group)
     else:
         sent = rows / layout.tp * distinct(model.top_k, layout.ep)
         dispatched = model.hidden * spec.precision.activation_bytes * sent

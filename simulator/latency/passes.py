@@ -65,6 +65,8 @@ class PassSpec:
     always so where GPUs share an expert, as dispatch kernels want whole ones).
     ``decode_width``: tokens each decoding sequence computes: 1, or the drafts it verifies too.
     ``shared_beside``: shared experts run on a second stream, beside the routed ones.
+    ``gathers_quantized``: what an all-gather of tokens carries is quantised first where products
+    take one scale per tensor or block of 16 (FP8, NVFP4); the reduce-scatter is in 16 bits.
     """
 
     model: Model
@@ -76,6 +78,13 @@ class PassSpec:
     expert_exchange: str = "all_to_all"
     decode_width: int = 1
     shared_beside: bool = False
+    gathers_quantized: bool = False
+
+    @property
+    def gathered_bytes(self) -> float:
+        """Bytes per element of a token that is gathered."""
+        narrow = self.gathers_quantized and self.precision.activations in ("fp8", "nvfp4")
+        return self.precision.activation_bytes if narrow else RESIDUAL_BYTES
 
     @property
     def dispatches(self) -> bool:

@@ -42,7 +42,8 @@ class Roofline:
     :data:`MEASURED_SKEW`); without ``busiest_rank`` chance adds nothing to that.
     ``cache_upprojected_kv`` spares chunked MLA prefill from redoing the up-projection of
     earlier chunks. ``expert_exchange`` is ``all_to_all`` (dispatch and combine kernels) or
-    ``all_gather`` (plain collectives over the attention-DP ranks). ``two_batch_overlap`` runs the
+    ``all_gather`` (plain collectives over the attention-DP ranks; ``None``: as the engine does).
+    ``two_batch_overlap`` runs the
     all-to-all of one half of a step beside the compute of the other. ``speculative`` decodes
     several tokens per step. Every step takes ``scale`` times what all this says.
     """
@@ -53,7 +54,7 @@ class Roofline:
     moe_skew: float | None = None
     busiest_rank: bool = True
     cache_upprojected_kv: bool = False
-    expert_exchange: str = "all_to_all"
+    expert_exchange: str | None = None
     two_batch_overlap: bool = False
     speculative: Speculative | None = None
     scale: float = 1.0
@@ -69,7 +70,8 @@ class Roofline:
                 f"latency roofline: moe_skew must be at least 1 but got {self.moe_skew!r}"
             )
         check_scale("roofline", self.scale)
-        _one_of("expert_exchange", self.expert_exchange, EXCHANGES)
+        if self.expert_exchange is not None:
+            _one_of("expert_exchange", self.expert_exchange, EXCHANGES)
         if isinstance(self.engine, str):
             _one_of("engine", self.engine, tuple(known()))
 
@@ -125,6 +127,8 @@ class Roofline:
     def pass_spec(self, worker: WorkerSpec) -> PassSpec:
         """Return what the worker passes through, after checking that its GPU can compute it."""
         skew = MEASURED_SKEW if self.moe_skew is None else self.moe_skew
+        engine = self.profile
+        own = engine.exchange(rack=worker.gpu.scale_up_multicast)
         spec = PassSpec(
             model=worker.model,
             layout=worker.layout,
@@ -132,9 +136,10 @@ class Roofline:
             cache_upprojected_kv=self.cache_upprojected_kv,
             moe_skew=skew,
             busiest_rank=self.busiest_rank,
-            expert_exchange=self.expert_exchange,
+            expert_exchange=own if self.expert_exchange is None else self.expert_exchange,
             decode_width=1 + (self.speculative.drafts if self.speculative else 0),
-            shared_beside=self.profile.shared_beside,
+            shared_beside=engine.shared_beside,
+            gathers_quantized=engine.gathers_quantized,
         )
         _check_dtypes(worker, spec)
         return spec

@@ -210,7 +210,7 @@ def deployment_of(measured: Measured, catalogue: Catalogue) -> Deployment:
         model=model,
         gpu=gpu,
         fabric=catalogue.fabric(gpu),
-        latency=Roofline(engine=profile_of("vllm"), expert_exchange="all_gather"),
+        latency=Roofline(engine=profile_of("vllm")),
         pools=(pool,),
         gateway_s=0.0,  # arrivals are queued_ts: the gateway is behind them
     )

@@ -271,13 +271,8 @@ def _offline(row: Row) -> bool:
 
 
 def _latency(row: Row) -> Roofline:
-    """Return the roofline of the row's engine. vLLM gathers tokens over ranks by default."""
-    engine = engine_of(row)
-    return Roofline(
-        engine=profile_of(engine),
-        expert_exchange="all_gather" if engine == "vllm" else "all_to_all",
-        speculative=_speculative(row),
-    )
+    """Return the roofline of the row's engine."""
+    return Roofline(engine=profile_of(engine_of(row)), speculative=_speculative(row))
 
 
 def _on_silicon(case: Case, row: Row) -> Case:

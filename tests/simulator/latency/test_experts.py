@@ -135,6 +135,58 @@ def test_tokens_go_to_shared_experts_by_plain_collectives(spec: PassSpec) -> Non
     assert kinds == {1: plain, 2: plain, 4: plain, 8: {"all_to_all"}}
 
 
+@pytest.mark.parametrize(
+    ("engine", "rack", "way"),
+    [
+        ("trtllm", True, {"all_to_all"}),  # MNNVL
+        ("trtllm", False, {"all_gather", "reduce_scatter"}),
+        ("vllm", True, {"all_gather", "reduce_scatter"}),
+        ("vllm", False, {"all_gather", "reduce_scatter"}),
+        ("sglang", False, {"all_to_all"}),
+        ("generic", False, {"all_to_all"}),
+    ],
+)
+def test_tokens_meet_experts_as_the_engine_has_it(
+    workers: dict[str, WorkerSpec], engine: str, rack: bool, way: set[str]
+) -> None:
+    """TensorRT-LLM dispatches within NVLink racks alone; settings that say a way have theirs."""
+    worker = workers["dep"]
+    gpu = replace(worker.gpu, scale_up_multicast=rack)
+    worker = replace(worker, gpu=gpu, layout=Layout(attention_dp=8, ep=8))
+    for said, kinds in (
+        (None, way),
+        ("all_to_all", {"all_to_all"}),
+        ("all_gather", {"all_gather", "reduce_scatter"}),
+    ):
+        spec = Roofline(engine=engine, expert_exchange=said).pass_spec(worker)
+        passed = forward_pass(spec, Load(batch=8.0, context=800.0))
+        assert {op.kind for op in passed if op.name.startswith("expert_")} == kinds
+
+
+@pytest.mark.parametrize(
+    ("activations", "bytes_each"),
+    [("bf16", 2.0), ("fp8", 1.0), ("fp8_block", 2.0), ("nvfp4", None)],
+)
+def test_what_is_gathered_is_quantised_first(
+    spec: PassSpec, activations: str, bytes_each: float | None
+) -> None:
+    """Tokens of one scale per tensor or block of 16 are gathered narrow, and reduced in 16 bits."""
+    narrow = replace(
+        spec,
+        layout=Layout(attention_dp=8, ep=8),
+        precision=Precision(weights=activations, activations=activations),
+        expert_exchange="all_gather",
+        gathers_quantized=True,
+    )
+    load = Load(batch=8.0, context=800.0)
+    told = {op.name: op for op in forward_pass(narrow, load)}
+    plain = {op.name: op for op in forward_pass(replace(narrow, gathers_quantized=False), load)}
+    share = (DTYPE_BYTES[activations] if bytes_each is None else bytes_each) / 2.0
+    gathered = told["expert_gather"].message / plain["expert_gather"].message
+    assert gathered == pytest.approx(share)
+    assert told["expert_scatter"].message == plain["expert_scatter"].message
+
+
 def test_highest_normal_is_the_expected_maximum() -> None:
     """Known values of the expected maximum of standard normal draws."""
     known = {1: 0.0, 2: np.pi**-0.5, 3: 1.5 * np.pi**-0.5, 10: 1.53875}
