@@ -28,8 +28,8 @@ SECONDS = (
 """What of an engine is seconds."""
 
 
-EXCHANGES = ("all_to_all", "all_gather", "rack")
-"""``rack``: all-to-all kernels within NVLink racks alone, and gathers elsewhere."""
+EXCHANGES = ("all_to_all", "all_gather", "unless_boxed")
+"""``unless_boxed``: all-to-all kernels in NVLink racks and over several boxes, gathers in one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +112,13 @@ class Engine:
             if left >= right:
                 raise ConfigError(f"engine: graph_sizes must rise but {left} is before {right}")
 
-    def exchange(self, *, rack: bool) -> str:
-        """Return ``all_to_all`` or ``all_gather``: how tokens meet experts within a rack or not."""
-        if self.expert_exchange == "rack":
-            return "all_to_all" if rack else "all_gather"
+    def exchange(self, *, boxed: bool) -> str:
+        """Return ``all_to_all`` or ``all_gather``: how tokens meet experts, all in one box or not.
+
+        A host of an NVLink rack is no box here.
+        """
+        if self.expert_exchange == "unless_boxed":
+            return "all_gather" if boxed else "all_to_all"
         return self.expert_exchange
 
     @property

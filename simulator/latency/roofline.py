@@ -128,7 +128,9 @@ class Roofline:
         """Return what the worker passes through, after checking that its GPU can compute it."""
         skew = MEASURED_SKEW if self.moe_skew is None else self.moe_skew
         engine = self.profile
-        own = engine.exchange(rack=worker.gpu.scale_up_multicast)
+        gpu, ranks = worker.gpu, worker.layout.expert_group
+        boxed = not gpu.scale_up_multicast and ranks <= worker.fabric.domain_size(gpu)
+        own = engine.exchange(boxed=boxed)
         spec = PassSpec(
             model=worker.model,
             layout=worker.layout,

@@ -318,7 +318,7 @@ def test_an_unknown_engine_lists_the_known() -> None:
         ({"kernel_factor": 0.0}, "kernel_factor"),
         ({"graph_sizes": (4, 4)}, "rise"),
         ({"graph_sizes": (0,)}, "graph_sizes"),
-        ({"expert_exchange": "magic"}, "all_to_all, all_gather, rack"),
+        ({"expert_exchange": "magic"}, "all_to_all, all_gather, unless_boxed"),
     ],
 )
 def test_a_bad_profile_is_named(values: dict[str, Any], word: str) -> None:

@@ -136,23 +136,24 @@ def test_tokens_go_to_shared_experts_by_plain_collectives(spec: PassSpec) -> Non
 
 
 @pytest.mark.parametrize(
-    ("engine", "rack", "way"),
+    ("engine", "rack", "ranks", "way"),
     [
-        ("trtllm", True, {"all_to_all"}),  # MNNVL
-        ("trtllm", False, {"all_gather", "reduce_scatter"}),
-        ("vllm", True, {"all_gather", "reduce_scatter"}),
-        ("vllm", False, {"all_gather", "reduce_scatter"}),
-        ("sglang", False, {"all_to_all"}),
-        ("generic", False, {"all_to_all"}),
+        ("trtllm", True, 8, {"all_to_all"}),  # MNNVL
+        ("trtllm", False, 8, {"all_gather", "reduce_scatter"}),
+        ("trtllm", False, 16, {"all_to_all"}),  # DeepEP over two boxes
+        ("vllm", True, 8, {"all_gather", "reduce_scatter"}),
+        ("vllm", False, 16, {"all_gather", "reduce_scatter"}),
+        ("sglang", False, 8, {"all_to_all"}),
+        ("generic", False, 8, {"all_to_all"}),
     ],
 )
 def test_tokens_meet_experts_as_the_engine_has_it(
-    workers: dict[str, WorkerSpec], engine: str, rack: bool, way: set[str]
+    workers: dict[str, WorkerSpec], engine: str, rack: bool, ranks: int, way: set[str]
 ) -> None:
-    """TensorRT-LLM dispatches within NVLink racks alone; settings that say a way have theirs."""
+    """TensorRT-LLM dispatches but for in one box; settings that say a way have theirs."""
     worker = workers["dep"]
     gpu = replace(worker.gpu, scale_up_multicast=rack)
-    worker = replace(worker, gpu=gpu, layout=Layout(attention_dp=8, ep=8))
+    worker = replace(worker, gpu=gpu, layout=Layout(attention_dp=ranks, ep=ranks))
     for said, kinds in (
         (None, way),
         ("all_to_all", {"all_to_all"}),
