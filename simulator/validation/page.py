@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.validation import capacity, choices
+from simulator.validation import capacity, choices, small_batches
 from simulator.validation.names import Catalogue
 from simulator.validation.replay import QUANTILES, Replayed, queue_error
 from simulator.validation.score import BY, SILICON, Scored, statistics
@@ -152,6 +152,7 @@ def markdown(
         "## vLLM runs, replayed request by request",
         _REPLAY,
         *_runs(rows, replays),
+        small_batches.section(Catalogue.shipped()),
         capacity.section(Catalogue.shipped()),
         "## What was skipped, and why",
         _skipped(summary),

@@ -19,7 +19,7 @@ from simulator.validation.tables import Row, number, whole
 REQUIRED = ("model", "system", "tp", "phase", "batch", "isl", "context", "gemm", "latency_ms")
 """Columns a table of steps must have; the others have defaults."""
 _SAME = ("model", "system", "backend", "tp", "pp", "dp", "moe_ep", "gemm", "moe", "kvcache")
-_NO_MEMORY = Memory(
+NO_MEMORY = Memory(
     weights_bytes_per_gpu=0.0,
     reserve_bytes_per_gpu=0.0,
     kv_bytes_per_gpu=0.0,
@@ -106,7 +106,7 @@ def _worker(row: Row, catalogue: Catalogue) -> WorkerSpec:
         precision=Precision(weights=weights, activations=activations, kv=kv, attention=gemm),
         gpu=gpu,
         fabric=catalogue.fabric(gpu),
-        memory=_NO_MEMORY,
+        memory=NO_MEMORY,
         role="mixed",
     )
 
