@@ -108,7 +108,11 @@ class Gateway:
             return
         while held.can_go:
             request, new = held.take()
-            self._queue(request, self._chosen(request), new=new)
+            worker = self._chosen(request)
+            if reason := self._refusals[worker.role][request]:  # another role's than foreseen
+                self._endings.rejected(request, reason)
+            else:
+                self._queue(request, worker, new=new)
         held.rest()
 
     def place(self, request: int, now: float) -> None:

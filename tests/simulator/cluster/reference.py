@@ -1256,7 +1256,13 @@ class World:
         """Send who waits at the router to workers, as long as one is for more."""
         while self.held and not self.closed and self.now >= self.next_out:
             job = self.held.pop(0)
-            self.queue_at(job, self.entries[self.choose(job, 0, self.entries)])
+            site = self.entries[self.choose(job, 0, self.entries)]
+            job.reason = self.refusal(job, site)
+            if job.reason:
+                job.status = "rejected"
+                self.end(job)
+            else:
+                self.queue_at(job, site)
             if self.deployment.controls_flow:
                 self.next_out = self.now + self.control.dispatch_s
 

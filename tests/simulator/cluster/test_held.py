@@ -27,6 +27,7 @@ from simulator.policies.flow_control import Utilization
 from simulator.policies.local_prefill import PrefixBased
 from simulator.policies.queueing import Sjf
 from simulator.policies.routing import RoundRobin
+from simulator.record import STATUSES
 
 EXAMPLES = int(os.environ.get("DISAGGSIM_HELD_EXAMPLES", "40"))
 """Runs to draw; set the variable to thousands for a night's run."""
@@ -201,3 +202,19 @@ def test_who_is_turned_away_comes_again() -> None:
     for bad in (-1, 61):
         with pytest.raises(ConfigError, match=f"clients: resends must lie in .* but got {bad}"):
             Clients(resends=bad)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_who_waits_for_one_role_and_is_sent_to_another(seed: int) -> None:
+    """A prompt that a decode pool can never hold is turned away when it is sent to prefill."""
+    small = Batching(max_num_batched_tokens=64, max_num_seqs=4, kv_blocks=20)
+    base = disaggregated(1, 1, batching=small, router_queue_threshold=0.0)
+    large = colocated(1, batching=replace(small, kv_blocks=400)).pools
+    whole = replace(base, pools=(*base.pools, *large))
+    load = poisson_traffic(60, 20.0, 120, 40, seed)
+    record = compared(whole, load, RunOptions(seed=seed, sample_interval_s=0.37))
+    status = record.requests["status"]
+    assert (status != STATUSES.index("incomplete")).all()
+    sent = record.requests["transfer_queue_enter_s"]
+    tokens = record.requests["input_tokens"] + record.requests["output_tokens"]
+    assert (tokens[~np.isnan(sent)] <= 20 * 16 + 1).all()
