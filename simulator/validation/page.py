@@ -504,10 +504,11 @@ _METHOD = """Every row becomes a deployment and runs through the whole simulator
   default; where each worker has one seat the runs waited longer than that, as if placed at random,
   which several front ends would do.
 - Otherwise a step has 8,192 tokens and 1,024 sequences (offline 2,048) per attention rank. KV is
-  in 8 bits for weights of 8 bits and fewer, on Hopper under SGLang in 16 (its default). vLLM
-  gathers tokens over data-parallel ranks, others exchange them all-to-all. SGLang's prompts stall
-  its decodes, the others' ride beside them: the engines' defaults. TensorRT-LLM's overview ran
-  mixtures of experts with attention-DP and EP where its first version wrote TP.
+  in 8 bits for weights of 8 bits and fewer, on Hopper under SGLang in 16 (its default). Tokens of
+  data-parallel ranks meet their experts as the engine's profile has it (`expert_exchange`).
+  SGLang's prompts stall its decodes, the others' ride beside them: the engines' defaults.
+  TensorRT-LLM's overview ran mixtures of experts with attention-DP and EP where its first version
+  wrote TP.
 - In one public dump, co-located layouts with EP were multiplied by their EP degree (an 8-GPU box
   appears as `TP64 EP8`): they are run as they were deployed. As written, some would not fit and
   the others' errors would double or worse; the KV capacity at which measured TTFT explodes is that
