@@ -90,14 +90,16 @@ class PrefixIndex:
         found: dict[int, int] = {}
         if not way:
             return found
-        most = len(way[0].workers)  # who has any of it has its first branch
+        seen = 0  # workers of the branch below: who has one has those above it
         for branch in reversed(way):
-            reach = min(end, branch.end)
-            for worker, when in branch.workers.items():
-                place = places.get(worker)
-                if place is not None and when >= since and place not in found:
-                    found[place] = reach
-            if len(found) == most:
+            have = branch.workers
+            if len(have) == seen and since == -inf:
+                continue  # the same ones
+            seen, reach = len(have), min(end, branch.end)
+            for worker, when in have.items():
+                if when >= since and (place := places.get(worker)) is not None:
+                    found.setdefault(place, reach)
+            if len(found) == len(places):
                 break
         return found
 

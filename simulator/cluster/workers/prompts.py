@@ -1,6 +1,6 @@
 """What prompts have in common: the ids of their KV blocks, as a trace has them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -35,6 +35,7 @@ class PromptBlocks:
     count: NDArray[np.int64]
     tokens: NDArray[np.int32]
     follower: NDArray[np.int64] | None = None
+    _paths: "dict[int, Paths]" = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.block_size >= 1:
@@ -54,12 +55,18 @@ class PromptBlocks:
             raise ConfigError("prompt blocks: a run needs a first id of at least 0, and an id")
 
     def paths(self, block_size: int) -> "Paths":
-        """Return what tells prompts' paths in blocks of ``block_size`` tokens."""
-        return Paths(self, block_size)
+        """Return what tells prompts' paths in blocks of ``block_size`` tokens, one for all."""
+        if block_size not in self._paths:
+            self._paths[block_size] = Paths(self, block_size)
+        return self._paths[block_size]
 
     def path(self, request: int, block_size: int) -> Path:
         """Return one prompt's path."""
         return self.paths(block_size).of(request)
+
+
+KEPT = 256
+"""Paths that are remembered: a router asks for a prompt's, then the worker, then the next one."""
 
 
 class Paths:
@@ -69,10 +76,11 @@ class Paths:
     across two ids is known only with the second of them.
     """
 
-    __slots__ = ("_block_size", "_count", "_first", "_size", "_starts", "_tokens")
+    __slots__ = ("_block_size", "_count", "_first", "_known", "_size", "_starts", "_tokens")
 
     def __init__(self, blocks: PromptBlocks, block_size: int) -> None:
         self._size, self._block_size = blocks.block_size, block_size
+        self._known: dict[int, Path] = {}
         columns = blocks.starts, blocks.first, blocks.count, blocks.tokens
         # Read one by one a memoryview is quicker than an array.
         self._starts, self._first, self._count, self._tokens = (
@@ -81,6 +89,15 @@ class Paths:
 
     def of(self, request: int) -> Path:
         """Return a prompt's path."""
+        known = self._known.get(request)
+        if known is not None:
+            return known
+        if len(self._known) == KEPT:
+            self._known.clear()
+        path = self._known[request] = self._made(request)
+        return path
+
+    def _made(self, request: int) -> Path:
         at, ends, tokens, count = 0, 0, self._tokens[request], self._count
         path: list[tuple[int, int]] = []
         for run in range(self._starts[request], self._starts[request + 1]):
