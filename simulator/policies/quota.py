@@ -92,7 +92,7 @@ class FirstCome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guaranteed:
+class Guaranteed(FirstCome):
     """Each service has a floor; what it leaves of that is lent, and taken back when it asks.
 
     ``floors`` are GPUs by service (none: equal parts of the quota). Who asks within its floor comes
@@ -113,11 +113,6 @@ class Guaranteed:
                 raise ValueError(
                     f"quota: floors.{service} must be at least 0 GPUs but got {gpus!r}"
                 )
-
-    @property
-    def interval_s(self) -> float | None:
-        """Never."""
-        return None
 
     @property
     def reserves(self) -> bool:
@@ -142,17 +137,9 @@ class Guaranteed:
         """Return the service's floor."""
         return self.floors.get(service, 0) if self.floors else quota_gpus // services
 
-    def ceilings(
-        self,
-        asking: Sequence[Asking],  # noqa: ARG002
-        quota_gpus: int,  # noqa: ARG002
-    ) -> Mapping[Place, int]:
-        """Return nothing."""
-        return {}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueShare:
+class QueueShare(FirstCome):
     """Every ``interval_s`` the quota is dealt out anew, in proportion to requests that wait.
 
     A pool's share over the GPUs of a worker, rounded down, is the most workers it may have; one
@@ -171,20 +158,11 @@ class QueueShare:
     def __post_init__(self) -> None:
         check_interval("quota", "interval_s", self.interval_s or 0.0)
 
-    @property
-    def reserves(self) -> bool:
-        """No."""
-        return False
-
     def refused(self, services: Sequence[str], quota_gpus: int | None) -> str:  # noqa: ARG002
         """Return that there is no quota."""
         if quota_gpus is None:
             return "quota: queue_share needs a quota, elastic.quota_gpus, but there is none"
         return ""
-
-    def floor(self, service: str, services: int, quota_gpus: int) -> int:  # noqa: ARG002
-        """Return none."""
-        return 0
 
     def ceilings(self, asking: Sequence[Asking], quota_gpus: int) -> Mapping[Place, int]:
         """Return every pool's share of what waits."""
