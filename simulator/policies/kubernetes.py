@@ -181,6 +181,47 @@ class Hpa:
         return granted, f"metrics ask for {wanted}", after
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledObject:
+    """KEDA around its HPA: with no trigger active for ``cooldown_s`` a pool has ``idle`` workers.
+
+    A trigger is active while it asks for a worker at all, KEDA's activation threshold of 0; one
+    that cannot be read is not. From ``idle`` an active one brings back the HPA's least at once. The
+    cooldown delays this drop alone: all else is the HPA's (KEDA at 8b4f083c).
+
+    Raises:
+        ValueError: a negative cooldown, or ``idle`` not below the HPA's least.
+    """
+
+    hpa: Hpa
+    idle: int = 0
+    cooldown_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cooldown_s < math.inf:
+            raise ValueError(
+                f"scaled_object: cooldown_s must be at least 0 s but got {self.cooldown_s!r}"
+            )
+        if not 0 <= self.idle < self.hpa.limits.least:
+            raise ValueError(
+                f"scaled_object: idle must lie below limits.least, {self.hpa.limits.least}, but "
+                f"got {self.idle!r}"
+            )
+
+    def decide(self, pool: PoolSeen, seen: Observation, memory: Memory) -> tuple[int, str, Memory]:
+        """Return the workers the pool shall have, why, and what to remember."""
+        active = any(trigger.wanted(pool) for trigger in self.hpa.triggers)
+        last = seen.now_s if active or memory.since_s is None else memory.since_s
+        memory = memory._replace(since_s=last)
+        if not active and seen.now_s - last >= self.cooldown_s:
+            return self.idle, f"no trigger active for {self.cooldown_s:g} s", memory
+        if active and pool.desired <= self.idle:
+            return self.hpa.limits.least, "a trigger is active", memory
+        if pool.desired <= self.idle:
+            return pool.desired, "no trigger is active", memory
+        return self.hpa.decide(pool, seen, memory)
+
+
 # --- llm-d's SLO-aware law ------------------------------------------------------------------
 
 

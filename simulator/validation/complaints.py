@@ -114,6 +114,11 @@ def ratio_spread(results: Results) -> float:
     return max(ratios) / min(ratios)
 
 
+def unanswered(results: Results) -> float:
+    """Return how many requests had no first token by the end."""
+    return float(results.requests["first_token_s"].null_count())
+
+
 def starved(results: Results) -> float:
     """Return the share of the worst served service's requests that missed its targets."""
     return 1.0 - float(results.summary["worst_service"])
@@ -306,6 +311,15 @@ COMPLAINTS: tuple[Complaint, ...] = (
         shows=0.4,
     ),
     Complaint(
+        name="idle_while_running",
+        what="idle by a count of who waits: a service that keeps up is sent to no worker at all",
+        source="vLLM production-stack's example values, by KEDA's rules",
+        metric="requests without a first token",
+        measure=unanswered,
+        better=("autoscaler=keda_epp",),
+        shows=50.0,
+    ),
+    Complaint(
         name="decode_memory",
         what="a burst of 200 prompts, of which decode holds half: memory holds prefill back",
         source="sgl-project/sglang issue 5450",
@@ -320,8 +334,8 @@ HEAD = """
 ## Operators' complaints
 
 Each is a small scenario, `experiment=policies/complaints/…`, whose metric shows what operators
-complained about, and a setting that cures it. One of the complaints we know is not among them:
-KEDA sends a pool to zero while requests run, as none waits (production-stack's example values).
+complained about, and a setting that cures it. Half of one we know is not among them: a queue whose
+clients are gone keeps a scaler from shrinking (llm-d-autoscaling issue 769).
 
 | scenario | what goes wrong | metric | so | better | then |
 |---|---|---|---|---|---|"""

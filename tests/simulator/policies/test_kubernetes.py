@@ -13,6 +13,7 @@ from simulator.policies.kubernetes import (
     PerWorker,
     RouterQueue,
     Saturation,
+    ScaledObject,
     SloKeda,
     Total,
     expected,
@@ -307,3 +308,49 @@ def test_what_cannot_be_told_is_nothing(blind: Any) -> None:
     assert expected(blind, flow(1.0)) == ()
     assert expected(pool(2), flow(0.0)) == ()
     assert len(expected(pool(2), flow(1.0))) == 2
+
+
+KEDA = ScaledObject(
+    hpa=Hpa(triggers=(Total(metric="waiting", target=5.0),), limits=Limits(least=1, most=4)),
+    cooldown_s=360.0,
+)
+
+
+@pytest.mark.parametrize(
+    ("last_active_s", "now_s", "workers", "waiting", "wanted"),
+    [
+        (0.0, 359.0, 1, 0, 1),  # not yet: the HPA's least
+        (0.0, 360.0, 1, 0, 0),  # six minutes in which nobody waited
+        (0.0, 360.0, 1, 1, 1),  # one request is activity enough
+        (100.0, 400.0, 1, 0, 1),  # it was active since
+        (0.0, 1000.0, 0, 0, 0),  # nobody to tell of a queue
+        (0.0, 1000.0, 2, 12, 3),  # twelve wait: ceil(12 / 5), an HPA as any
+        (0.0, 1000.0, 4, 0, 0),  # from four to none at once: windows are the HPA's
+    ],
+)
+def test_a_scaled_object_is_idle_by_its_triggers(
+    last_active_s: float, now_s: float, workers: int, waiting: int, wanted: int
+) -> None:
+    """KEDA's own rule around the HPA: a cooldown before none, and nothing else."""
+    there = pool(workers, waiting=(waiting, *(0,) * (workers - 1)) if workers else ())
+    memory = Memory(since_s=last_active_s)
+    granted, _, after = KEDA.decide(there, seen(now_s, mixed=there), memory)
+    assert granted == wanted
+    assert after.since_s == (now_s if waiting else last_active_s)
+
+
+def test_a_scaled_object_comes_back_with_its_least() -> None:
+    """From none an active trigger brings back the HPA's least at once; it counts who holds all."""
+    queue = replace(KEDA, hpa=replace(KEDA.hpa, triggers=(RouterQueue(),)))
+    empty = replace(pool(0), held=7)
+    granted, why, _ = queue.decide(empty, seen(500.0, mixed=empty), Memory(since_s=0.0))
+    assert (granted, why) == (1, "a trigger is active")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [({"cooldown_s": -1.0}, "cooldown_s"), ({"idle": 1}, "idle")]
+)
+def test_a_bad_scaled_object_is_told(change: dict[str, Any], says: str) -> None:
+    """By its key."""
+    with pytest.raises(ValueError, match=f"scaled_object: {says} must"):
+        replace(KEDA, **change)

@@ -10,7 +10,7 @@ from simulator.cli import compose
 from simulator.policies.windows import PerPool
 from simulator.testing import check_autoscaler
 
-BY_POOL = ("hpa", "keda_epp", "keda_epp_queue", "keda_slo", "kpa", "ray_serve")
+BY_POOL = ("hpa", "keda_epp", "keda_epp_queue", "keda_slo", "keda_waiting", "kpa", "ray_serve")
 PLANNERS = ("dynamo_threshold", "dynamo_sla", "dynamo_sla autoscaler.load=true")
 
 

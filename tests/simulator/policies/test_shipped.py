@@ -24,6 +24,8 @@ DELIBERATE = {
     ("local_prefill/prefill_load.yaml", "below_tokens"),
     ("local_prefill/prefill_load.yaml", "beliefs"),
     ("local_prefill/prefix_based.yaml", "by"),  # llm-d believes what it routed
+    ("autoscaler/keda_waiting.yaml", "cooldown_s"),  # production-stack's, not KEDA's
+    ("autoscaler/keda_waiting.yaml", "metric"),
     ("router/cache_aware.yaml", "by"),  # the gateway believes what it routed, not events
     ("router/prefix_affinity.yaml", "by"),
     ("admission/early_rejection_predictive.yaml", "predicts"),  # what makes it another choice
