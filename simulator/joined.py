@@ -41,16 +41,7 @@ def joined(
         gaps=_gaps([part.gaps for part in parts]),
         end_s=parts[0].end_s,
         first_token=parts[0].first_token,
-        decisions=tuple(
-            sorted(
-                (
-                    {**made, SERVICE: name}
-                    for name, part in records.items()
-                    for made in part.decisions
-                ),
-                key=lambda made: float(made["at_s"]),  # type: ignore[arg-type]
-            )
-        ),
+        decisions=_decisions(records),
         never_sent=sum(part.never_sent for part in parts),
         tiers=_tiers(parts),
     )

@@ -498,7 +498,7 @@ def decisions_frame(record: RunRecord) -> pl.DataFrame:
         "granted": pl.Int64,
         "reason": pl.String,
     }
-    if any(SERVICE in made for made in record.decisions):
+    if any(worker.service for worker in record.workers):
         schema[SERVICE] = pl.String
     return pl.DataFrame(list(record.decisions), schema=schema)
 

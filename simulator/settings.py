@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.gpu import GPU
-from simulator.configuration import build, check_keys, looking_up
+from simulator.configuration import UnknownSettingError, build, check_keys, looking_up
 from simulator.deployment import ROLES, Deployment, Pool
 from simulator.dropped import Arrived, Refused, dropped, warning
 from simulator.elastic import Elastic
@@ -178,6 +178,8 @@ def _service(name: str, own: object, rest: Mapping[str, Any], at: int) -> Experi
     laid = {**laid_over(rest, own), "seed": seed, "measured": {}}
     try:
         return build_experiment(laid)
+    except UnknownSettingError as error:
+        raise ConfigError(f"{key}: {error}") from error
     except USER_ERRORS as error:
         raise type(error)(f"{key}: {error}") from error
 

@@ -68,6 +68,17 @@ def test_parts_add_up(disaggsim: Command) -> None:
         assert whose[worker] == service
 
 
+def test_nobody_scales_and_some_are_late(disaggsim: Command) -> None:
+    """Without an autoscaler nothing is decided, and a report tells what made requests late."""
+    late_ones = ("slo.ttft_s=0.001", "report=html", "hydra.run.dir=out")
+    done = disaggsim(*(each for each in TWO if not each.startswith("report")), *late_ones)
+    assert (done.code, done.err) == (0, "")
+    assert Path("out/report.html").is_file()
+    decisions = pl.read_parquet("out/decisions.parquet")
+    assert decisions.is_empty()
+    assert "service" in decisions.columns
+
+
 def test_each_is_as_if_alone_where_there_are_gpus(disaggsim: Command) -> None:
     """The first service's requests are those of a run of its own, with the run's seed."""
     disaggsim(*TWO, "hydra.run.dir=out")
@@ -196,6 +207,10 @@ BAD = {
         "services.a: pools.mixed: mixed pool: workers must be",
     ),
     "a layout that does not divide": (["+services.a.pools.mixed.layout.tp=7"], "services.a: "),
+    "an unknown setting deeper down": (
+        ["+services.a.slo.tfft_s=1"],
+        "services.a: slo.tfft_s: no such setting",
+    ),
     "a quota too small": (["elastic.quota_gpus=5"], "quota_gpus 5 is less than the 8 GPUs"),
     "a floor of nobody": (
         ["quota=guaranteed", "+quota.floors.c=1"],
