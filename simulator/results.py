@@ -882,8 +882,9 @@ def of_services(requests: pl.LazyFrame, record: RunRecord, slo: SLO) -> dict[str
 
 
 def worst_service(services: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Return the least attainment of what :func:`of_services` told, 0 of one without requests."""
-    return min((each["slo_attainment"] or 0.0 for each in services.values()), default=None)
+    """Return the least attainment of what :func:`of_services` told, of those with requests."""
+    held = (each["slo_attainment"] for each in services.values())
+    return min((each for each in held if each is not None), default=None)
 
 
 def _pending_s(worker: WorkerInfo) -> float:
@@ -952,9 +953,7 @@ def summarize(
         "missed": missed_targets(requests, slo),
         "classes": of_classes(requests, slo, context.get("classes", {}), record.end_s),
         "services": services,
-        "worst_service": min(
-            (each["slo_attainment"] or 0.0 for each in services.values()), default=None
-        ),
+        "worst_service": worst_service(services),
         "first_token": record.first_token,
         "measured": beside(requests, context.get("measured")),
         "sessions": of_sessions(requests, context.get("turns", {}), record.never_sent),

@@ -31,6 +31,7 @@ from simulator.model import Model
 from simulator.plugins import TARGET
 from simulator.policies.autoscaling import Control, Schedule, Static
 from simulator.policies.matching import Matcher, RateMatched, Unmatched
+from simulator.policies.quota import FirstCome
 from simulator.policies.ticks import LEAST_INTERVAL_S
 from simulator.results import SLO
 from simulator.services import Services
@@ -120,6 +121,7 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
     check_keys(settings, KEYS, ("model", "hardware", "pools", "workload", *_DEPLOYMENT[:2]), "")
     if settings.get("services"):
         raise ConfigError("services: several are simulated together, and nothing else; leave one")
+    _check_quota(settings.get("quota"))
     settings = resolve(settings)
     hints = get_type_hints(Experiment)
     with looking_up(KEYS, ""):
@@ -128,6 +130,15 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
             workload=build(settings["workload"], Workload, "workload"),
             slo=build(settings.get("slo", {}), SLO, "slo"),
             **{name: build(settings[name], hints[name], name) for name in _RUN if name in settings},
+        )
+
+
+def _check_quota(node: object) -> None:
+    """Refuse a rule for services where there are none; the default one changes nothing."""
+    rule = build(node, get_type_hints(Services)["quota"], "quota") if node else FirstCome()
+    if type(rule) is not FirstCome:
+        raise ConfigError(
+            f"quota {type(rule).__name__}: it is for services that share GPUs, but there are none"
         )
 
 

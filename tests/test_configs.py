@@ -22,7 +22,12 @@ TABLES = {
 """Content of the files that a choice leaves to the user."""
 
 
-FILLED = {"autoscaler=schedule": ["autoscaler.steps=[[60,decode,3]]"]}
+TWO = ["+services.a={}", "elastic.quota_gpus=64"]
+FILLED = {
+    "autoscaler=schedule": ["autoscaler.steps=[[60,decode,3]]"],
+    "quota=guaranteed": TWO,
+    "quota=queue_share": TWO,
+}
 """What a choice that leaves something else to the user needs."""
 
 

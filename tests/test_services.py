@@ -15,7 +15,7 @@ from simulator.compare.cutting import cut
 from simulator.errors import ConfigError
 from simulator.experiment import simulate
 from simulator.lateness import CAUSES, late
-from simulator.results import SLO, shared_slo
+from simulator.results import SLO, shared_slo, worst_service
 from simulator.services import Services, simulate_services
 from simulator.settings import build_services
 
@@ -278,3 +278,17 @@ def test_what_must_be_alike_is_checked() -> None:
         Services(services={"a": one, "b": compose([*FAST, "until_s=5"])})
     with pytest.raises(ConfigError, match="there must be 1 to 64 of them but got 0"):
         Services(services=dict[str, Experiment]())
+
+
+def test_a_rule_without_services_is_refused(disaggsim: Command) -> None:
+    """Else it would be taken to have been followed."""
+    done = disaggsim(*FAST, "quota=guaranteed", "workload.requests=20", "hydra.run.dir=out")
+    assert done.code == 2
+    assert "quota Guaranteed: it is for services that share GPUs, but there are none" in done.err
+
+
+def test_who_had_no_request_is_not_the_worst_served() -> None:
+    """Of services without any request there is no attainment."""
+    told = {"a": {"slo_attainment": None}, "b": {"slo_attainment": 0.7}}
+    assert worst_service(told) == 0.7
+    assert worst_service({"a": {"slo_attainment": None}}) is None
