@@ -94,7 +94,7 @@ class KvAware:
         for worker, blocks in enumerate(pool.kv_blocks):
             reached = found.get(worker, 0)
             credit = self.overlap_credit * (reached // size)
-            for memory, more in _beyond(reached, beneath, worker):
+            for memory, more in _beyond(reached, beneath, worker) if beneath else ():
                 credit += credited[memory.name] * (more // size)
             decode = float(blocks + own)
             if self.track_prefill:

@@ -325,8 +325,9 @@ class Worker:
 
     def _fit(self) -> None:
         """Let what nobody has make room for what requests have."""
-        if self.cache is not None:
-            self.cache.fit(self.capacity - self.used)
+        cache, room = self.cache, self.capacity - self.used
+        if cache is not None and cache.idle > room:
+            cache.fit(room)
 
     def _set_aside(self, request: int, blocks: int, tokens: int) -> bool:
         """Set ``blocks`` aside for a prompt of ``tokens``, if there are as many.
