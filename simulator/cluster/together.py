@@ -15,7 +15,7 @@ from simulator.record import RunRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """A deployment and its traffic; of the options the first service's sampling and end hold."""
+    """A deployment, its traffic, and what is simulated of it."""
 
     deployment: Deployment
     traffic: Traffic

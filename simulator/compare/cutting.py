@@ -39,7 +39,8 @@ def cut(run: Run, warm_up_s: float, cool_down_s: float) -> Run:
     Raises:
         ConfigError: no request is left, or a file cannot be read.
     """
-    whose = [SERVICE] if run.summary.get("services") else []
+    services = run.summary.get("services", {})
+    whose = [SERVICE] if services else []
     requests = read_requests(run, [*NEEDED, *whose])
     arrivals = requests["arrival_s"].drop_nulls().to_numpy()
     first, last = (float(arrivals.min()), float(arrivals.max())) if len(arrivals) else (0.0, 0.0)
@@ -47,7 +48,6 @@ def cut(run: Run, warm_up_s: float, cool_down_s: float) -> Run:
     inside = requests.lazy().filter(pl.col("arrival_s").is_between(*window))
     lives = read_frame(run, "lives", ("pool", "gpus", "granted_s", "ended_s"))
     end_s = float(lives["ended_s"].max() or window.end)  # type: ignore[arg-type]
-    services = run.summary.get("services", {})
     slo = SLO(**run.summary["slo"])
     if services:
         slo = shared_slo({name: SLO(**each["targets"]) for name, each in services.items()})

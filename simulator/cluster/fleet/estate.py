@@ -39,7 +39,7 @@ class Estate:
         self.fleets: list[Fleet] = []
         self._fabric = fabric
         self._kinds: list[_Kind] = []
-        self._doomed: set[int] = set()
+        self._doomed: set[Life] = set()
 
     def join(self, fleet: Fleet) -> None:
         """Let a fleet have its GPUs from here; all fleets join before the first takes any."""
@@ -52,25 +52,18 @@ class Estate:
         Raises:
             ConfigError: with both numbers.
         """
-        for kind in self._kinds_asked():
+        if self.quota_gpus is None:
+            return
+        crews = [pool.crew for fleet in self.fleets for pool in fleet.pools.values()]
+        for gpu in (crew.spec.gpu for crew in crews):
             needed = sum(
-                pool.crew.pool.workers * pool.crew.spec.layout.gpus
-                for fleet in self.fleets
-                for pool in fleet.pools.values()
-                if pool.crew.spec.gpu == kind
+                crew.pool.workers * crew.spec.layout.gpus for crew in crews if crew.spec.gpu == gpu
             )
-            if self.quota_gpus is not None and needed > self.quota_gpus:
+            if needed > self.quota_gpus:
                 raise ConfigError(
                     f"elastic: quota_gpus {self.quota_gpus} is less than the {needed} GPUs that "
                     "the pools begin with"
                 )
-
-    def _kinds_asked(self) -> list[GPU]:
-        kinds: list[GPU] = []
-        for fleet in self.fleets:
-            gpus = [pool.crew.spec.gpu for pool in fleet.pools.values()]
-            kinds += [gpu for at, gpu in enumerate(gpus) if gpu not in kinds + gpus[:at]]
-        return kinds
 
     # --- what fleets ask of it -----------------------------------------------------------------
 
@@ -159,7 +152,7 @@ class Estate:
         """Return the workers whose GPUs are about to come back."""
         draining = [life for life in _lives(fleet, kind.gpu, DRAINING) if life.flips_to is None]
         there = _lives(fleet, kind.gpu, STARTING, SERVING)
-        return draining + [life for life in there if id(life) in self._doomed]
+        return draining + [life for life in there if life in self._doomed]
 
     def _newest(self, kind: _Kind, held: Sequence[int]) -> tuple[int, Life] | None:
         """Return the worker that got its GPUs last, of the services above their floors."""
@@ -168,7 +161,7 @@ class Estate:
             for place, fleet in enumerate(self.fleets)
             if held[place] > self._floor(place)
             for life in _lives(fleet, kind.gpu, STARTING, SERVING)
-            if id(life) not in self._doomed
+            if life not in self._doomed
         ]
         if not found:
             return None
@@ -177,10 +170,10 @@ class Estate:
 
     def _doom(self, fleet: Fleet, life: Life) -> None:
         """Have a worker give its GPUs back, in an event of its own service."""
-        self._doomed.add(id(life))
+        self._doomed.add(life)
 
         def reclaim() -> None:
-            self._doomed.discard(id(life))
+            self._doomed.discard(life)
             fleet.reclaim(life)
 
         fleet.at(fleet.clock.now, reclaim)

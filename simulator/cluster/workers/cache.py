@@ -317,11 +317,11 @@ class PrefixCache:
         """Drop idle blocks until at most ``room`` are left."""
         told: set[Node] = set()
         while self.idle > room:
-            stamp, _, leaf = self._heap[0]
-            if leaf.parent is None or leaf.users or leaf.children or leaf.stamp != stamp:
-                heappop(self._heap)  # as in _due
+            entry = self._heap[0]
+            if not self._due(entry):
+                heappop(self._heap)
                 continue
-            surplus = self.idle - room
+            leaf, surplus = entry[2], self.idle - room
             size = leaf.end - leaf.begin
             if self.tell is not None:
                 first = max(leaf.begin, leaf.end - surplus)
