@@ -340,6 +340,8 @@ class Simulation:
             control.policy.check(gpus, self.deployment.elastic.quota_gpus)
         observer = Observer(control.observing, self.fleet, self.ledger, self.source)
         observer.held = self.gateway.held
+        if self.leavers is not None:
+            observer.orphans = self.leavers.orphans
         return Controller(control, self.fleet, observer)
 
     def _rebalancer(self) -> Rebalancer | None:

@@ -248,7 +248,9 @@ class Observing:
 
     Rates and lengths are over the last ``window_s`` of scrapes, of requests counted on
     ``arrival`` or on ``completion``. ``missing`` names metrics by role that engines do not export,
-    as ``prefill.waiting``.
+    as ``prefill.waiting``. ``orphans`` names queues whose metric goes on counting prompts that were
+    not begun when their clients left, as ``mixed.waiting`` until their worker ends, or ``router``
+    for good (llm-d-autoscaling issue 769, sglang issue 26912, ray issue 37943).
     """
 
     scrape_s: float = 5.0
@@ -256,6 +258,7 @@ class Observing:
     age_s: float = 0.0
     demand: str = "arrival"
     missing: tuple[str, ...] = ()
+    orphans: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_interval("observing", "scrape_s", self.scrape_s)
@@ -270,10 +273,13 @@ class Observing:
             raise ValueError(
                 f"observing: demand must be arrival or completion but got {self.demand!r}"
             )
-        known = [f"{role}.{name}" for role in POOLS for name in METRICS]
-        for name in self.missing:
-            if name not in known:
-                raise ValueError(f"observing: missing must name some of {known} but got {name!r}")
+        metrics = [f"{role}.{name}" for role in POOLS for name in METRICS]
+        for field_name, known in (("missing", metrics), ("orphans", list(QUEUES))):
+            for name in getattr(self, field_name):
+                if name not in known:
+                    raise ValueError(
+                        f"observing: {field_name} must name some of {known} but got {name!r}"
+                    )
 
 
 POOLS = ("prefill", "decode", "mixed")
@@ -282,6 +288,9 @@ METRICS = (
     *("queued_tokens", "kv_tokens", "queued_kv_tokens", "scheduled_tokens", "scheduled_prompts"),
 )
 """Metrics of a pool that an engine may not export."""
+
+QUEUES = (*(f"{role}.waiting" for role in POOLS), "router")
+"""Queues of prompts that are not begun, whose metrics may count who has left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

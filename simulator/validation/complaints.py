@@ -311,6 +311,15 @@ COMPLAINTS: tuple[Complaint, ...] = (
         shows=0.4,
     ),
     Complaint(
+        name="orphaned_queue",
+        what="clients have gone, engines count their prompts as waiting, and no worker is taken away",
+        source="llm-d-autoscaling issue 769",
+        metric="GPU-minutes beyond one worker after load stopped",
+        measure=lambda results: spare_minutes(results, 300.0),
+        better=("control.observing.orphans=[]",),
+        shows=50.0,
+    ),
+    Complaint(
         name="idle_while_running",
         what="idle by a count of who waits: a service that keeps up is sent to no worker at all",
         source="vLLM production-stack's example values, by KEDA's rules",
@@ -334,8 +343,7 @@ HEAD = """
 ## Operators' complaints
 
 Each is a small scenario, `experiment=policies/complaints/…`, whose metric shows what operators
-complained about, and a setting that cures it. Half of one we know is not among them: a queue whose
-clients are gone keeps a scaler from shrinking (llm-d-autoscaling issue 769).
+complained about, and a setting that cures it.
 
 | scenario | what goes wrong | metric | so | better | then |
 |---|---|---|---|---|---|"""

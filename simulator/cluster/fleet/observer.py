@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from simulator.cluster.fleet.lives import SERVING, Fleet, Pool
 from simulator.cluster.ledger import Ledger
+from simulator.cluster.moves.leavers import AT_ROUTER
 from simulator.cluster.traffic.held import Held
 from simulator.cluster.traffic.source import Source
 from simulator.policies.autoscaling import Observation, Observing, PoolSeen, TrafficSeen, Truth
@@ -42,6 +44,7 @@ class Observer:
         self._source = source
         self._truth: Truth | None = None
         self.held: Held | None = None  # who waits at the router
+        self.orphans: Mapping[int, int] = {}  # left behind, by worker
         self._scrapes: deque[Scrape] = deque()
         self._last_s = 0.0
         self._open = 0  # every request before this one had ended by the last scrape
@@ -123,9 +126,10 @@ class Observer:
         workers = [life.worker for life in pool.lives if life.state == SERVING and life.worker]
         gauges = [worker.observe() for worker in workers]
         steps = [worker.scheduled() for worker in workers]
+        left = [self._left(f"{role}.waiting", worker.number) for worker in workers]
         sequences = [worker.sequence_tokens() for worker in workers]
         seen: dict[str, Any] = {
-            "waiting": tuple(waiting for waiting, _ in gauges),
+            "waiting": tuple(map(add, (waiting for waiting, _ in gauges), left)),
             "running": tuple(running for _, running in gauges),
             "kv_utilization": tuple(w.blocks_in_use() / w.capacity for w in workers),
             "queued_tokens": tuple(worker.queued_tokens for worker in workers),
@@ -137,8 +141,12 @@ class Observer:
         seen |= {name: None for name in seen if f"{role}.{name}" in self._observing.missing}
         return PoolSeen(
             role=role,
-            held=None if self.held is None else len(self.held),
+            held=None if self.held is None else len(self.held) + self._left("router", AT_ROUTER),
             gpus_per_worker=pool.crew.spec.layout.gpus,
             engine=pool.crew.engine,
             **(seen | dict(self._fleet.counts(role))),
         )
+
+    def _left(self, queue: str, number: int) -> int:
+        """Return how many a queue's metric counts although their clients have left."""
+        return self.orphans.get(number, 0) if queue in self._observing.orphans else 0

@@ -1,5 +1,6 @@
 """Clients that leave: who gave up or took its request back, and what is then freed where."""
 
+from collections import Counter
 from heapq import heappop, heappush
 from math import inf, isnan
 
@@ -16,6 +17,9 @@ from simulator.cluster.traffic.endings import Endings
 from simulator.cluster.traffic.gateway import Gateway
 from simulator.record import REASONS
 
+AT_ROUTER = -1
+"""Stands for the router where workers go by their numbers."""
+
 TIMEOUT, CANCELLED = REASONS.index("timeout"), REASONS.index("cancelled")
 
 
@@ -24,7 +28,8 @@ class Leavers:
 
     What happens at that very instant in a worker or on a link comes first, so an answer that is
     complete then counts; arrivals of that instant come after. Each request has at most two
-    deadlines here: of its first token, and of the whole of it.
+    deadlines here: of its first token, and of the whole of it. ``orphans`` counts the prompts left
+    behind that were not begun, by the worker where they waited.
     """
 
     def __init__(self, clients: Clients, endings: Endings, seed: int) -> None:
@@ -34,6 +39,7 @@ class Leavers:
         self._heap: list[tuple[float, int, bool]] = []  # when, of whom, only of its first token
         self.alarm = Alarm(endings.clock, LEAVERS)
         self._cancelled = self._draw(seed)
+        self.orphans: Counter[int] = Counter()
         self.entering: Delays
         self.gateway: Gateway
         self.handoff: Handoff
@@ -101,9 +107,12 @@ class Leavers:
         number = ledger.prefill_worker[request]
         if number < 0:
             ledger.give_up(request)
+            held = self.gateway.held
+            self.orphans[AT_ROUTER] += held is not None and request in held
             if not self.gateway.forget(request):
                 self.entering.cancel(request)
             return False
+        self.orphans[number] += isnan(ledger.prefill_start[request])
         if request in self.migration.moves:
             self.migration.drop(request)
             return False

@@ -29,6 +29,10 @@ class Held:
         """Yield who waits, the first first."""
         return iter(self._line)
 
+    def __contains__(self, request: int) -> bool:
+        """Tell whether a prompt waits here."""
+        return request in self._here
+
     def __len__(self) -> int:
         """Return how many wait."""
         return len(self._here)

@@ -1,9 +1,12 @@
 """What controllers get to see: gauges equal what a slow recount finds, and leaping changes none."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any
 
+import numpy as np
+import pytest
 from builders import colocated, disaggregated, poisson_traffic
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -11,10 +14,13 @@ from oracle import SteppingSimulation
 from test_elastic import BATCHINGS, DRAINS, EXAMPLES, TRANSFERS, elastic, plans
 from test_leavers import CLIENTS
 
+from simulator.clients import Clients
 from simulator.cluster.pools.team import AnyWorker
 from simulator.cluster.simulation import RunOptions, Simulation
 from simulator.cluster.workers.batch import BatchWorker
 from simulator.policies.autoscaling import METRICS, Control, Observation, Observing, Plan
+from simulator.policies.flow_control import Utilization
+from simulator.record import STATUSES
 
 
 @dataclass(frozen=True)
@@ -141,3 +147,53 @@ def test_the_future_is_shown_to_who_says_it_knows_it_and_where_it_is_known() -> 
     assert first(True, None) == f"{(load.arrival_s >= 0.31).sum()} ahead"
     assert first(False, None) == "None ahead"
     assert first(True, 3) == "None ahead"
+
+
+@dataclass(frozen=True)
+class Keeps(Tells):
+    """Changes nothing, and keeps how many wait at the workers of a role and at the router."""
+
+    role: str = "mixed"
+    seen: dict[float, tuple[int, int]] = field(default_factory=dict)
+
+    def decide(self, seen: Observation, state: None) -> tuple[Plan, None]:
+        """Note the queues, by the time they were read."""
+        pool = seen.pools[self.role]
+        self.seen[seen.seen_s] = sum(pool.waiting or ()), pool.held or 0
+        return Plan({}), state
+
+
+def queues(build: Any, role: str, *orphans: str) -> tuple[Mapping[float, tuple[int, int]], Any]:
+    """Return the queues at every look at impatient clients' requests, and what became of these."""
+    policy = Keeps(role=role)
+    control = replace(TOLD, policy=policy, observing=replace(TOLD.observing, orphans=orphans))
+    closed_often = Utilization(queue=50.0, scrape_s=2.0, stale_s=0.7)
+    load = poisson_traffic(400, 100.0, 5000, 60, 3)
+    load = replace(load, clients=Clients(first_token_timeout_s=0.7))
+    whole = build(control=control, flow_control=closed_often)
+    return policy.seen, Simulation(whole, load, RunOptions()).run().requests
+
+
+@pytest.mark.parametrize(
+    ("build", "role"),
+    [
+        (lambda **change: colocated(2, **change), "mixed"),
+        (lambda **change: disaggregated(2, 2, **change), "prefill"),
+    ],
+)
+def test_a_queue_s_metric_may_count_who_has_left_it(build: Any, role: str) -> None:
+    """Those alone who had not been begun when they left, from then on; the run is the same."""
+    plain, requests = queues(build, role)
+    at_workers, same = queues(build, role, f"{role}.waiting")
+    at_router, _ = queues(build, role, "router")
+    np.testing.assert_array_equal(requests["finish_s"], same["finish_s"])
+    gone = requests["status"] == STATUSES.index("failed")
+    gone &= np.isnan(requests["prefill_start_s"])
+    left_s = requests["arrival_s"] + 0.7
+    held = requests["prefill_worker"] < 0
+    assert (gone & held).sum() > 5
+    assert (gone & ~held).sum() > 5
+    for at_s, (waiting, there) in plain.items():
+        left = gone & (left_s <= at_s)
+        assert at_workers[at_s] == (waiting + (left & ~held).sum(), there)
+        assert at_router[at_s] == (waiting, there + (left & held).sum())

@@ -187,4 +187,12 @@ def test_what_is_seen_where_nobody_says() -> None:
         "window_s": f"{default.window_s:g}",
         "demand": default.demand,
     }
-    assert (default.age_s, default.missing) == (0.0, ())
+    assert (default.age_s, default.missing, default.orphans) == (0.0, (), ())
+
+
+def test_only_queues_count_who_has_left_them() -> None:
+    """Of any pool, or the router's; other metrics are refused by name."""
+    for name in ("prefill.waiting", "decode.waiting", "mixed.waiting", "router"):
+        assert Observing(orphans=(name,)).orphans == (name,)
+    with pytest.raises(ValueError, match=r"orphans must name some of .* but got 'mixed.running'"):
+        Observing(orphans=("mixed.running",))
