@@ -312,7 +312,8 @@ COMPLAINTS: tuple[Complaint, ...] = (
     ),
     Complaint(
         name="orphaned_queue",
-        what="clients have gone, engines count their prompts as waiting, and no worker is taken away",
+        what="clients have gone, their prompts are still counted as waiting, and no worker is "
+        "taken away",
         source="llm-d-autoscaling issue 769",
         metric="GPU-minutes beyond one worker after load stopped",
         measure=lambda results: spare_minutes(results, 300.0),
