@@ -1,6 +1,6 @@
 """Several services in one time, on the GPUs of one quota."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from simulator.cluster.clock import CONTROL, TICK, Alarm, Clock, collection_paused, sleeper, turn_of
@@ -10,6 +10,7 @@ from simulator.cluster.simulation import RunOptions, Simulation, Traffic
 from simulator.deployment import Deployment
 from simulator.errors import ConfigError, InvariantError
 from simulator.policies.quota import Asking, Quota
+from simulator.policies.ticks import LEAST_INTERVAL_S, check_interval
 from simulator.record import RunRecord
 
 
@@ -38,6 +39,8 @@ class Together:
         first = next(iter(services.values())).deployment
         if refused := quota.refused(list(services), first.elastic.quota_gpus):
             raise ConfigError(refused)
+        if quota.interval_s is not None:
+            _check_interval(quota, quota.interval_s)
         self.estate = Estate(first.fabric, first.elastic.quota_gpus, quota)
         self._clock = Clock()
         self.simulations = {
@@ -120,6 +123,7 @@ class Together:
         asking = [ask for name in self.simulations for ask in self._asking(name)]
         if self.estate.quota_gpus is not None:
             told = quota.ceilings(asking, self.estate.quota_gpus)
+            _check_ceilings(quota, told, asking)
             for (name, pool), most in told.items():
                 fleet = self.simulations[name].fleet
                 fleet.cap(pool, most, f"at most {most} by the quota")
@@ -146,6 +150,34 @@ class Together:
             )
             unplaced = 0
         return asks
+
+
+def _check_interval(quota: Quota, interval_s: object) -> None:
+    """Refuse a rule that does not say how often it is to be asked."""
+    try:
+        check_interval("quota", "interval_s", interval_s)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"quota {type(quota).__name__}: interval_s must be None or at least "
+            f"{LEAST_INTERVAL_S:g} s but got {interval_s!r}"
+        ) from None
+
+
+def _check_ceilings(quota: Quota, told: object, asking: Sequence[Asking]) -> None:
+    """Refuse ceilings that are none, or of pools that are not there."""
+    name = f"quota {type(quota).__name__}"
+    if not isinstance(told, Mapping):
+        raise ConfigError(f"{name}: answered {told!r}, but ceilings by service and pool are due")
+    places = {(each.service, each.pool) for each in asking}
+    for place, most in told.items():
+        if place not in places:
+            known = ", ".join(".".join(each) for each in sorted(places))
+            raise ConfigError(f"{name}: named {place!r}, but there are {known}")
+        if type(most) is not int or most < 0:
+            raise ConfigError(
+                f"{name}: lets {'.'.join(place)} have {most!r} workers, but a whole number of at "
+                "least 0 is due"
+            )
 
 
 def run_together(services: Mapping[str, Service], quota: Quota) -> dict[str, RunRecord]:

@@ -19,6 +19,8 @@ from simulator.testing.choices import (
     check_rebalancing,
 )
 from simulator.testing.contract import ContractError
+from simulator.testing.forecasts import check_forecaster
+from simulator.testing.quotas import check_quota
 from simulator.testing.routers import check_router
 
 __all__ = [
@@ -27,9 +29,11 @@ __all__ = [
     "check_autoscaler",
     "check_flipping",
     "check_flow_control",
+    "check_forecaster",
     "check_local_prefill",
     "check_matcher",
     "check_queue_order",
+    "check_quota",
     "check_rebalancing",
     "check_router",
 ]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 from simulator.policies.admission import ADMITTED, Admission, Arrival
 from simulator.policies.autoscaling import Observation
@@ -20,7 +20,7 @@ from simulator.policies.rebalancing import Loaded, Rebalancing
 from simulator.policies.routing import RoutedRequest
 from simulator.record import TURNED_AWAY
 from simulator.testing.autoscalers import Limits, looks
-from simulator.testing.contract import Subject, same, streams_at
+from simulator.testing.contract import Subject, asked_twice, same
 from simulator.testing.routers import DUE, Pool
 
 CLASSES = (
@@ -33,8 +33,6 @@ LEVELS = (0.0, 0.3, 1.0, 7.5, 1e6)
 """Of whatever is measured: nothing, little, at its target, beyond it, a flood."""
 BUDGETS = (2, 3, 8, 64)
 """GPUs that a matcher may split."""
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def check_admission(policy: Admission) -> None:
             arrival = Arrival(7, tokens, 100, tokens // 2, service, draw)
             situation = f"with gauges at {level:g} and a prompt of {tokens:,} tokens"
             entrance = Seen(workers, level)
-            found = _asked(subject, situation, lambda: policy.decide(arrival, entrance))  # noqa: B023
+            found = asked_twice(subject, situation, lambda: policy.decide(arrival, entrance))  # noqa: B023
             if not isinstance(found, str) or found not in known:
                 raise subject.broke(
                     f"decided {found!r} {situation}; {ADMITTED!r} or one of "
@@ -109,7 +107,7 @@ def check_queue_order(policy: QueueOrder) -> None:
         for tokens, cached in product((1, 2000, 10**6), (0.0, 0.5)):
             prompt = Queued(3, arrival_s, tokens, max(1, int(tokens * (1 - cached))), service)
             situation = f"for a prompt of {tokens:,} tokens that came at {arrival_s:g} s"
-            key = _asked(subject, situation, lambda: policy.key(prompt))  # noqa: B023
+            key = asked_twice(subject, situation, lambda: policy.key(prompt))  # noqa: B023
             numbers = isinstance(key, tuple) and all(
                 isinstance(each, int | float) and not math.isnan(each) for each in key
             )
@@ -173,7 +171,8 @@ def _check_placing(subject: Subject) -> None:
         prefill, decode = Pool((loads[:size],) * 3).view(), Pool((loads,) * 3).view()
         situation = f"about a prompt of {tokens:,} tokens over {3 * size} decode workers"
         request = RoutedRequest(0, tokens, 100, 0, 0.5, DUE)
-        found = _asked(subject, situation, lambda: subject.policy.place(request, prefill, decode))  # noqa: B023
+        args = request, prefill, decode
+        found = asked_twice(subject, situation, lambda: subject.policy.place(*args))  # noqa: B023
         whole = isinstance(found, int) and not isinstance(found, bool)
         if found is not None and not (whole and 0 <= found < 3 * size):
             raise subject.broke(f"chose worker {found!r} {situation}; 0 to {3 * size - 1} are due")
@@ -195,7 +194,7 @@ def check_rebalancing(policy: Rebalancing) -> None:
             for at in range(size)
         ]
         situation = f"about {size} workers"
-        found = _asked(subject, situation, lambda: tuple(policy.moves(workers)))  # noqa: B023
+        found = asked_twice(subject, situation, lambda: tuple(policy.moves(workers)))  # noqa: B023
         for pair in found:
             if not (len(pair) == 2 and all(type(at) is int and 0 <= at < size for at in pair)):
                 raise subject.broke(f"named {pair!r} {situation}; pairs of 0 to {size - 1} are due")
@@ -224,7 +223,7 @@ def check_flow_control(policy: FlowControl) -> None:
         ]
         known = size - readings.count(None)
         situation = f"with gauges of {known} of {size} workers at {level:g}"
-        told = _asked(subject, situation, lambda: policy.saturation(tuple(readings)))  # noqa: B023
+        told = asked_twice(subject, situation, lambda: policy.saturation(tuple(readings)))  # noqa: B023
         if isinstance(told, bool) or not isinstance(told, int | float) or math.isnan(told):
             raise subject.broke(f"answered {told!r} {situation}; a number is due")
 
@@ -277,7 +276,7 @@ def _view(policy: Matcher, seen: Observation, budget: int, gpus: Counts) -> View
 
 def _split(subject: Subject, view: View, state: object, situation: str) -> Answer:
     shown, kept = copy.deepcopy(view), copy.deepcopy(state)
-    answer = _asked(subject, situation, lambda: subject.policy.split(shown, kept))
+    answer = asked_twice(subject, situation, lambda: subject.policy.split(shown, kept))
     if not same(shown, view):
         raise subject.broke(f"wrote into what it was shown {situation}")
     if not isinstance(answer, Answer):
@@ -299,20 +298,6 @@ def _check_split(subject: Subject, view: View, answer: Answer, situation: str) -
 
 
 def _yes_or_no(subject: Subject, situation: str, ask: Callable[[], object]) -> None:
-    found = _asked(subject, situation, ask)
+    found = asked_twice(subject, situation, ask)
     if not isinstance(found, bool):
         raise subject.broke(f"answered {found!r} {situation}; True or False is due")
-
-
-def _asked(subject: Subject, situation: str, ask: Callable[[], Result]) -> Result:
-    """Return an answer that is the same when asked twice, and with other random streams."""
-    answers = []
-    for seed in (1, 2):
-        with streams_at(seed):
-            answers.append(subject.asked(situation, ask))
-    if not same(*answers):
-        raise subject.broke(
-            f"answered {answers[0]!r} and then {answers[1]!r} to one and the same question "
-            f"{situation}"
-        )
-    return answers[0]

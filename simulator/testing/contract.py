@@ -53,6 +53,24 @@ class Subject:
         return answer
 
 
+def asked_twice(subject: Subject, situation: str, ask: Callable[[], Answer]) -> Answer:
+    """Return an answer that is the same when asked twice, and with other random streams.
+
+    Raises:
+        ContractError: it is not; or as :meth:`Subject.asked`.
+    """
+    answers = []
+    for seed in (1, 2):
+        with streams_at(seed):
+            answers.append(subject.asked(situation, ask))
+    if not same(*answers):
+        raise subject.broke(
+            f"answered {answers[0]!r} and then {answers[1]!r} to one and the same question "
+            f"{situation}"
+        )
+    return answers[0]
+
+
 def attributes(thing: object) -> dict[str, Any]:
     """Return an object's attributes by name, those in slots too."""
     slots = [

@@ -129,7 +129,13 @@ class Estate:
         if self.quota_gpus is None:
             return 0
         name = self.fleets[place].service
-        return self.quota.floor(name, len(self.fleets), self.quota_gpus)
+        floor = self.quota.floor(name, len(self.fleets), self.quota_gpus)
+        if type(floor) is not int or floor < 0:
+            raise ConfigError(
+                f"quota {type(self.quota).__name__}: answered {floor!r} about {name}'s floor, but "
+                "a whole number of at least 0 GPUs is due"
+            )
+        return floor
 
     def _yields(self, kind: _Kind, life: Life) -> bool:
         """Tell whether somebody who waits comes before this worker."""

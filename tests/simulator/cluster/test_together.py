@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -361,3 +361,51 @@ def test_a_quota_that_does_not_go_is_refused(quota: int | None, rule: Quota, say
     load = traffic([0.0], 10, 2)
     with pytest.raises(ConfigError, match=says):
         run_together({"a": service(base, load), "b": service(base, load)}, rule)
+
+
+@dataclass(frozen=True)
+class Odd(FirstCome):
+    """Answers what no rule may."""
+
+    answer: Any = None
+    every: Any = 1.0
+    own: Any = 0
+
+    @property
+    def interval_s(self) -> Any:
+        """Return what is said of intervals."""
+        return self.every
+
+    @property
+    def reserves(self) -> bool:
+        """Return whether its floors are asked for."""
+        return self.own != 0
+
+    def floor(self, service: str, services: int, quota_gpus: int) -> Any:  # noqa: ARG002
+        """Return what is said of floors."""
+        return self.own
+
+    def ceilings(self, asking: Any, quota_gpus: int) -> Any:  # noqa: ARG002
+        """Return what is said of ceilings."""
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (Odd([("a", 1)]), r"quota Odd: answered \[.*, but ceilings by service and pool are due"),
+        (Odd({("c", "mixed"): 1}), r"named \('c', 'mixed'\), but there are a\.mixed, b\.mixed"),
+        (Odd({("a", "mixed"): -1}), r"lets a\.mixed have -1 workers"),
+        (Odd({("a", "mixed"): 1.5}), r"lets a\.mixed have 1\.5 workers"),
+        (Odd({}, every=0), "interval_s must be None or at least 0.001 s but got 0"),
+        (Odd({}, every="often"), "interval_s must be None or at least 0.001 s but got 'often'"),
+        (Odd({}, own=1.5), "answered 1.5 about a's floor"),
+        (Odd({}, own=-1), "answered -1 about a's floor"),
+    ],
+)
+def test_a_rule_that_answers_what_it_may_not_is_told(rule: Quota, told: str) -> None:
+    """By its name, with the answer."""
+    load = poisson_traffic(60, 6.0, 80, 30)
+    hog = growing(colocated(1), 3, (1.0, "mixed", 3))
+    with pytest.raises(ConfigError, match=told):
+        run_together({"a": service(hog, load), "b": service(hog, load)}, rule)
