@@ -18,27 +18,30 @@ class Key(NamedTuple):
     engine: str
 
 
-PARAMETERS = ("compute", "memory", "floor_us", "ramp", "narrow", "overlap")
-Prior = tuple[float, float, float, float, float, float]
+PARAMETERS = ("compute", "memory", "floor_us", "ramp", "narrow", "overlap", "thin")
+COUNT = len(PARAMETERS)
+Prior = tuple[float, float, float, float, float, float, float]
+THIN = ("gemm", "decode_attention", "decode_mla")
+"""Kinds whose reads fall short of the bandwidth where there is little for each multiprocessor."""
 
 PRIORS: Mapping[str, Prior] = MappingProxyType(
     {
-        "gemm": (0.65, 0.75, 3.0, 30.0, 30.0, 0.2),
-        "experts": (0.5, 0.7, 6.0, 16.0, 300.0, 0.2),
-        "absorb": (0.5, 0.7, 3.0, 30.0, 1.0, 0.2),
-        "prefill_attention": (0.5, 0.7, 5.0, 500.0, 1.0, 0.2),
-        "prefill_mla": (0.6, 0.7, 5.0, 500.0, 1.0, 0.2),
-        "decode_attention": (0.5, 0.85, 8.0, 1.0, 1.0, 0.2),
-        "decode_mla": (0.6, 0.85, 8.0, 1.0, 1.0, 0.2),
-        "memory": (0.5, 0.8, 2.0, 1.0, 1.0, 0.2),
+        "gemm": (0.65, 0.75, 3.0, 30.0, 30.0, 0.2, 500.0),
+        "experts": (0.5, 0.7, 6.0, 16.0, 300.0, 0.2, 1.0),
+        "absorb": (0.5, 0.7, 3.0, 30.0, 1.0, 0.2, 1.0),
+        "prefill_attention": (0.5, 0.7, 5.0, 500.0, 1.0, 0.2, 1.0),
+        "prefill_mla": (0.6, 0.7, 5.0, 500.0, 1.0, 0.2, 1.0),
+        "decode_attention": (0.5, 0.85, 8.0, 1.0, 1.0, 0.2, 100.0),
+        "decode_mla": (0.6, 0.85, 8.0, 1.0, 1.0, 0.2, 100.0),
+        "memory": (0.5, 0.8, 2.0, 1.0, 1.0, 0.2, 1.0),
     }
 )
-"""Of each kind: compute, memory, floor (µs), ramp (rows or keys), narrow, overlap."""
-WEIGHTS: Prior = (0.3, 0.3, 1.0, 0.15, 0.3, 0.15)
+"""Of each kind: compute, memory, floor (µs), ramp (rows or keys), narrow, overlap, thin."""
+WEIGHTS: Prior = (0.3, 0.3, 1.0, 0.15, 0.3, 0.15, 0.15)
 """Of one prior, against one row's log error."""
 
-LOW: Prior = (0.02, 0.02, 0.05, 0.01, 0.01, 1e-3)
-HIGH: Prior = (1.0, 1.0, 60.0, 5000.0, 5000.0, 1.0)
+LOW: Prior = (0.02, 0.02, 0.05, 0.01, 0.01, 1e-3, 0.1)
+HIGH: Prior = (1.0, 1.0, 60.0, 5000.0, 5000.0, 1.0, 50000.0)
 MOST: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "gemm": (0.95, 0.92),
@@ -73,9 +76,9 @@ def started(kind: str) -> Floats:
     return start
 
 
-def curve_of(x: Floats) -> Curve:
-    """Return the curve that six logarithms stand for, in four digits."""
-    compute, memory, floor, ramp, narrow, overlap = (rounded(float(v)) for v in np.exp(x))
+def curve_of(kind: str, x: Floats) -> Curve:
+    """Return the curve of a kind that seven logarithms stand for, in four digits."""
+    compute, memory, floor, ramp, narrow, overlap, thin = (rounded(float(v)) for v in np.exp(x))
     return Curve(
         compute=min(compute, 1.0),
         memory=min(memory, 1.0),
@@ -83,14 +86,15 @@ def curve_of(x: Floats) -> Curve:
         ramp=ramp,
         narrow=narrow,
         overlap=min(overlap, 1.0),
+        thin=thin if kind in THIN else 0.0,
     )
 
 
 def logs_of(curve: Curve) -> Floats:
-    """Return the six logarithms of a curve."""
+    """Return the seven logarithms of a curve."""
     values = (
         *(curve.compute, curve.memory, curve.floor_s * 1e6),
-        *(curve.ramp, curve.narrow, curve.overlap),
+        *(curve.ramp, curve.narrow, curve.overlap, curve.thin),
     )
     logs: Floats = np.log(np.maximum(np.array(values), 1e-9))
     return logs
@@ -101,7 +105,9 @@ def on_bound(kind: str, curve: Curve) -> list[str]:
     low, high = bounds(kind)
     share = (logs_of(curve) - low) / (high - low)
     return [
-        name for name, at in zip(PARAMETERS, share, strict=True) if at > NEAR or at < 1.0 - NEAR
+        name
+        for name, at in zip(PARAMETERS, share, strict=True)
+        if (at > NEAR or at < 1.0 - NEAR) and (name != "thin" or kind in THIN)
     ]
 
 

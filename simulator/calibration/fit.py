@@ -14,6 +14,7 @@ from scipy.optimize import least_squares
 
 from simulator.calibration.collectives import bare, fit_collectives, fit_network
 from simulator.calibration.curves import (
+    COUNT,
     PRIORS,
     WEIGHTS,
     Key,
@@ -45,7 +46,7 @@ SOURCE = (
     "AIConfigurator kernel and communication measurements (ai-dynamo/aiconfigurator, Apache-2.0): "
     "TensorRT-LLM 1.0 to 1.3, SGLang 0.5.14, vLLM 0.24, forward steps composed of them"
 )
-MEASURED_WEIGHTS: Prior = (1.0, 3.0, 1.0, 0.15, 0.3, 0.15)
+MEASURED_WEIGHTS: Prior = (1.0, 3.0, 1.0, 0.15, 0.3, 0.15, 0.15)
 """Of priors that are themselves measured."""
 NFEV = 40
 """Evaluations of a fit; the error no longer moves long before."""
@@ -53,7 +54,7 @@ GLOBALS = (50.0, 0.2, 1.5)
 GLOBAL_WEIGHTS = (0.15, 0.15, 0.15)
 GLOBAL_LOW, GLOBAL_HIGH = (1.0, 0.01, 1.0), (300.0, 1.0, 4.0)
 """Of the flat ring across domains (start in µs, share of the NICs) and of the experts' skew."""
-SIDES = ("compute", "ramp", "narrow", "memory")
+SIDES = ("compute", "ramp", "narrow", "memory", "thin")
 
 Kernels = dict[str, dict[str, Curve]]
 AloneOf = Mapping[Key, Alone]
@@ -88,7 +89,7 @@ class Fields:
     measured: Floats
 
     def seconds(self, x: Floats) -> Floats:
-        """Return the seconds of every row, for log parameters (6 per key, then globals)."""
+        """Return the seconds of every row, for log parameters (7 per key, then globals)."""
         table, (compute, memory) = self._table(x), self._both(x)
         total = self.calls * table[:, 2] * 1e-6 + np.maximum(compute, memory)
         total += table[:, 5] * np.minimum(compute, memory)
@@ -113,16 +114,18 @@ class Fields:
             by_compute * table[:, 3] * self._mixed("ramp", skew) / table[:, 0],
             by_compute * table[:, 4] * self._mixed("narrow", skew) / table[:, 0],
             table[:, 5] * np.minimum(compute, memory),
+            by_memory * table[:, 6] * self._mixed("thin", skew) / table[:, 1],
         )
-        rows, count = len(self.measured), 6 * len(self.keys)
+        rows, count = len(self.measured), COUNT * len(self.keys)
         slopes = np.zeros((rows, count + 3))
-        flat = (self.row * count + 6 * self.key).astype(np.int64)
+        flat = (self.row * count + COUNT * self.key).astype(np.int64)
         for index, values in enumerate(each):
             found = np.bincount(flat + index, values, rows * count)
             slopes[:, :count] += found.reshape(rows, count)
         changes = {n: self.skewed[n] - self.plain[n] for n in SIDES}
         flops = changes["compute"] + table[:, 3] * changes["ramp"] + table[:, 4] * changes["narrow"]
-        by_skew = by_compute * flops / table[:, 0] + by_memory * changes["memory"] / table[:, 1]
+        read = changes["memory"] + table[:, 6] * changes["thin"]
+        by_skew = by_compute * flops / table[:, 0] + by_memory * read / table[:, 1]
         slopes[:, -3] = self.rings * np.exp(x[-3]) * 1e-6
         slopes[:, -2] = -self.across / np.exp(x[-2])
         slopes[:, -1] = skew * self._by_row(by_skew)
@@ -133,7 +136,7 @@ class Fields:
         return sums.astype(np.float64)
 
     def _table(self, x: Floats) -> Floats:
-        table: Floats = np.exp(x[:-3]).reshape(-1, 6)[self.key.astype(np.int64)]
+        table: Floats = np.exp(x[:-3]).reshape(-1, COUNT)[self.key.astype(np.int64)]
         return table
 
     def _mixed(self, name: str, skew: float) -> Floats:
@@ -144,7 +147,8 @@ class Fields:
         table, skew = self._table(x), float(np.exp(x[-1]))
         flops = self._mixed("compute", skew) + table[:, 3] * self._mixed("ramp", skew)
         flops = flops + table[:, 4] * self._mixed("narrow", skew)
-        return flops / table[:, 0], self._mixed("memory", skew) / table[:, 1]
+        read = self._mixed("memory", skew) + table[:, 6] * self._mixed("thin", skew)
+        return flops / table[:, 0], read / table[:, 1]
 
 
 @dataclass
@@ -191,6 +195,7 @@ class Flat:
             self._put(f"{table}.ramp", source.ramp / peak * ones)
             self._put(f"{table}.narrow", source.narrow / peak * ones)
             self._put(f"{table}.memory", source.bytes / bandwidth * ones)
+            self._put(f"{table}.thin", source.thin / bandwidth * ones)
 
     def _put(self, name: str, values: Floats) -> None:
         self.parts.setdefault(name, []).append(values)
@@ -252,8 +257,8 @@ def fit_kernels(
     """Return the curve of each key; the ring; skew of experts."""
     x = solved(fields, pulls)
     curves = {
-        key: curve_of(values)
-        for key, values in zip(fields.keys, x[:-3].reshape(-1, 6), strict=True)
+        key: curve_of(key.kind, values)
+        for key, values in zip(fields.keys, x[:-3].reshape(-1, COUNT), strict=True)
     }
     alpha, ring, skew = (rounded(float(v)) for v in np.exp(x[-3:]))
     across = CollectiveCurve(alpha_s=alpha * 1e-6, bandwidth=min(ring, 1.0))
@@ -269,7 +274,8 @@ def solved(fields: Fields, pulls: Mapping[Key, tuple[Floats, Floats]]) -> Floats
     start = np.clip(start, low + 1e-9, high - 1e-9)
     pull = np.zeros((len(start), len(start)))
     for at, key in enumerate(fields.keys):
-        pull[6 * at : 6 * at + 6, 6 * at : 6 * at + 6] = pulls[key][1]
+        own = slice(COUNT * at, COUNT * at + COUNT)
+        pull[own, own] = pulls[key][1]
     pull[-3:, -3:] = np.diag(GLOBAL_WEIGHTS)
     target = np.log(fields.measured)
 
@@ -329,7 +335,7 @@ def fit(data: Path, architecture: str, steps: pl.DataFrame, alone: AloneOf) -> F
 
 def curves_of(alone: AloneOf) -> dict[Key, Curve]:
     """Return the curves that the kernels alone come to."""
-    return {key: curve_of(each.x) for key, each in alone.items()}
+    return {key: curve_of(key.kind, each.x) for key, each in alone.items()}
 
 
 def tables(curves: Mapping[Key, Curve]) -> dict[str, Kernels]:
@@ -368,7 +374,7 @@ def fit_all(
         for name, systems in ARCHITECTURES.items()
         if measured & set(systems)
     }
-    unfitted: Kernels = {kind: {"bf16": curve_of(started(kind))} for kind in PRIORS}
+    unfitted: Kernels = {kind: {"bf16": curve_of(kind, started(kind))} for kind in PRIORS}
     own = {name: each.efficiency.kernels for name, each in fits.items()}
     if kernels is not None:
         measured |= set(kernels["system"].unique())

@@ -1,8 +1,8 @@
 """Single kernels, measured alone, and the curve each kind of them fits by itself.
 
 A table of kernel rows has one measured call a row: its FLOPs, the FLOPs one more row (key) and one
-more column would add, its bytes, and its seconds. ``scripts/kernel_rows`` writes one from the
-public tables of aiconfigurator-core.
+more column would add, the bytes one more column (key of each sequence) would, its bytes, and its
+seconds. ``scripts/kernel_rows`` writes one from the public tables of aiconfigurator-core.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,11 +25,11 @@ from simulator.validation.tables import numbers_of, read_frame
 
 WORDS = ("system", "engine", "kind", "dtype", "shape")
 NUMBERS = MappingProxyType(
-    dict.fromkeys(("calls", "flops", "ramp", "narrow", "bytes", "seconds"), pl.Float64)
+    dict.fromkeys(("calls", "flops", "ramp", "narrow", "thin", "bytes", "seconds"), pl.Float64)
 )
 """Columns: ``shape`` groups rows that are held out together."""
 FEWEST = 12
-"""Rows that can carry six parameters; fewer are not fitted alone."""
+"""Rows that can carry seven parameters; fewer are not fitted alone."""
 SCALE = 0.1
 """Log error beyond which a row counts less."""
 WORTH = 20.0
@@ -53,6 +53,7 @@ class Rows:
     ramp: Floats
     narrow: Floats
     memory: Floats
+    thin: Floats
     seconds: Floats
     fold: Floats
 
@@ -61,19 +62,19 @@ class Rows:
         return Rows(**{each.name: getattr(self, each.name)[chosen] for each in fields(self)})
 
     def predicted(self, x: Floats) -> Floats:
-        """Return what the rows take by six logarithms."""
+        """Return what the rows take by seven logarithms."""
         compute, memory = self._sides(x)
         unhidden = np.exp(x[5]) * np.minimum(compute, memory)
         total: Floats = self.calls * np.exp(x[2]) * 1e-6 + np.maximum(compute, memory) + unhidden
         return total
 
     def slopes(self, x: Floats) -> Floats:
-        """Return the derivatives of :meth:`predicted` by the logarithms, rows × 6."""
+        """Return the derivatives of :meth:`predicted` by the logarithms, rows × 7."""
         compute, memory = self._sides(x)
         more, overlap = compute > memory, np.exp(x[5])
         by_compute = np.where(more, 1.0, overlap)
         by_memory = np.where(more, overlap, 1.0)
-        peak = np.exp(x[0])
+        peak, bandwidth = np.exp(x[0]), np.exp(x[1])
         return np.column_stack(
             [
                 -by_compute * compute,
@@ -82,19 +83,21 @@ class Rows:
                 by_compute * np.exp(x[3]) * self.ramp / peak,
                 by_compute * np.exp(x[4]) * self.narrow / peak,
                 overlap * np.minimum(compute, memory),
+                by_memory * np.exp(x[6]) * self.thin / bandwidth,
             ]
         )
 
     def _sides(self, x: Floats) -> tuple[Floats, Floats]:
         flops = self.compute + np.exp(x[3]) * self.ramp + np.exp(x[4]) * self.narrow
-        return flops / np.exp(x[0]), self.memory / np.exp(x[1])
+        read = self.memory + np.exp(x[6]) * self.thin
+        return flops / np.exp(x[0]), read / np.exp(x[1])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alone:
     """A curve fitted to its own kernels: logarithms, how sure, and errors on shapes held out.
 
-    ``root`` turns a distance from ``x`` into six residuals that weigh what the rows do.
+    ``root`` turns a distance from ``x`` into seven residuals that weigh what the rows do.
     """
 
     x: Floats
@@ -153,6 +156,7 @@ def rows_of(key: Key, table: pl.DataFrame) -> Rows:
         ramp=table["ramp"].to_numpy() / peak,
         narrow=table["narrow"].to_numpy() / peak,
         memory=table["bytes"].to_numpy() / speed,
+        thin=table["thin"].to_numpy() / speed,
         seconds=table["seconds"].to_numpy(),
         fold=(shapes % FOLDS).astype(np.float64),
     )

@@ -132,6 +132,7 @@ def gemm(table: pl.DataFrame) -> pl.DataFrame:
         flops=2.0 * m * n * k,
         ramp=2.0 * n * k,
         narrow=2.0 * k * m,
+        thin=k * size,
         bytes=n * k * size + m * (k * size + n * RESIDUAL_BYTES),
     )
 
@@ -173,6 +174,7 @@ def prefill_attention(table: pl.DataFrame) -> pl.DataFrame:
         kind=lit("prefill_attention"),
         flops=2.0 * col("width") * pairs,
         ramp=2.0 * col("width") * queries,
+        thin=lit(0.0),
         bytes=col("key_bytes") * keys + col("width") * RESIDUAL_BYTES * queries,
     )
 
@@ -186,6 +188,7 @@ def decode_attention(table: pl.DataFrame) -> pl.DataFrame:
         kind=lit("decode_attention"),
         flops=2.0 * col("width") * keys,
         ramp=2.0 * col("width") * batch,
+        thin=col("key_bytes") * batch,
         bytes=col("key_bytes") * keys + col("width") * RESIDUAL_BYTES * batch,
     )
 
@@ -208,6 +211,7 @@ def prefill_mla(table: pl.DataFrame) -> pl.DataFrame:
         kind=lit("prefill_mla"),
         flops=2.0 * width * queries * (col("isl") + 1) / 2.0,
         ramp=2.0 * width * queries,
+        thin=lit(0.0),
         bytes=2.0 * width * RESIDUAL_BYTES * queries,
     )
 
@@ -223,6 +227,7 @@ def decode_mla(table: pl.DataFrame) -> pl.DataFrame:
         kind=lit("decode_mla"),
         flops=2.0 * width * keys,
         ramp=2.0 * width * batch,
+        thin=latent * size * batch,
         bytes=latent * size * keys + width * RESIDUAL_BYTES * batch,
     )
 
@@ -240,6 +245,7 @@ def absorb(table: pl.DataFrame) -> pl.DataFrame:
         flops=2.0 * each * tokens,
         ramp=lit(0.0),
         narrow=lit(0.0),
+        thin=lit(0.0),
         bytes=each * RESIDUAL_BYTES + moved * tokens,
     )
 
@@ -270,6 +276,7 @@ def experts(table: pl.DataFrame) -> pl.DataFrame:
         flops=2.0 * weights * copies,
         ramp=2.0 * weights * local * col("hit"),
         narrow=6.0 * hidden * copies,
+        thin=lit(0.0),
         bytes=weights * size * local * col("hit")
         + (2.0 * hidden * wide + 2.0 * width * RESIDUAL_BYTES) * copies,
     )

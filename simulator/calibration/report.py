@@ -211,6 +211,7 @@ def _curve(curve: Curve) -> dict[str, float]:
         "ramp": curve.ramp,
         "narrow": curve.narrow,
         "overlap": curve.overlap,
+        **({"thin": curve.thin} if curve.thin else {}),
     }
 
 

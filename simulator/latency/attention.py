@@ -20,7 +20,8 @@ class Term:
     Of queries q, attended pairs p, keys read k and sequences s: FLOPs are
     ``per_pair·p + per_query·q + per_key·k``, bytes are
     ``weights + query_bytes·q + key_bytes·k + sequence_bytes·s`` and the ramp is
-    ``ramp + per_pair·q``. ``limit`` bounds the keys one query sees (window or top-k).
+    ``ramp + per_pair·q``. ``column_bytes`` are those of one more column of ``weights``. ``limit``
+    bounds the keys one query sees (window or top-k).
     """
 
     name: str
@@ -34,9 +35,15 @@ class Term:
     per_key: float = 0.0
     ramp: float = 0.0
     weights: float = 0.0
+    column_bytes: float = 0.0
     query_bytes: float = 0.0
     key_bytes: float = 0.0
     sequence_bytes: float = 0.0
+
+    @property
+    def one_key_bytes(self) -> float:
+        """Bytes that one more key of a decoding sequence would add."""
+        return self.key_bytes if self.phase == "decode" else 0.0
 
 
 def attention_terms(spec: PassSpec) -> list[Term]:
@@ -78,6 +85,7 @@ def at_load(term: Term, load: Load, decode_width: int = 1) -> Operator:
         calls=term.calls * active,
         flops=term.per_pair * pairs + term.per_query * queries + term.per_key * keys,
         ramp=term.ramp * active + term.per_pair * queries,
+        thin=term.column_bytes * active + term.one_key_bytes * sequences,
         bytes=term.weights * active
         + term.query_bytes * queries
         + term.key_bytes * keys
@@ -144,6 +152,7 @@ def _expanded(spec: PassSpec, layers: int) -> list[Term]:
             per_query=0.0 if redone else flops,
             ramp=flops,
             weights=layers * up * model.kv_lora * spec.precision.attention_bytes,
+            column_bytes=layers * model.kv_lora * spec.precision.attention_bytes,
             key_bytes=moved if redone else 0.0,
             query_bytes=0.0 if redone else moved,
         ),
@@ -196,7 +205,7 @@ def _indexer_terms(spec: PassSpec, layers: int) -> list[Term]:
     return [
         Term(
             name=f"{phase}_indexer",
-            kind=f"{phase}_attention",
+            kind=f"{phase}_mla",  # many heads share one key, as in latent attention
             phase=phase,
             dtype="fp8",
             calls=layers,

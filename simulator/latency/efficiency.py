@@ -27,10 +27,12 @@ class Curve:
 
     A call takes ``floor_s + max(C, M) + overlap · min(C, M)`` with
     ``C = (FLOPs + ramp · FLOPs of one more row + narrow · FLOPs of one more column) / (peak ·
-    compute)`` and ``M = bytes / (bandwidth · memory)``: ``compute`` and ``memory`` are the
-    fractions reached by large shapes, ``ramp`` the rows (or keys) and ``narrow`` the columns at
-    which half of that is reached, and ``overlap`` the share of the lesser side that is not hidden
-    behind the greater.
+    compute)`` and ``M = (bytes + thin · bytes of one more column) / (bandwidth · memory)``:
+    ``compute`` and ``memory`` are the fractions reached by large shapes, ``ramp`` the rows (or
+    keys), ``narrow`` the columns at which half of that compute and ``thin`` the columns (or a
+    decoding sequence's keys) at which half of that bandwidth is reached, as fewer do not give
+    all of a GPU's multiprocessors some to read, and ``overlap`` the share of the lesser side that
+    is not hidden behind the greater.
     """
 
     compute: float
@@ -39,6 +41,7 @@ class Curve:
     ramp: float = 0.0
     narrow: float = 0.0
     overlap: float = 0.0
+    thin: float = 0.0
 
     def __post_init__(self) -> None:
         _within("compute", self.compute, 0.0, 1.0)
@@ -47,6 +50,7 @@ class Curve:
         _within("floor_s", self.floor_s, -1e-12, 1.0)
         _within("ramp", self.ramp, -1e-12, 1e6)
         _within("narrow", self.narrow, -1e-12, 1e6)
+        _within("thin", self.thin, -1e-12, 1e6)
 
     def slowed(self, factor: float) -> "Curve":
         """Return the curve of kernels that take ``factor`` times as long."""

@@ -24,6 +24,7 @@ class Rates(NamedTuple):
     ramp: float
     narrow: float
     overlap: float
+    thin: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class Machine:
         rates = self.rates(op.kind, op.dtype)
         flops = op.flops + rates.ramp * op.ramp + rates.narrow * op.narrow
         compute = flops * rates.s_per_flop
-        memory = op.bytes * rates.s_per_byte
+        memory = (op.bytes + rates.thin * op.thin) * rates.s_per_byte
         unhidden = rates.overlap * np.minimum(compute, memory)
         floor = 0.0 if op.beside else rates.floor_s
         return op.calls * floor + np.maximum(compute, memory) + unhidden
@@ -77,6 +78,7 @@ class Machine:
             ramp=curve.ramp,
             narrow=curve.narrow,
             overlap=curve.overlap,
+            thin=curve.thin,
         )
 
     def _companions(self, kind: str, dtype: str) -> float:

@@ -60,6 +60,7 @@ class _Gemm:
             flops=per_row * rows,
             ramp=per_row,
             narrow=2.0 * self.k * self.calls * rows,
+            thin=self.calls * self.k * self.weight_bytes,
             bytes=self.calls * (self.n * self.k * self.weight_bytes + moved * rows),
         )
 

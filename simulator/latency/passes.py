@@ -134,7 +134,8 @@ class Operator:
 
     ``flops`` and ``bytes`` (moved through HBM) are totals over the calls; ``ramp`` and
     ``narrow`` are the FLOPs one more row (of products; key, of attention) and one more column
-    would add, by which efficiency curves charge small shapes. Collectives have ``ranks`` and a
+    would add, ``thin`` the bytes one more column (or key of each decoding sequence) would, by
+    which efficiency curves charge small shapes. Collectives have ``ranks`` and a
     ``message``: bytes one rank holds, per call (of an all-to-all, what one rank sends in all,
     each token to the distinct ranks of its ``copies`` experts). What runs ``beside`` others has
     its floor hidden behind them.
@@ -147,6 +148,7 @@ class Operator:
     flops: Number = 0.0
     ramp: Number = 0.0
     narrow: Number = 0.0
+    thin: Number = 0.0
     bytes: Number = 0.0
     message: Number = 0.0
     ranks: int = 1

@@ -304,6 +304,6 @@ def form_of(term: Term, machine: Machine) -> Form:
         c_call=rates.ramp * term.ramp * flop,
         m_query=term.query_bytes * byte,
         m_key=term.key_bytes * byte,
-        m_sequence=term.sequence_bytes * byte,
-        m_call=term.weights * byte,
+        m_sequence=(term.sequence_bytes + rates.thin * term.one_key_bytes) * byte,
+        m_call=(term.weights + rates.thin * term.column_bytes) * byte,
     )

@@ -503,6 +503,11 @@ _METHOD = """Every row becomes a deployment and runs through the whole simulator
   rows, so these are no evidence for them. Dynamo's front end takes decode workers in turn, its
   default; where each worker has one seat the runs waited longer than that, as if placed at random,
   which several front ends would do.
+- NVIDIA's overviews name no limits of their offline runs. `trtllm-bench` chooses them itself, by
+  lengths and by what KV memory seems to leave, and the overviews list the batches captured as CUDA
+  graphs, of which those up to the limit count; its PyTorch backend computes prompts whole
+  (`simulator/validation/trtllm_bench.py`; a public log has the 4,096 sequences and 23,552 tokens
+  of the rule). Taken from its source, after errors of offline rows had been looked at.
 - Otherwise a step has 8,192 tokens and 1,024 sequences (offline 2,048) per attention rank. KV is
   in 8 bits for weights of 8 bits and fewer, on Hopper under SGLang in 16 (its default). Tokens of
   data-parallel ranks meet their experts as the engine's profile has it (`expert_exchange`).

@@ -25,7 +25,7 @@ from simulator.layout import Layout, MemoryBudget, Precision, plan_memory
 from simulator.model import Model
 from simulator.policies.routing import LeastKV, RoundRobin
 from simulator.record import STATUSES, RunRecord
-from simulator.validation import choices, recipes
+from simulator.validation import choices, recipes, trtllm_bench
 from simulator.validation.names import Catalogue, Unmapped, Workers, precision, unfolded, workers
 from simulator.validation.score import SILICON, Scored, batch_range
 from simulator.validation.steps import profile_of, reason_of
@@ -183,6 +183,7 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
     if engine_of(row) == "sglang" and "kv" not in row["precision"].lower():
         dtypes = _sglang_kv(dtypes, gpu)
     offered = _load(row)
+    roles = _roles(row, mode, model)
     server = _Server(
         engine=engine_of(row),
         offline=offered.clients is None,
@@ -190,7 +191,8 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
         gpu=gpu,
         precision=dtypes,
     )
-    roles = _roles(row, mode, model)
+    if chosen := _chosen(row, server, dict(roles)):
+        server = replace(server, chosen=chosen, chunked=_chunks(row))
     if mode == "disagg" and name.startswith("deepseek"):
         server = replace(server, decode_seats=_seats(row, server, dict(roles), offered))
     pools = tuple(server.pool(role, given) for role, given in roles)
@@ -198,7 +200,7 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
         model=model,
         gpu=gpu,
         fabric=catalogue.fabric(gpu),
-        latency=_latency(row),
+        latency=_captured(_latency(row), row, server),
         pools=pools,
         first_token="decode" if mode == "disagg" else "prefill",
         decode_router=RoundRobin() if _behind_dynamo(row) else LeastKV(),
@@ -211,6 +213,42 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
         median="medians" in row.get("notes", ""),
         seats="of a public recipe" if server.decode_seats else "the engine's default",
     )
+
+
+def _chosen(
+    row: Row, server: "_Server", roles: Mapping[str, Workers]
+) -> trtllm_bench.Limits | None:
+    """Return the limits that an offline benchmark of TensorRT-LLM chose for itself."""
+    if not server.offline or "perf-overview" not in row.get("source", ""):
+        return None
+    return trtllm_bench.limits(
+        trtllm_bench.Benchmark(
+            model=server.model,
+            precision=server.precision,
+            gpu=server.gpu,
+            layout=roles["mixed"].layout,
+            isl=int(number(row["isl"]) or 0),
+            osl=int(number(row["osl"]) or 0),
+            chunked=_chunks(row),
+        )
+    )
+
+
+def _chunks(row: Row) -> bool:
+    """Tell whether prompts are computed in chunks: by TensorRT-LLM's engines of before 1.0.
+
+    Its PyTorch backend does not unless it is told to.
+    """
+    return "pytorch" not in row.get("engine", "")
+
+
+def _captured(latency: Roofline, row: Row, server: "_Server") -> Roofline:
+    """Return the latency with the CUDA graphs of an offline benchmark; engines have none."""
+    if server.chosen is None:
+        return latency
+    if _chunks(row):
+        return replace(latency, engine=replace(latency.profile, graph_sizes=()))
+    return replace(latency, engine=trtllm_bench.captured(latency.profile, server.chosen.sequences))
 
 
 def _sglang_kv(dtypes: Precision, gpu: GPU) -> Precision:
@@ -426,6 +464,8 @@ class _Server:
     gpu: GPU
     precision: Precision
     decode_seats: int | None = None
+    chosen: trtllm_bench.Limits | None = None
+    chunked: bool = True
 
     @property
     def block_size(self) -> int:
@@ -433,7 +473,13 @@ class _Server:
 
     @property
     def seqs(self) -> int:
+        if self.chosen is not None:
+            return self.chosen.sequences
         return OFFLINE_SEQS if self.offline else SEQS
+
+    @property
+    def step_tokens(self) -> int:
+        return STEP_TOKENS if self.chosen is None else self.chosen.tokens
 
     def rank_seqs(self, role: str) -> int:
         """Return how many sequences an attention rank of this role has room for."""
@@ -457,10 +503,11 @@ class _Server:
         """
         at_once = layout.attention_dp * (1 if role == "prefill" else layout.pp)
         return Batching(
-            max_num_batched_tokens=STEP_TOKENS * at_once,
+            max_num_batched_tokens=self.step_tokens * at_once,
             max_num_seqs=self.rank_seqs(role) * at_once,
             block_size=self.block_size,
             reserve="full" if self.engine == "trtllm" else "prompt",
+            chunked_prefill=self.chunked,
             piggyback=self.engine != "sglang",  # its default: no mixed chunks
             memory_utilization=1.0,  # kv_blocks says what is left; this only must not refuse
             kv_blocks=self.kv_blocks(role, layout),
@@ -474,7 +521,7 @@ class _Server:
         budget = MemoryBudget(
             block_size=self.block_size,
             memory_utilization=OFFLINE_SHARE if self.offline else MEMORY_SHARE,
-            max_num_batched_tokens=STEP_TOKENS,
+            max_num_batched_tokens=self.step_tokens,
             max_num_seqs=self.seqs,
             role=role,
             rule=load(profile_of(self.engine)).memory,

@@ -12,7 +12,16 @@ import yaml
 from simulator.calibration import report
 from simulator.calibration.__main__ import main
 from simulator.calibration.collectives import bare, fit_collectives
-from simulator.calibration.curves import PRIORS, Key, bounds, curve_of, logs_of, on_bound, started
+from simulator.calibration.curves import (
+    COUNT,
+    PRIORS,
+    Key,
+    bounds,
+    curve_of,
+    logs_of,
+    on_bound,
+    started,
+)
 from simulator.calibration.fit import Fitted, Flat, fit_kernels, softened, unprejudiced
 from simulator.calibration.kernel_rows import NUMBERS, alone, fit_alone, read_kernels, rows_of
 from simulator.calibration.kernel_tables import decode_mla, experts, gemm, prefill_attention
@@ -70,12 +79,12 @@ def test_the_slopes_of_a_fit_are_those_of_its_seconds() -> None:
         flat.add(group, bare(collectives))
     fields = flat.fields()
     rng = np.random.default_rng(3)
-    count = 6 * len(flat.keys)
-    each = np.array([0.5, 0.7, 5.0, 20.0, 50.0, 0.2])
-    x = np.append(np.log(np.tile(each, count // 6)), np.log([50.0, 0.2, 1.5]))
+    count = COUNT * len(flat.keys)
+    each = np.array([0.5, 0.7, 5.0, 20.0, 50.0, 0.2, 300.0])
+    x = np.append(np.log(np.tile(each, count // COUNT)), np.log([50.0, 0.2, 1.5]))
     x += rng.normal(0.0, 0.2, len(x))
     slopes, step = fields.slopes(x), 1e-6
-    for index in [*range(6), *range(count - 6, count + 3)]:
+    for index in [*range(COUNT), *range(count - COUNT, count + 3)]:
         shifted = np.zeros_like(x)
         shifted[index] = step
         measured = (fields.seconds(x + shifted) - fields.seconds(x - shifted)) / (2 * step)
@@ -198,7 +207,7 @@ def test_a_table_without_a_row_to_fit_to_is_refused(tmp_path: Path) -> None:
 
 # --- single kernels -------------------------------------------------------------------------
 
-TRUE = np.log(np.array([0.6, 0.7, 4.0, 20.0, 30.0, 0.2]))
+TRUE = np.log(np.array([0.6, 0.7, 4.0, 20.0, 30.0, 0.2, 900.0]))
 
 
 def products(count: int = 240) -> pl.DataFrame:
@@ -225,8 +234,8 @@ def test_a_curve_is_found_again_from_its_own_kernels() -> None:
 def test_slopes_of_a_kernel_are_those_of_its_seconds() -> None:
     """Every derivative agrees with a finite difference."""
     rows, step = rows_of(Key("gemm", "fp8", ""), products(60)), 1e-6
-    for index in range(6):
-        shifted = np.zeros(6)
+    for index in range(COUNT):
+        shifted = np.zeros(COUNT)
         shifted[index] = step
         measured = (rows.predicted(TRUE + shifted) - rows.predicted(TRUE - shifted)) / (2 * step)
         assert np.allclose(rows.slopes(TRUE)[:, index], measured, rtol=1e-4, atol=1e-12), index
@@ -237,13 +246,13 @@ def test_a_curve_says_when_only_its_bound_holds_it() -> None:
     key, table = Key("gemm", "fp8", ""), products()
     rows = rows_of(key, table)
     fast = table.with_columns(seconds=pl.Series(0.5 * np.maximum(rows.compute, rows.memory)))
-    curve = curve_of(alone(key, rows_of(key, fast), held_out=False).x)
+    curve = curve_of("gemm", alone(key, rows_of(key, fast), held_out=False).x)
     assert {"compute", "memory"} <= set(on_bound("gemm", curve))
     for kind in PRIORS:
         low, high = bounds(kind)
         assert (low < started(kind)).all()
         assert (started(kind) < high).all()
-        assert not on_bound(kind, curve_of(started(kind)))
+        assert not on_bound(kind, curve_of(kind, started(kind)))
 
 
 def test_outliers_lose_weight_and_near_rows_do_not() -> None:
@@ -255,7 +264,7 @@ def test_outliers_lose_weight_and_near_rows_do_not() -> None:
     assert np.allclose(slope, measured, rtol=1e-4)
     assert soft[3] == pytest.approx(error[3], rel=1e-3)
     assert soft[5] ** 2 == pytest.approx(2 * 0.1 * 3.0, rel=0.05)
-    assert np.allclose(logs_of(curve_of(TRUE)), TRUE, atol=1e-3)
+    assert np.allclose(logs_of(curve_of("gemm", TRUE)), TRUE, atol=1e-3)
 
 
 @NEEDS_STEPS
@@ -269,11 +278,11 @@ def test_steps_move_a_curve_only_as_far_as_its_kernels_let_them() -> None:
     for group in list(groups(steps, ("h100_sxm",)))[:2]:
         flat.add(group, bare(collectives))
     fields, key = flat.fields(), next(key for key in flat.keys if key.kind == "gemm")
-    slow = np.log(np.array([0.1, 0.1, 3.0, 30.0, 30.0, 0.2]))
+    slow = np.log(np.array([0.1, 0.1, 3.0, 30.0, 30.0, 0.2, 1.0]))
     reached = []
     for weight in (0.01, 100.0):
-        pulls = {each: (started(each.kind), 0.3 * np.eye(6)) for each in flat.keys}
-        pulls[key] = (slow, weight * np.eye(6))
+        pulls = {each: (started(each.kind), 0.3 * np.eye(COUNT)) for each in flat.keys}
+        pulls[key] = (slow, weight * np.eye(COUNT))
         curves, _, _ = fit_kernels(fields, pulls)
         reached.append(curves[key].memory)
     assert reached[0] > 0.3
@@ -322,7 +331,7 @@ def test_public_tables_become_calls_of_our_operators() -> None:
 
 def test_no_engine_in_particular_has_the_products_most_engines_measured() -> None:
     """One engine's odd start stays its own; the generic kernels get the others' curve."""
-    own, shared = (curve_of(TRUE + shift) for shift in (0.0, 0.1))
+    own, shared = (curve_of("gemm", TRUE + shift) for shift in (0.0, 0.1))
     kernels = {"": {"gemm": {"fp8": own, "bf16": own}}, "any": {"gemm": {"fp8": shared}}}
     found = unprejudiced(kernels)
     assert found[""]["gemm"] == {"fp8": shared, "bf16": own}

@@ -1,5 +1,7 @@
 """The shipped calibration: loadable for every GPU, honest about its source, and checked."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,11 @@ from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.configuration import build
 from simulator.errors import ConfigError
+from simulator.latency.attention import Term, at_load
+from simulator.latency.collectives import Network
 from simulator.latency.efficiency import Curve, known, load
+from simulator.latency.machine import Machine
+from simulator.latency.passes import Load, Operator
 from simulator.latency.roofline import Roofline
 
 ROOT = Path(__file__).parents[3]
@@ -136,3 +142,27 @@ def test_a_curve_is_a_fraction_of_the_data_sheet(values: dict[str, float]) -> No
     good = {"compute": 0.5, "memory": 0.5, "floor_s": 1e-6}
     with pytest.raises(ConfigError, match=next(iter(values))):
         Curve(**{**good, **values})
+
+
+def test_thin_reads_take_as_long_as_so_much_more_would(
+    spec_from: Callable[[str, str, type], Any],
+) -> None:
+    """Products of ``thin`` columns, and sequences of as many keys, reach half the bandwidth."""
+    curve = Curve(compute=1.0, memory=1.0, floor_s=0.0, thin=1000.0)
+    plain = replace(curve, thin=0.0)
+    gpu = spec_from("hardware", "h100_sxm", GPU)
+    network = Network.of(gpu, spec_from("fabric", "hgx8", Fabric))
+    shipped = load("hopper")
+
+    def seconds(curve: Curve, op: Operator) -> float:
+        kernels = {op.kind: {"bf16": curve}}
+        machine = Machine(gpu=gpu, efficiency=replace(shipped, kernels=kernels), network=network)
+        return float(machine.seconds(op))
+
+    weights = Operator(name="a", kind="gemm", bytes=2.0 * 1000 * 4096, thin=2.0 * 4096)
+    keys = at_load(
+        Term(name="b", kind="decode_attention", phase="decode", key_bytes=4096.0),
+        Load(batch=7.0, context=7000.0),
+    )
+    for op in (weights, keys):
+        assert seconds(curve, op) == pytest.approx(2.0 * seconds(plain, op), rel=1e-12)
