@@ -2,8 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from simulator.cluster.clock import Clock
 from simulator.cluster.workers.prompts import Path, PromptBlocks
@@ -16,156 +15,168 @@ if TYPE_CHECKING:
     from simulator.cluster.pools.router import Router
 
 
-class Branch:
-    """A run of blocks, ``begin`` to ``end`` of their prompts, and since when which workers have it.
+H = TypeVar("H")
 
-    Who has a branch has those above it too, and where times count, since the same or a later one.
+
+class Run(Generic[H]):
+    """Blocks of one name that follow each other, from ``begin`` on, in the prompts that have them.
+
+    What workers ``have`` of them is said by worker; who has any has all of the runs ``above``.
     """
 
-    __slots__ = ("begin", "children", "end", "name", "parent", "workers")
+    __slots__ = ("above", "begin", "below", "have", "name")
 
-    def __init__(self, parent: "Branch | None", name: int, begin: int, end: int) -> None:
-        self.parent = parent
-        self.name = name
-        self.begin, self.end = begin, end
-        self.children: dict[int, Branch] = {}
-        self.workers: dict[int, float] = {}
+    def __init__(self, above: "Run[H] | None", begin: int, name: int) -> None:
+        self.above = above
+        self.begin, self.name = begin, name
+        self.below: dict[tuple[int, int], Run[H]] = {}  # by begin and name
+        self.have: dict[int, H] = {}
 
 
-class PrefixIndex:
-    """A tree of all prompts that any worker has something of.
+class Runs(Generic[H]):
+    """A tree of the runs of all prompts that any worker has something of.
 
-    A question costs the runs of the prompt, the places where others part from it, and the workers
-    that have any of it.
+    A question costs the runs of the prompt and, for each, the workers that have any of it.
     """
 
-    __slots__ = ("_branches", "_root", "_swept")
+    __slots__ = ("_root", "_runs", "_swept")
 
     def __init__(self) -> None:
-        self._root = Branch(None, -1, 0, 0)
-        self._branches = 0
+        self._root: Run[H] = Run(None, 0, -1)
+        self._runs = 0
         self._swept = 64
 
-    def add(self, path: Path, begin: int, worker: int, when: float) -> None:
-        """Let a worker have a path's blocks from ``begin`` on."""
-        at = self._root
+    def __len__(self) -> int:
+        """Return how many runs there are."""
+        return self._runs
+
+    def _along(self, path: Path) -> list[tuple[int, Run[H]]]:
+        """Return the runs that a path leads through, as far as they are here, and their ends."""
+        along: list[tuple[int, Run[H]]] = []
+        at, start = self._root, 0
         for stop, name in path:
-            while at.end < stop:
-                branch = at.children.get(name)
-                if branch is None:
-                    branch = self._grow(at, name, stop)
-                elif branch.begin < begin < branch.end:
-                    branch = self._split(branch, begin)
-                elif branch.end > stop:
-                    branch = self._split(branch, stop)
-                if branch.end > begin:
-                    branch.workers[worker] = when
-                alone = at.name == name and len(at.children) == 1 and at.parent is not None
-                if alone and at.workers == branch.workers:
-                    self._join(at, branch)
-                else:
-                    at = branch
+            run = at.below.get((start, name))
+            if run is None:
+                break
+            along.append((stop, run))
+            at, start = run, stop
+        return along
+
+    def _grow(self, above: Run[H], begin: int, name: int) -> Run[H]:
+        run: Run[H] = Run(above, begin, name)
+        above.below[begin, name] = run
+        self._runs += 1
+        return run
+
+    def _prune(self, run: Run[H]) -> None:
+        """Drop a run that nobody has any more, and those above it that then lead nowhere."""
+        while (above := run.above) is not None and not (run.have or run.below):
+            del above.below[run.begin, run.name]
+            self._runs -= 1
+            run = above
+
+    def _sweep(self, keep: Callable[[dict[int, H]], dict[int, H]]) -> None:
+        """Have every run's workers be those to ``keep``, when the tree has doubled."""
+        if self._runs <= self._swept:
+            return
+        stack, ends = [self._root], []
+        while stack:
+            run = stack.pop()
+            stack += run.below.values()
+            run.have = keep(run.have)
+            if not run.below:
+                ends.append(run)
+        for run in ends:
+            self._prune(run)
+        self._swept = 2 * self._runs + 64
+
+
+class PrefixIndex(Runs[int]):
+    """Up to which block each worker has the runs of prompts."""
+
+    __slots__ = ()
+
+    def add(self, path: Path, begin: int, worker: int) -> None:
+        """Let a worker have a path's blocks from ``begin`` on."""
+        run, start = self._root, 0
+        for stop, name in path:
+            run = run.below.get((start, name)) or self._grow(run, start, name)
+            if stop > begin and run.have.get(worker, 0) < stop:
+                run.have[worker] = stop
+            start = stop
 
     def remove(self, path: Path, begin: int, worker: int) -> None:
         """Let a worker no longer have a path's blocks from ``begin`` on, which end what it had."""
-        at = self._root
-        for stop, name in path:
-            while at.end < stop:
-                branch = at.children.get(name)
-                if branch is None:
-                    return
-                if branch.begin < begin < branch.end:
-                    branch = self._split(branch, begin)
-                if branch.end > begin:
-                    branch.workers.pop(worker, None)
-                at = branch
-        self._prune(at)
+        run = self._root
+        for stop, run in self._along(path):
+            if begin <= run.begin:
+                run.have.pop(worker, None)
+            elif begin < stop and run.have.get(worker, 0) > begin:
+                run.have[worker] = begin
+        self._prune(run)
 
-    def overlaps(self, path: Path, since: float, places: Mapping[int, int]) -> dict[int, int]:
+    def overlaps(self, path: Path, places: Mapping[int, int]) -> dict[int, int]:
         """Return how many of a path's first blocks who has, by its place; who has none is left out.
 
-        What workers have that was last heard of before ``since`` does not count.
+        The last run of which a worker has something tells, as it has all of those above.
         """
-        way, end = self._way(path)
         found: dict[int, int] = {}
-        if not way:
-            return found
-        seen = 0  # workers of the branch below: who has one has those above it
-        for branch in reversed(way):
-            have = branch.workers
-            if len(have) == seen and since == -inf:
-                continue  # the same ones
-            seen, reach = len(have), min(end, branch.end)
-            for worker, when in have.items():
-                if when >= since and (place := places.get(worker)) is not None:
-                    found.setdefault(place, reach)
-            if len(found) == len(places):
-                break
+        for stop, run in self._along(path):
+            for worker, upto in run.have.items():
+                place = places.get(worker)
+                if place is not None:
+                    found[place] = upto if upto < stop else stop
         return found
 
-    def _way(self, path: Path) -> tuple[list[Branch], int]:
-        """Return the branches that a path leads through, and where it leaves the last."""
-        way: list[Branch] = []
-        at = self._root
+    def sweep(self, places: Mapping[int, int]) -> None:
+        """Forget workers that are gone, now and then."""
+        self._sweep(
+            lambda have: {worker: upto for worker, upto in have.items() if worker in places}
+        )
+
+
+class FadingIndex(Runs[list[tuple[int, float]]]):
+    """When each worker was last sent the runs of prompts: up to a block, at a time.
+
+    The latest comes first; one that reaches no further than a later one is left out.
+    """
+
+    __slots__ = ()
+
+    def add(self, path: Path, worker: int, when: float) -> None:
+        """Let a worker have a path's blocks, from ``when`` on."""
+        run, start = self._root, 0
         for stop, name in path:
-            while at.end < stop:
-                branch = at.children.get(name)
-                if branch is None:
-                    return way, at.end
-                way.append(branch)
-                if branch.end > stop:
-                    return way, stop
-                at = branch
-        return way, at.end
+            run = run.below.get((start, name)) or self._grow(run, start, name)
+            further = [each for each in run.have.get(worker, ()) if each[0] > stop]
+            run.have[worker] = [(stop, when), *further]
+            start = stop
+
+    def overlaps(self, path: Path, since: float, places: Mapping[int, int]) -> dict[int, int]:
+        """Return how many of a path's first blocks who was sent ``since`` then, by its place."""
+        found: dict[int, int] = {}
+        for stop, run in self._along(path):
+            for worker, times in run.have.items():
+                place = places.get(worker)
+                upto = max((end for end, when in times if when >= since), default=0)
+                if upto and place is not None:
+                    found[place] = min(upto, stop)
+        return found
 
     def sweep(self, since: float, places: Mapping[int, int]) -> None:
-        """Forget workers that are gone and what is too old, when the tree has doubled."""
-        if self._branches <= self._swept:
-            return
-        stack, leaves = [self._root], []
-        while stack:
-            branch = stack.pop()
-            stack += branch.children.values()
-            have = branch.workers
-            branch.workers = {w: t for w, t in have.items() if w in places and t >= since}
-            if not branch.children:
-                leaves.append(branch)
-        for leaf in leaves:
-            self._prune(leaf)
-        self._swept = 2 * self._branches + 64
+        """Forget workers that are gone, and what was before ``since``, now and then."""
 
-    def _grow(self, parent: Branch, name: int, end: int) -> Branch:
-        branch = Branch(parent, name, parent.end, end)
-        parent.children[name] = branch
-        self._branches += 1
-        return branch
+        def keep(
+            have: dict[int, list[tuple[int, float]]],
+        ) -> dict[int, list[tuple[int, float]]]:
+            recent = {
+                worker: [each for each in times if each[1] >= since]
+                for worker, times in have.items()
+                if worker in places
+            }
+            return {worker: times for worker, times in recent.items() if times}
 
-    def _split(self, lower: Branch, at: int) -> Branch:
-        """Divide a branch; return the part that ends with block ``at``."""
-        parent = lower.parent
-        assert parent is not None  # noqa: S101 - the root has no blocks to divide
-        upper = Branch(parent, lower.name, lower.begin, at)
-        upper.workers = dict(lower.workers)
-        upper.children[lower.name] = lower
-        parent.children[lower.name] = upper
-        lower.parent, lower.begin = upper, at
-        self._branches += 1
-        return upper
-
-    def _join(self, upper: Branch, lower: Branch) -> None:
-        """Make one of a branch and the only one below it, which nothing tells apart any more."""
-        upper.end, upper.children = lower.end, lower.children
-        for child in upper.children.values():
-            child.parent = upper
-        lower.parent = None
-        self._branches -= 1
-
-    def _prune(self, branch: Branch) -> None:
-        """Drop a branch that nobody has any more, and those above it that then lead nowhere."""
-        while (parent := branch.parent) is not None and not (branch.workers or branch.children):
-            del parent.children[branch.name]
-            self._branches -= 1
-            branch = parent
+        self._sweep(keep)
 
 
 Memories = Callable[[int, Mapping[int, int]], Sequence[Beneath]]
@@ -195,6 +206,7 @@ class Believed:
         self.freshen: Callable[[], None] | None = None  # makes caches tell what they have to
         self.memories: Memories | None = None  # what lies beneath the caches
         self._index = PrefixIndex()
+        self._routed = FadingIndex()  # in its place where what was routed grows old
         self._news: deque[tuple[float, int, Path, int, bool]] = deque()
         self._expected = expected
         self._asked: tuple[int, Mapping[int, int]] | None = None
@@ -208,21 +220,29 @@ class Believed:
         """Return what a worker's cache tells: a path, from which block on, and whether it came."""
 
         def hear(path: Path, begin: int, came: bool) -> None:
-            self._news.append((self._clock.now, worker, path, begin, came))
+            if self._spec.delay_s:
+                self._news.append((self._clock.now, worker, path, begin, came))
+            else:
+                self._believe(worker, path, begin, came)
 
         return hear
+
+    def _believe(self, worker: int, path: Path, begin: int, came: bool) -> None:
+        """Take what a cache told for true."""
+        if came:
+            self._index.add(path, begin, worker)
+        else:
+            self._index.remove(path, begin, worker)
 
     def overlaps(self, request: int) -> Mapping[int, int]:
         """Return how many of a prompt's first tokens each worker is believed to have."""
         if self._asked is not None and self._asked[0] == request:
             return self._asked[1]
-        now = self._clock.now
         if self.freshen is not None:
             self.freshen()
-        self._catch_up(now - self._spec.delay_s)
-        since = -inf if self._spec.ttl_s is None else now - self._spec.ttl_s
-        found = self._index.overlaps(self._path_of(request), since, self.places)
-        self._index.sweep(since, self.places)
+        if self._news:
+            self._catch_up(self._clock.now - self._spec.delay_s)
+        found = self._found(self._path_of(request))
         tokens = {worker: blocks * self.block_size for worker, blocks in found.items()}
         self._asked = request, tokens
         return tokens
@@ -234,15 +254,22 @@ class Believed:
         return self.memories(request, self.places)
 
     def _catch_up(self, until: float) -> None:
-        """Take in the news that have arrived; their times, where what was told grows old."""
-        news, index, ages = self._news, self._index, self._spec.ttl_s is not None
+        """Take in the news that have arrived."""
+        news = self._news
         while news and news[0][0] <= until:
-            told, worker, path, begin, came = news.popleft()
-            if came:
-                when = told if ages else 0.0
-                index.add(path, begin, worker, when)
-            else:
-                index.remove(path, begin, worker)
+            _, worker, path, begin, came = news.popleft()
+            self._believe(worker, path, begin, came)
+
+    def _found(self, path: Path) -> dict[int, int]:
+        """Return how many of a path's first blocks who is believed to have, by its place."""
+        if self._spec.ttl_s is None:
+            found = self._index.overlaps(path, self.places)
+            self._index.sweep(self.places)
+            return found
+        since = self._clock.now - self._spec.ttl_s
+        found = self._routed.overlaps(path, since, self.places)
+        self._routed.sweep(since, self.places)
+        return found
 
     def forget(self) -> None:
         """Take the last question as never asked: its answer will not do when it is asked anew."""
@@ -257,9 +284,10 @@ class Believed:
             else:
                 self._expected.pop(request, None)
         self._asked = None
-        if self._spec.by == "routed":
-            when = self._clock.now if self._spec.ttl_s is not None else 0.0
-            self._index.add(self._path_of(request), 0, worker, when)
+        if self._spec.by == "routed" and self._spec.ttl_s is not None:
+            self._routed.add(self._path_of(request), worker, self._clock.now)
+        elif self._spec.by == "routed":
+            self._index.add(self._path_of(request), 0, worker)
 
 
 def believe(

@@ -14,7 +14,7 @@ from test_cache import trees
 from test_cached import prompts
 from test_oracle import TIGHT, both
 
-from simulator.cluster.pools.beliefs import PrefixIndex
+from simulator.cluster.pools.beliefs import FadingIndex, PrefixIndex
 from simulator.cluster.simulation import RunOptions, Simulation, run
 from simulator.deployment import Batching
 from simulator.elastic import Change, Elastic, StartUp
@@ -57,7 +57,7 @@ def test_the_index_equals_one_set_of_blocks_per_worker(
     """Whoever has whatever since whenever, the tree answers as sets of single blocks do."""
     rows, of_id = drawn
     blocks = prompt_blocks(rows, of_id)
-    index = PrefixIndex()
+    index, fading = PrefixIndex(), FadingIndex()
     have: list[dict[tuple[int, int], int]] = [{}, {}, {}]
     places = {0: 7, 1: 8}  # worker 2 is gone
     for when, (what, which, worker, amount) in enumerate(steps):
@@ -70,9 +70,10 @@ def test_the_index_equals_one_set_of_blocks_per_worker(
         if what == "a":
             known = sum(1 for block in named if block in have[worker])
             begin = min(amount, known) if events else 0  # what was routed is there from its start
-            index.add(path, begin, worker, float(when))
+            index.add(path, begin, worker)
+            fading.add(path, worker, float(when))
             have[worker].update(dict.fromkeys(named[begin:], when))
-        elif what == "r":
+        elif what == "r" and events:  # what was routed is never said to be gone
             # the last blocks of what this worker has, which nothing it has goes on from
             ours = [block for block in named if block in have[worker]]
             gone = ours[min(amount, len(ours)) :]
@@ -86,18 +87,24 @@ def test_the_index_equals_one_set_of_blocks_per_worker(
                 index.remove(cut(path, last[0] + 1), last[0], worker)
                 del have[worker][last]
         since = float(amount) if what == "f" and not events else -1.0
-        expected = {}
-        for number, place in places.items():
-            count = 0
-            for block in named:
-                if have[number].get(block, -2) < since or block not in have[number]:
-                    break
-                count += 1
-            if count:
-                expected[place] = count
-        assert index.overlaps(path, since, places) == expected
+        expected = {
+            place: count
+            for number, place in places.items()
+            if (count := leading(named, have[number], since))
+        }
+        if events:
+            assert index.overlaps(path, places) == expected
+        else:
+            assert fading.overlaps(path, since, places) == expected
         if what == "f":
-            index.sweep(-1.0, places)
+            index.sweep(places)
+            fading.sweep(-1.0, places)
+
+
+def leading(blocks: list[tuple[int, int]], have: dict[tuple[int, int], int], since: float) -> int:
+    """Count the first blocks that somebody has since then."""
+    lacks = (at for at, block in enumerate(blocks) if have.get(block, -inf) < since)
+    return next(lacks, len(blocks))
 
 
 def cut(path: tuple[tuple[int, int], ...], end: int) -> tuple[tuple[int, int], ...]:
@@ -270,28 +277,50 @@ def test_beliefs_that_cannot_be_had_are_told() -> None:
         run(replace(three, pools=pools), load, RunOptions())
 
 
-def test_parts_that_nothing_tells_apart_are_one_again() -> None:
-    """A worker that drops the end of a text and comes to have it again leaves no seam."""
-    index, text = PrefixIndex(), ((12, 5),)
+def test_a_run_is_kept_once() -> None:
+    """However many workers end anywhere in it; what nobody has any more is gone."""
+    index, text, places = PrefixIndex(), ((12, 5),), {1: 0, 2: 1}
     for worker in (1, 2):
-        index.add(text, 0, worker, 0.0)
+        index.add(text, 0, worker)
     for cut in (9, 6, 3):
         index.remove(text, cut, 2)
-    assert index.overlaps(text, -inf, {1: 0, 2: 1}) == {0: 12, 1: 3}
-    assert index._branches == 4
-    index.add(text, 3, 2, 0.0)
-    assert index.overlaps(text, -inf, {1: 0, 2: 1}) == {0: 12, 1: 12}
-    assert index._branches == 1
-    index.add(((12, 5), (20, 7)), 12, 1, 0.0)  # another text's name does not join
-    assert index._branches == 2
+    assert index.overlaps(text, places) == {0: 12, 1: 3}
+    index.add(text, 3, 2)
+    assert index.overlaps(text, places) == {0: 12, 1: 12}
+    assert len(index) == 1
+    index.add(((12, 5), (20, 7)), 12, 1)
+    index.add(((7, 5), (20, 7)), 7, 1)  # a run of the same name that begins elsewhere is another
+    assert len(index) == 3
+    assert index.overlaps(((12, 5), (14, 7)), places) == {0: 14, 1: 12}
+    assert index.overlaps(((7, 5), (30, 7)), places) == {0: 20, 1: 7}
+    for path in (((12, 5), (20, 7)), ((7, 5), (20, 7))):
+        index.remove(path, path[0][0], 1)
+    assert len(index) == 1
+    for worker in (1, 2):
+        index.remove(text, 0, worker)
+    assert len(index) == 0
 
 
-def test_the_root_of_all_prompts_joins_nothing() -> None:
-    """A run may be named as the root is; blocks told without those before them stay below it."""
+def test_workers_that_are_gone_are_forgotten_when_the_index_has_doubled() -> None:
+    """What only they had is gone then, from both kinds of index, and so is what is too old."""
+    index, fading, places = PrefixIndex(), FadingIndex(), {2: 0}
+    for at in range(70):
+        for worker in (1, 2) if at < 10 else (1,):
+            index.add(((3, at),), 0, worker)
+            fading.add(((3, at),), worker, float(at))
+    index.sweep(places)
+    fading.sweep(5.0, places)
+    assert (len(index), len(fading)) == (10, 5)
+    assert fading.overlaps(((2, 7),), 0.0, places) == {0: 2}
+    assert fading.overlaps(((2, 4),), 0.0, places) == {}
+
+
+def test_the_root_of_all_prompts_is_no_run() -> None:
+    """A run may be named as the root is."""
     index = PrefixIndex()
-    index.add(((2, -1), (4, 7)), 2, 2, 0.0)
-    assert index.overlaps(((2, 9),), -inf, {2: 1}) == {}
-    index.add(((2, -1),), 0, 2, 0.0)
-    assert index.overlaps(((2, -1),), -inf, {2: 1}) == {1: 2}
-    assert index.overlaps(((2, -1), (4, 7)), -inf, {2: 1}) == {1: 4}
-    assert index.overlaps(((2, 9),), -inf, {2: 1}) == {}
+    index.add(((2, -1), (4, 7)), 2, 2)
+    assert index.overlaps(((2, 9),), {2: 1}) == {}
+    index.add(((2, -1),), 0, 2)
+    assert index.overlaps(((2, -1),), {2: 1}) == {1: 2}
+    assert index.overlaps(((2, -1), (4, 7)), {2: 1}) == {1: 4}
+    assert index.overlaps(((2, 9),), {2: 1}) == {}
