@@ -18,7 +18,8 @@ class GPU:
     ``scale_up`` is the link of one GPU into its scale-up domain (NVLink, xGMI, PCIe), per
     direction, ``scale_up_domain`` the number of GPUs such a domain joins, and
     ``scale_up_multicast`` whether its switches multicast over several hosts, as NVLink racks do;
-    ``nic`` is one GPU's network port, per direction.
+    ``nic`` is one GPU's network port, per direction. What a server's process does on the host
+    takes ``host_factor`` times what it takes on x86 servers.
 
     Raises:
         SpecError: a value is out of range or a dtype unknown.
@@ -34,6 +35,7 @@ class GPU:
     scale_up_domain: int
     nic: Link
     scale_up_multicast: bool = False
+    host_factor: float = 1.0
     tdp_w: float | None = None
     usd_per_hour: float | None = None
     source: str
@@ -60,6 +62,7 @@ class GPU:
                 f"{owner}: scale_up_multicast must be true or false but got "
                 f"{self.scale_up_multicast!r}"
             )
+        check_number(owner, "host_factor", self.host_factor, "times x86 servers", above=0)
         if self.tdp_w is not None:
             check_number(owner, "tdp_w", self.tdp_w, "W", above=0)
         if self.usd_per_hour is not None:

@@ -15,8 +15,6 @@ from typing import Any
 from simpy import Environment
 from simpy.events import Event
 
-from simulator.errors import settings_of
-
 # The order of events at one instant; then by component, then by wake-up. simpy itself uses 0.
 STEP_END = 1
 TRANSFER_END = 2
@@ -51,15 +49,14 @@ class Clock:
     ``turn`` encodes priority and component of the event being processed, so that a component can
     tell whether a boundary of its own at this very instant lies before or after it. Simulations
     that share one time have a clock each, :meth:`beside` each other; what one does to another, it
-    does in an event of the other's. ``owner`` names whose simulation it is where there are several.
+    does in an event of the other's.
     """
 
-    __slots__ = ("_place", "env", "owner", "turn")
+    __slots__ = ("_place", "env", "turn")
 
     def __init__(self) -> None:
         self.env = Environment()
         self.turn = 0
-        self.owner = ""
         self._place = 0
 
     def beside(self, place: int) -> "Clock":
@@ -182,10 +179,9 @@ class Alarm:
 def sleeper(alarm: Alarm, wake: Callable[[float], None]) -> Generator[Event, Any, None]:
     """Sleep until the alarm rings, do what is due ``now``, sleep again: a component's life."""
     clock, env = alarm.clock, alarm.clock.env
-    with settings_of(clock.owner):
-        while True:
-            yield alarm.event
-            clock.turn = alarm.turn
-            wake(env._now)
-            if alarm.event.callbacks is None:
-                alarm.rest()
+    while True:
+        yield alarm.event
+        clock.turn = alarm.turn
+        wake(env._now)
+        if alarm.event.callbacks is None:
+            alarm.rest()

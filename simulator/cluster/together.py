@@ -8,7 +8,7 @@ from simulator.cluster.fleet.estate import Estate
 from simulator.cluster.fleet.lives import SERVING
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic
 from simulator.deployment import Deployment
-from simulator.errors import ConfigError, InvariantError, settings_of
+from simulator.errors import ConfigError, InvariantError
 from simulator.policies.quota import Asking, Quota
 from simulator.policies.ticks import LEAST_INTERVAL_S, check_interval
 from simulator.record import RunRecord
@@ -53,10 +53,12 @@ class Together:
 
     def _simulation(self, name: str, place: int, service: Service) -> Simulation:
         clock = self._clock.beside(place) if place else self._clock
-        clock.owner = name
-        args = service.deployment, service.traffic, service.options
-        with settings_of(name):
-            made = self.simulation(*args, self.estate, clock)
+        try:
+            made = self.simulation(
+                service.deployment, service.traffic, service.options, self.estate, clock
+            )
+        except ConfigError as error:
+            raise ConfigError(f"services.{name}: {error}") from error
         made.fleet.service = name
         made.ticking = self._ticking
         return made
@@ -64,10 +66,9 @@ class Together:
     def _start(self) -> None:
         self.estate.check()
         interval = min(each.telemetry.interval_s for each in self.simulations.values())
-        for name, each in self.simulations.items():
+        for each in self.simulations.values():
             each.telemetry.interval_s = interval
-            with settings_of(name):
-                each.start()
+            each.start()
         if self.estate.quota.interval_s is not None:
             self._clock.env.process(sleeper(self._alarm, self._wake))
             self._arm(self.estate.quota.interval_s)

@@ -44,7 +44,8 @@ class Engine:
     the step before, so a step takes the longer of the two, otherwise their sum. Up to the largest
     of ``graph_sizes`` the rows (tokens) of a step are padded to the next size captured as a CUDA
     graph; with ``graphs_prompts`` that holds for steps with prompt chunks too. Other steps are
-    launched kernel by kernel, ``launch_s`` seconds each, and take at least that. A product or an
+    launched kernel by kernel, ``launch_s`` seconds each, by the same thread of the host, and take
+    at least that. A product or an
     attention comes with small kernels (quantising, rotary embedding, writing keys) that its own
     measurement leaves out: ``companion_s`` seconds each. With ``shared_beside`` shared experts run
     on a second stream beside the routed ones: only what they compute and read is left of them.
@@ -156,9 +157,14 @@ class Engine:
         """Return the host's seconds of a step of so many decodes and prompt chunks."""
         return self.step_s + self.sequence_s * (prompts + decodes) + self.prompt_s * prompts
 
-    def with_host(self, gpu: Number, host: Number) -> Number:
-        """Return seconds of a step that keeps the GPU and the host busy for so long."""
-        return np.maximum(gpu, host) if self.overlap_scheduling else gpu + host
+    def with_host(self, gpu: Number, launches: Number, host: Number) -> Number:
+        """Return seconds of a step that keeps the GPU busy for so long, and the host.
+
+        The host's thread ``launches`` kernels, which the GPU waits for, beside its other work.
+        """
+        if self.overlap_scheduling:
+            return np.maximum(gpu, launches + host)
+        return np.maximum(gpu, launches) + host
 
 
 def memory_rule(latency: object) -> MemoryRule:

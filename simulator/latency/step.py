@@ -7,8 +7,9 @@ same on scalars:
 2. with two-batch overlap the tokens are computed as two halves, one half's all-to-all beside the
    other's compute: ``2 · max(compute, exchange)`` of a half, and one layer's exchange that
    nothing hides;
-3. a step that no CUDA graph holds takes at least its launches;
-4. attention-DP ranks wait for each other, then the host works, beside the GPU or after it;
+3. attention-DP ranks wait for each other;
+4. the host launches the kernels of a step that no CUDA graph holds, which takes at least as long,
+   and does its other work, beside the GPU or after it;
 5. speculation: seconds per token a sequence gains, not per step;
 6. ``scale``: a factor on all of it (there in :mod:`simulator.latency.scaling`).
 """
@@ -73,7 +74,8 @@ class Step:
         for term in attention_terms(self.spec):
             kinds[term.phase] += _kernels([at_load(term, one)])
         kinds["decode"] += self._draft_kernels
-        each, shared = self.engine.launch_s * self.halves, _kernels(common)
+        each = self.engine.launch_s * self.host_factor * self.halves
+        shared = _kernels(common)
         return {
             (True, False): each * (shared + kinds["prefill"]),
             (False, True): each * (shared + kinds["decode"]),
@@ -101,11 +103,17 @@ class Step:
         """Return the all-to-all of a half that runs beside the other half's compute."""
         return [op for op in token_operators(self.spec, rows) if op.kind == "all_to_all"]
 
-    def with_host(self, gpu: Number, decodes: Number, prompts: Number) -> Number:
+    @property
+    def host_factor(self) -> float:
+        """What the host's work takes on this GPU's host, of what it takes on x86 servers."""
+        return self.machine.gpu.host_factor
+
+    def with_host(self, gpu: Number, launches: Number, decodes: Number, prompts: Number) -> Number:
         """Return seconds of a step of so many sequences that keeps the GPU busy for ``gpu``."""
         if self.host_s is not None:
-            return gpu + self.host_s
-        return self.engine.with_host(gpu, self.engine.host_seconds(decodes, prompts))
+            return np.maximum(gpu, launches) + self.host_s
+        host = self.host_factor * self.engine.host_seconds(decodes, prompts)
+        return self.engine.with_host(gpu, launches, host)
 
     @property
     def waiting(self) -> float:
@@ -148,9 +156,9 @@ class Step:
             exchange = self.machine.sum_seconds(self.exchange_operators(padded))
             gpu = self.halves * np.maximum(gpu, exchange)
             unhidden = self.unhidden_exchange * exchange
-        if self.engine.graph_sizes:
-            gpu = np.maximum(gpu, self._launched(rows, load))
-        return self.with_host((gpu + unhidden) * self.waiting, batch, np.ceil(load.prompts))
+        gpu = (gpu + unhidden) * self.waiting
+        launches = self._launched(rows, load) * self.waiting if self.engine.graph_sizes else 0.0
+        return self.with_host(gpu, launches, batch, np.ceil(load.prompts))
 
     def _spared(self, operators: Sequence[Operator], load: Load) -> Number:
         """Return the seconds (negative) that experts are spared where other ranks have less.

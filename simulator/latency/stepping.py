@@ -223,34 +223,37 @@ class RooflineSteps:
         if batch:
             pieces = self._attention.get(batch) or self._attention_pieces(batch)
             seconds += at(pieces, context)
+        launches = 0.0
         if not self._simple:
-            least = self._least(rows, padded, (True, batch > 0))
-            seconds = max(seconds * self._halves, least) + self._unhidden(padded)
-        return self._with_host(seconds * self._waiting, prompts, batch)
+            launches = self._launches(rows, (True, batch > 0))
+            seconds = max(seconds * self._halves, self._least(padded)) + self._unhidden(padded)
+        return self._with_host(seconds * self._waiting, launches, prompts, batch)
 
-    def _with_host(self, seconds: float, prompts: int, batch: int) -> float:
+    def _with_host(self, seconds: float, launches: float, prompts: int, batch: int) -> float:
         """Return the step's seconds with the host's, for a rank's ``prompts`` and all decodes."""
         step, ranks = self._step, self._groups // self._halves
         if step.host_s is not None:
-            return seconds + step.host_s
+            return max(seconds, launches) + step.host_s
         engine = step.engine
         chunks = -(-prompts * self._ranks // ranks)
         host = engine.step_s + engine.sequence_s * (chunks + -(-batch // ranks))
-        host += engine.prompt_s * chunks
+        host = step.host_factor * (host + engine.prompt_s * chunks)
         if engine.overlap_scheduling:
-            return seconds if seconds > host else host
-        return seconds + host
+            return max(seconds, launches + host)
+        return max(seconds, launches) + host
 
-    def _least(self, rows: int, padded: int, parts: tuple[bool, bool]) -> float:
-        """Return the seconds that exchange and launches of a step take at least.
+    def _launches(self, rows: int, parts: tuple[bool, bool]) -> float:
+        """Return the seconds of launching a step of ``rows``, 0 where a CUDA graph holds it.
 
         ``parts``: whether it has prompt chunks, and decodes.
         """
         step = self._step
-        launched = step.launches[parts] if rows > step.engine.largest_step(parts[0]) else 0.0
-        if self._halves == 1:
-            return launched
-        return max(self._halves * self._exchange[padded], launched)
+        captured = rows <= step.engine.largest_step(parts[0])
+        return 0.0 if captured else step.launches[parts] * self._waiting
+
+    def _least(self, padded: int) -> float:
+        """Return the seconds that the exchange of a step takes at least, beside its compute."""
+        return 0.0 if self._halves == 1 else self._halves * self._exchange[padded]
 
     def _unhidden(self, padded: int) -> float:
         if self._halves == 1:
@@ -264,14 +267,15 @@ class RooflineSteps:
         padded = step.engine.padded(rows)
         constant = self._rows[padded] + self._heads[rows]
         pieces = scaled(self._attention_pieces(batch), self._halves, self._halves * constant)
-        pieces = at_least(pieces, self._least(rows, padded, (False, True)))
+        pieces = at_least(pieces, self._least(padded))
         pieces = scaled(pieces, self._waiting, self._waiting * self._unhidden(padded))
+        launches = self._launches(rows, (False, True))
         if step.host_s is not None:
-            return scaled(pieces, 1.0, step.host_s)
-        host = float(step.engine.host_seconds(float(-(-batch // ranks))))
+            return scaled(at_least(pieces, launches), 1.0, step.host_s)
+        host = step.host_factor * float(step.engine.host_seconds(float(-(-batch // ranks))))
         if step.engine.overlap_scheduling:
-            return at_least(pieces, host)
-        return scaled(pieces, 1.0, host)
+            return at_least(pieces, launches + host)
+        return scaled(at_least(pieces, launches), 1.0, host)
 
     def _attention_pieces(self, batch: int) -> tuple[Piece, ...]:
         """Make the pieces of decode attention, and of the drafts, and keep them."""

@@ -473,7 +473,9 @@ attention (1.7 µs each) from whole attention modules that TensorRT-LLM measured
 fitted to; shared experts on a second stream as engines are known to run them; the load of the
 busiest expert rank (1.49 times the mean over 32 ranks) from what SGLang gained by balancing them;
 the parts of NVFP4 checkpoints that stay in 16 bits from their `hf_quant_config.json`; SGLang's KV
-dtype from public recipes. Several combinations of them were scored on the serving rows below and
+dtype from public recipes; that Grace takes 2.6 times as long as x86 servers for what a host does
+from a layer timed on both (TransformerEngine issue 2053), looked for after rows of GB200 had come
+out too fast where hosts are busiest. Several combinations of them were scored on the serving rows below and
 the best was kept, without leaving any of these rows out: for that choice the rows are no evidence,
 and on others the errors may be larger. How much a kernel's own calls weigh beside whole steps was
 chosen by the error on models left out of the fit. Further choices were made after seeing errors of

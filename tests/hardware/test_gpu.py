@@ -156,6 +156,7 @@ def test_missing_peak_names_the_known_ones() -> None:
         ({"scale_up_domain": 0}, "scale_up_domain.*but got 0"),
         ({"scale_up_domain": 8.0}, "scale_up_domain.*but got 8.0"),
         ({"scale_up_multicast": 1}, "scale_up_multicast must be true or false but got 1"),
+        ({"host_factor": 0.0}, "host_factor.*> 0 times x86 servers but got 0.0"),
         ({"tdp_w": 0.0}, "tdp_w.*> 0 W but got 0.0"),
         ({"usd_per_hour": -1.0}, "usd_per_hour.*≥ 0 USD/h but got -1.0"),
     ],

@@ -80,6 +80,7 @@ ABSENT = {
     "pools.mixed.role": "the pool's own name",
     "fabric.host_bridge": "+fabric.host_bridge: boxes with NVLink have none",
     "hardware.scale_up_multicast": "+hardware.scale_up_multicast: racks alone have several hosts",
+    "hardware.host_factor": "+hardware.host_factor: only Grace's differs from 1",
     "workload.input_lengths.median": "+…median, in place of mu",
     "workload.input_lengths.mean": "+…mean, in place of mu",
     "workload.output_lengths.median": "+…median, in place of mu",

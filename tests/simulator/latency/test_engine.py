@@ -222,6 +222,33 @@ def test_batches_are_padded_to_captured_sizes(workers: dict[str, WorkerSpec]) ->
     assert launched > 10 * captured
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_one_thread_launches_and_does_the_rest(
+    workers: dict[str, WorkerSpec], *, overlap: bool
+) -> None:
+    """Beside the GPU an eager step takes launches and other host work, one after the other.
+
+    A host that is half as fast takes twice as long for both.
+    """
+    engine = Engine(
+        name="eager",
+        graph_sizes=(1,),
+        launch_s=1e-3,
+        step_s=0.5,
+        sequence_s=0.1,
+        overlap_scheduling=overlap,
+    )
+    worker, latency = workers["single"], Roofline(engine=engine)
+    launches = latency.step(worker).launches[False, True]
+    seconds = latency.bind(worker).step_seconds(0, 0, 0, 0, 3, 99)
+    assert seconds == pytest.approx(launches + 0.5 + 3 * 0.1, rel=1e-12)
+    slow = replace(worker, gpu=replace(worker.gpu, host_factor=2.0))
+    assert latency.bind(slow).step_seconds(0, 0, 0, 0, 3, 99) == pytest.approx(2.0 * seconds)
+    assert float(latency.pass_seconds(slow, Load(batch=3.0, context=99.0))) == pytest.approx(
+        2.0 * seconds
+    )
+
+
 def test_prompts_are_launched_kernel_by_kernel(workers: dict[str, WorkerSpec]) -> None:
     """Without graphs of prompts a chunk of any size takes its launches; a decode step does not."""
     graphs = Engine(name="graphs", graph_sizes=(4, 64), launch_s=1e-3)
