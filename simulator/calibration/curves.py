@@ -34,6 +34,8 @@ PRIORS: Mapping[str, Prior] = MappingProxyType(
         "decode_attention": (0.5, 0.85, 8.0, 1.0, 1.0, 0.2, 100.0),
         "decode_mla": (0.6, 0.85, 8.0, 1.0, 1.0, 0.2, 100.0),
         "memory": (0.5, 0.8, 2.0, 1.0, 1.0, 0.2, 1.0),
+        "quantise": (0.5, 0.6, 2.0, 1.0, 1.0, 0.2, 1.0),
+        "scaling": (0.5, 0.6, 7.0, 1.0, 1.0, 0.2, 1.0),
     }
 )
 """Of each kind: compute, memory, floor (µs), ramp (rows or keys), narrow, overlap, thin."""
@@ -52,6 +54,8 @@ MOST: Mapping[str, tuple[float, float]] = MappingProxyType(
         "decode_attention": (0.85, 0.92),
         "decode_mla": (0.85, 0.92),
         "memory": (0.95, 0.92),
+        "quantise": (0.95, 0.92),
+        "scaling": (0.95, 0.92),
     }
 )
 """The most of peak and of HBM that public kernels of a kind reach on long shapes: dense products

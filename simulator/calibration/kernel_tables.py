@@ -31,6 +31,11 @@ ARTEFACTS = (
     ("vllm", "gemm", "fp8_block"),  # a floor of 60 to 550 us that no engine deploys
     ("trtllm", "decode_attention", "a100_sxm"),  # 1.3 x HBM
 )
+DYNAMIC = "trtllm"
+"""The engine whose FP8 products were measured with a scale that each call finds and applies, as
+what was loaded for them has none of the input (collector/trtllm/collect_gemm.py of AIConfigurator),
+which checkpoints do have. Both kernels were measured apart too (collect_computescale.py)."""
+QUANTISING = ("scale_matrix_perf.parquet", "computescale_perf.parquet")
 LARGEST_SHARE = 0.8
 """Of a batch, what the most popular expert is drawn to have at most."""
 ABSENT: Mapping[str, object] = MappingProxyType({"window_size": 0, "kernel_source": ""})
@@ -47,10 +52,36 @@ def kernel_rows(root: Path) -> pl.DataFrame:
 def _system(folder: Path, system: str) -> Iterator[pl.DataFrame]:
     for family, name, convert in TABLES:
         for engine, path in _largest(folder / family, name):
-            frame = convert(_parquet(path)).with_columns(
+            if family == "quantize" and engine != DYNAMIC:
+                continue
+            frame = convert(_parquet(path))
+            if family == "gemm" and engine == DYNAMIC:
+                frame = spared(frame, *_quantising(folder))
+            frame = frame.with_columns(
                 system=lit(system), engine=lit(ENGINES[engine]), calls=col("calls").cast(pl.Float64)
             )
             yield _thinned(_sound(frame, engine, system))
+
+
+def _quantising(folder: Path) -> Iterator[pl.DataFrame]:
+    """Yield what its FP8 products' quantising was measured as by itself: two kernels."""
+    for name in QUANTISING:
+        for engine, path in _largest(folder / "quantize", name):
+            if engine == DYNAMIC:
+                yield _parquet(path)
+
+
+def spared(products: pl.DataFrame, *quantising: pl.DataFrame) -> pl.DataFrame:
+    """Return the products, those in FP8 without the seconds of ``quantising`` their rows.
+
+    Where those were not measured, the product is left out.
+    """
+    others, own = products.filter(col("dtype") != "fp8"), products.filter(col("dtype") == "fp8")
+    for each in quantising:
+        spent = each.select("m", "k", spent=col("seconds"))
+        own = own.join(spent, on=["m", "k"], how="inner", maintain_order="left")
+        own = own.with_columns(seconds=col("seconds") - col("spent")).drop("spent")
+    return pl.concat([others, own])
 
 
 def _largest(folder: Path, name: str) -> Iterator[tuple[str, Path]]:
@@ -299,9 +330,36 @@ def _routed(table: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     return pl.Series("served", served), pl.Series("hit", hit)
 
 
+def quantise(table: pl.DataFrame) -> pl.DataFrame:
+    """Rows written in 8 bits by a scale that is known."""
+    return _values(table, "quantise", RESIDUAL_BYTES + DTYPE_BYTES["fp8"])
+
+
+def scaling(table: pl.DataFrame) -> pl.DataFrame:
+    """Rows read for their largest value: what finding the scale adds."""
+    return _values(table, "scaling", RESIDUAL_BYTES)
+
+
+def _values(table: pl.DataFrame, kind: str, moved: float) -> pl.DataFrame:
+    values = col("m").cast(pl.Float64) * col("k")
+    return table.filter((col("quant_dtype") == "fp8") & (col("k") >= 512)).with_columns(
+        kind=lit(kind),
+        dtype=lit("fp8"),
+        shape=col("k").cast(pl.String),
+        calls=lit(1.0),
+        flops=lit(0.0),
+        ramp=lit(0.0),
+        narrow=lit(0.0),
+        thin=lit(0.0),
+        bytes=moved * values,
+    )
+
+
 Convert = Callable[[pl.DataFrame], pl.DataFrame]
 TABLES: tuple[tuple[str, str, Convert], ...] = (
     ("gemm", "gemm_perf.parquet", gemm),
+    ("quantize", QUANTISING[0], quantise),
+    ("quantize", QUANTISING[1], scaling),
     ("attention", "context_attention_perf.parquet", prefill_attention),
     ("attention", "generation_attention_perf.parquet", decode_attention),
     ("mla", "context_mla_perf.parquet", prefill_mla),

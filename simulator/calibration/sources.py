@@ -143,8 +143,8 @@ class Group:
 def groups(steps: pl.DataFrame, systems: Sequence[str]) -> Iterator[Group]:
     """Yield the rows of these systems in groups.
 
-    They are as the table's steps are composed: of plain collectives, and of the experts of one
-    rank, measured alone.
+    They are as the table's steps are composed: of plain collectives, of the experts of one rank,
+    measured alone, and of TensorRT-LLM's FP8 products each with a scale found first.
     """
     chosen = steps.filter(pl.col("system").is_in(list(systems)))
     for _, rows in chosen.group_by(list(GROUPED), maintain_order=True):
@@ -159,6 +159,7 @@ def groups(steps: pl.DataFrame, systems: Sequence[str]) -> Iterator[Group]:
                 precision=precision_of(first),
                 expert_exchange="all_gather",
                 busiest_rank=False,
+                fp8_scales="dynamic" if first["backend"] == "trtllm" else "",
             ),
             engine="" if first["backend"] == "trtllm" else first["backend"],
             system=first["system"],

@@ -19,6 +19,8 @@ from simulator.yaml_text import parse
 
 SHIPPED = "conf"
 FOLDER = "calibration"
+QUANTISING = ("quantise", "scaling")
+"""Small kernels that only read and write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,13 +133,18 @@ class Efficiency:
 
     def curve(self, kind: str, dtype: str) -> Curve:
         """Return the curve of a kernel kind, of ``dtype`` or what stands in for it."""
-        return self.kernels[kind][self.stand_in(kind, dtype)]
+        return self._curves(kind)[self.stand_in(kind, dtype)]
+
+    def _curves(self, kind: str) -> Mapping[str, Curve]:
+        """Return a kind's curves by dtype, quantising's those of any small kernel where need be."""
+        curves = self.kernels.get(kind) or self.kernels.get("memory" if kind in QUANTISING else "")
+        if not curves:
+            raise ConfigError(f"calibration {self.architecture}: no curve for kernel {kind!r}")
+        return curves
 
     def stand_in(self, kind: str, dtype: str) -> str:
         """Return ``dtype`` or, where it has no curve, one computed at the same peak, or any."""
-        curves = self.kernels.get(kind)
-        if not curves:
-            raise ConfigError(f"calibration {self.architecture}: no curve for kernel {kind!r}")
+        curves = self._curves(kind)
         if dtype in curves:
             return dtype
         same = [name for name in curves if PEAK_OF[name] == PEAK_OF[dtype]]

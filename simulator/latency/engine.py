@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from simulator.errors import ConfigError
-from simulator.latency.passes import Number
+from simulator.latency.passes import SCALES, Number
 from simulator.memory import MemoryRule
 from simulator.yaml_text import parse
 
@@ -54,7 +54,8 @@ class Engine:
     differ, wait for each other a share ``rank_wait`` of the GPU's seconds. ``memory`` is how the
     engine divides a GPU's memory. ``expert_exchange`` is how their tokens meet their experts where
     settings do not say, one of :data:`EXCHANGES`; what is gathered is quantised first with
-    ``gathers_quantized``.
+    ``gathers_quantized``. ``fp8_scales`` says how what enters FP8 products is quantised
+    (:class:`~simulator.latency.passes.PassSpec`).
 
     Beside its steps, a request takes ``gateway_s`` from its arrival until it stands in a worker's
     queue (HTTP, tokeniser, scheduler), and ``handover_s`` from the end of its prompt until the
@@ -82,6 +83,7 @@ class Engine:
     shared_beside: bool = False
     expert_exchange: str = "all_to_all"
     gathers_quantized: bool = False
+    fp8_scales: str = ""
     gateway_s: float = 0.0
     handover_s: float = 0.0
     recomputes: bool = False
@@ -101,17 +103,25 @@ class Engine:
             raise ConfigError(
                 f"engine: kernel_factor must lie in [0.1, 10] but got {self.kernel_factor!r}"
             )
-        if self.expert_exchange not in EXCHANGES:
-            raise ConfigError(
-                f"engine: expert_exchange must be one of {', '.join(EXCHANGES)} but got "
-                f"{self.expert_exchange!r}"
-            )
+        self._check_choices()
         for size in self.graph_sizes:
             if type(size) is not int or size < 1:
                 raise ConfigError(f"engine: graph_sizes must be whole numbers ≥ 1 but got {size!r}")
         for left, right in pairwise(self.graph_sizes):
             if left >= right:
                 raise ConfigError(f"engine: graph_sizes must rise but {left} is before {right}")
+
+    def _check_choices(self) -> None:
+        if self.expert_exchange not in EXCHANGES:
+            raise ConfigError(
+                f"engine: expert_exchange must be one of {', '.join(EXCHANGES)} but got "
+                f"{self.expert_exchange!r}"
+            )
+        if self.fp8_scales not in SCALES:
+            raise ConfigError(
+                f"engine: fp8_scales must be one of {', '.join(map(repr, SCALES))} but got "
+                f"{self.fp8_scales!r}"
+            )
 
     def exchange(self, *, boxed: bool) -> str:
         """Return ``all_to_all`` or ``all_gather``: how tokens meet experts, all in one box or not.

@@ -50,6 +50,8 @@ class Machine:
         memory = (op.bytes + rates.thin * op.thin) * rates.s_per_byte
         unhidden = rates.overlap * np.minimum(compute, memory)
         floor = 0.0 if op.beside else rates.floor_s
+        if op.bare:
+            floor = max(0.0, floor - self._companions(op.kind, op.dtype))
         return op.calls * floor + np.maximum(compute, memory) + unhidden
 
     def ideal_seconds(self, op: Operator) -> Number:

@@ -34,6 +34,13 @@ from simulator.layout import DTYPE_BYTES
 
 SURE = 1.0 - 2.0**-53
 """A chance as near to 1 as can be, whose logarithm of the rest is finite."""
+WRITTEN_QUANTISED = ("attention_out", "ffn_down", "shared_expert_down")
+"""Products whose rows the kernel before them writes in 8 bits."""
+NORMED = ("qkv", "latent_down", "linear_qkvz", "ffn_up", "shared_expert_up")
+"""Products of what a norm gives."""
+FUSED_BYTES = (16e6, 8e6)
+"""Messages up to which an all-reduce also norms and quantises, of 2 ranks and of more: longer ones
+are NCCL's, with kernels after them (TensorRT-LLM customAllReduceUtils.h and allreduceOp.cpp)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,40 @@ def _gemm(spec: PassSpec, name: str, shape: tuple[float, float], calls: float, p
     n, k = shape
     stored, read = spec.precision.stored_bytes(part), DTYPE_BYTES[spec.wider(part)]
     return _Gemm(name, n, k, calls, spec.computed(part), stored, read)
+
+
+def _product(spec: PassSpec, gemm: _Gemm, rows: Number) -> Iterator[Operator]:
+    """Yield a product and what quantises its rows apart from it (:attr:`PassSpec.fp8_scales`)."""
+    product = gemm.at(rows)
+    if gemm.dtype != "fp8" or not spec.fp8_scales:
+        yield product
+        return
+    yield replace(product, bare=True)
+    dynamic = spec.fp8_scales == "dynamic"
+    calls = gemm.calls if dynamic else gemm.calls * _unfused(spec, gemm.name, rows)
+    values = gemm.k * rows * calls
+    moved = values * (RESIDUAL_BYTES + gemm.activation_bytes)
+    yield Operator(
+        name=f"{gemm.name}_quantise", kind="quantise", dtype="fp8", calls=calls, bytes=moved
+    )
+    if dynamic:
+        read = values * RESIDUAL_BYTES
+        name = f"{gemm.name}_scale"
+        yield Operator(name=name, kind="scaling", dtype="fp8", calls=calls, bytes=read)
+
+
+def _unfused(spec: PassSpec, name: str, rows: Number) -> Number:
+    """Return 1 where a kernel of its own quantises a product's rows by a known scale, else 0.
+
+    Attention and gated FFNs write 8 bits themselves, and so does an all-reduce together with the
+    norm after it, up to the message it has room for.
+    """
+    if name in WRITTEN_QUANTISED:
+        return 0.0
+    if spec.layout.tp == 1 or name not in NORMED:
+        return 1.0
+    message = spec.model.hidden * RESIDUAL_BYTES * rows
+    return np.where(message > FUSED_BYTES[spec.layout.tp > 2], 1.0, 0.0)
 
 
 def forward_pass(spec: PassSpec, load: Load) -> list[Operator]:
@@ -129,7 +170,7 @@ def _projections(spec: PassSpec, rows: Number) -> Iterator[Operator]:
     if linear:
         gemms += _linear_gemms(spec, linear)
     for gemm in gemms:
-        yield gemm.at(rows)
+        yield from _product(spec, gemm, rows)
     if tp > 1:
         message = model.hidden * RESIDUAL_BYTES * rows
         yield _collective("attention_reduce", "all_reduce", layers + linear, message, tp)
@@ -202,8 +243,8 @@ def _ffn(name: str, width: float, layers: float, spec: PassSpec, rows: Number) -
     hidden, ups = spec.model.hidden, 2 if spec.model.gated_ffn else 1
     stored = "shared_experts" if name == "shared_expert" else "dense_ffn"
     return [
-        _gemm(spec, f"{name}_up", (ups * width, hidden), layers, stored).at(rows),
-        _gemm(spec, f"{name}_down", (hidden, width), layers, stored).at(rows),
+        *_product(spec, _gemm(spec, f"{name}_up", (ups * width, hidden), layers, stored), rows),
+        *_product(spec, _gemm(spec, f"{name}_down", (hidden, width), layers, stored), rows),
         Operator(
             name=f"{name}_activation",
             kind="memory",

@@ -31,6 +31,7 @@ UNPACKED: Mapping[str, str] = MappingProxyType({"bf16": "w4a16", "fp8": "w4a8", 
 """What products of 4-bit weights are called, by the peak of their wider activations."""
 
 _WIDTHS = {"bf16": 2, "fp8": 1, "int8": 1, "fp4": 0}
+SCALES = ("", "static", "dynamic")
 RESIDUAL_BYTES = 2.0
 """Bytes of a hidden state: the residual stream, norms and all-reduces stay in 16 bits."""
 
@@ -65,6 +66,9 @@ class PassSpec:
     always so where GPUs share an expert, as dispatch kernels want whole ones).
     ``decode_width``: tokens each decoding sequence computes: 1, or the drafts it verifies too.
     ``shared_beside``: shared experts run on a second stream, beside the routed ones.
+    ``fp8_scales``: how what enters products in FP8 (one scale a tensor) is quantised, one of
+    :data:`SCALES`: ``""`` leaves it to the products' own curves; with ``static`` scales, known
+    beforehand, what comes before does it or one kernel; ``dynamic`` ones are found first.
     ``gathers_quantized``: what an all-gather of tokens carries is quantised first where products
     take one scale per tensor or block of 16 (FP8, NVFP4); the reduce-scatter is in 16 bits.
     """
@@ -79,6 +83,7 @@ class PassSpec:
     decode_width: int = 1
     shared_beside: bool = False
     gathers_quantized: bool = False
+    fp8_scales: str = ""
 
     @property
     def gathered_bytes(self) -> float:
@@ -138,7 +143,7 @@ class Operator:
     which efficiency curves charge small shapes. Collectives have ``ranks`` and a
     ``message``: bytes one rank holds, per call (of an all-to-all, what one rank sends in all,
     each token to the distinct ranks of its ``copies`` experts). What runs ``beside`` others has
-    its floor hidden behind them.
+    its floor hidden behind them. A ``bare`` product leaves quantising what it multiplies to others.
     """
 
     name: str
@@ -154,6 +159,7 @@ class Operator:
     ranks: int = 1
     copies: int = 0
     beside: bool = False
+    bare: bool = False
 
     @property
     def kernels(self) -> int:
@@ -163,7 +169,7 @@ class Operator:
         the sorting of tokens before and the activation or combination after; narrow dtypes
         quantise what they multiply first.
         """
-        return launched(self.kind, self.dtype)
+        return 1 if self.bare else launched(self.kind, self.dtype)
 
 
 def launched(kind: str, dtype: str) -> int:

@@ -142,6 +142,7 @@ class Roofline:
             decode_width=1 + (self.speculative.drafts if self.speculative else 0),
             shared_beside=engine.shared_beside,
             gathers_quantized=engine.gathers_quantized,
+            fp8_scales=engine.fp8_scales,
         )
         _check_dtypes(worker, spec)
         return spec

@@ -29,13 +29,15 @@ ROWS = 400
 class Choice:
     """One choice: its ``title``, and the latency model without it.
 
-    It touches mixtures of experts alone where ``sparse``, attention-DP alone where ``wide``.
+    It touches mixtures of experts alone where ``sparse``, attention-DP alone where ``wide``, and
+    weights in FP8 of one scale a tensor alone where ``fp8``.
     """
 
     title: str
     otherwise: Callable[[Roofline], Roofline]
     sparse: bool = False
     wide: bool = False
+    fp8: bool = False
 
 
 def _serving(change: Callable[[Engine], Engine]) -> Callable[[Roofline], Roofline]:
@@ -83,6 +85,13 @@ CHOICES: Mapping[str, Choice] = MappingProxyType(
             otherwise=_serving(lambda engine: replace(engine, rank_wait=0.0)),
             wide=True,
         ),
+        "fp8_scales": Choice(
+            title="FP8 products by known scales, otherwise finding them in every call",
+            otherwise=_serving(
+                lambda engine: replace(engine, fp8_scales=engine.fp8_scales and "dynamic")
+            ),
+            fp8=True,
+        ),
     }
 )
 """The choices that serving runs can judge, by name."""
@@ -119,10 +128,11 @@ class Judged:
     left_out: Mapping[str, LeftOut]
 
 
-def touches(name: str, *, sparse: bool, wide: bool) -> bool:
-    """Tell whether a choice matters for a model and layouts such as these."""
+def touches(name: str, *, sparse: bool, wide: bool, fp8: bool) -> bool:
+    """Tell whether a choice matters for a model, layouts and weights such as these."""
     choice = CHOICES[name]
-    return (sparse or not choice.sparse) and (wide or not choice.wide)
+    asked = ((sparse, choice.sparse), (wide, choice.wide), (fp8, choice.fp8))
+    return all(has or not wanted for has, wanted in asked)
 
 
 def without(latency: Roofline, name: str) -> Roofline | None:

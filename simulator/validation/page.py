@@ -475,14 +475,14 @@ busiest expert rank (1.49 times the mean over 32 ranks) from what SGLang gained 
 the parts of NVFP4 checkpoints that stay in 16 bits from their `hf_quant_config.json`; SGLang's KV
 dtype from public recipes; that Grace takes 2.6 times as long as x86 servers for what a host does
 from a layer timed on both (TransformerEngine issue 2053), looked for after rows of GB200 had come
-out too fast where hosts are busiest. Several combinations of them were scored on the serving rows below and
-the best was kept, without leaving any of these rows out: for that choice the rows are no evidence,
-and on others the errors may be larger. How much a kernel's own calls weigh beside whole steps was
-chosen by the error on models left out of the fit. Further choices were made after seeing errors of
-serving runs, two of which change figures much: collectives follow the fastest of the measured
-software versions, as one L40S box was 5 to 13 times slower than another; and ranks' waiting is a
-share of a step, not a constant, which fitted the vLLM runs a little worse and made short steps on
-B200 far too slow."""
+out too fast where hosts are busiest. Several combinations of them were scored on the serving rows
+below and the best was kept, without leaving any of these rows out: for that choice the rows are no
+evidence, and on others the errors may be larger. How much a kernel's own calls weigh beside whole
+steps was chosen by the error on models left out of the fit. Further choices were made after seeing
+errors of serving runs, two of which change figures much: collectives follow the fastest of the
+measured software versions, as one L40S box was 5 to 13 times slower than another; and ranks'
+waiting is a share of a step, not a constant, which fitted the vLLM runs a little worse and made
+short steps on B200 far too slow."""
 
 _METHOD = """Every row becomes a deployment and runs through the whole simulator.
 

@@ -134,7 +134,8 @@ def _otherwise(row: Row, catalogue: Catalogue, name: str) -> Case | None:
         return None
     deployment = case.deployment
     sparse, wide = deployment.model.is_moe, any(p.layout.attention_dp > 1 for p in deployment.pools)
-    if not choices.touches(name, sparse=sparse, wide=wide):
+    fp8 = any(pool.precision.weights == "fp8" for pool in deployment.pools)
+    if not choices.touches(name, sparse=sparse, wide=wide, fp8=fp8):
         return None
     latency = choices.without(_latency(row), name)
     if latency is None:

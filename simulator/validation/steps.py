@@ -120,7 +120,12 @@ def profile_of(engine: str) -> str:
 def _kernels_only(backend: str) -> Engine:
     """Return an engine of the backend's kernels alone: a table's steps have no host in them."""
     profile = load(profile_of(backend))
-    return Engine(name=profile.name, kernels=profile.kernels, kernel_factor=profile.kernel_factor)
+    return Engine(
+        name=profile.name,
+        kernels=profile.kernels,
+        kernel_factor=profile.kernel_factor,
+        fp8_scales=profile.fp8_scales and "dynamic",  # as its products were measured
+    )
 
 
 def _predict(worker: WorkerSpec, row: Row, given: Sequence[Given]) -> np.ndarray:

@@ -81,17 +81,23 @@ def test_a_choice_that_all_rows_want_is_decided_by_any_of_them() -> None:
 
 @pytest.mark.parametrize("engine", ["generic", "trtllm", "sglang", "vllm"])
 def test_a_choice_is_undone_only_where_it_was_made(engine: str) -> None:
-    """An engine that overlaps its host and whose ranks do not wait has nothing to undo."""
+    """An engine that overlaps its host and whose ranks do not wait has nothing to undo there.
+
+    Nor has one with quantising in the curves of its FP8 products.
+    """
     latency = Roofline(engine=engine)
     for name in CHOICES:
         other = choices.without(latency, name)
-        vllms = name in ("host", "rank_wait")
-        assert (other is None) == (vllms and engine != "vllm"), name
+        makers = {"host": ("vllm",), "rank_wait": ("vllm",), "fp8_scales": ("generic", "trtllm")}
+        assert (other is None) == (engine not in makers.get(name, (engine,))), name
         assert other is None or other != latency
 
 
 def test_runs_are_simulated_otherwise(catalogue: Catalogue) -> None:
-    """Fewer kernels take less time; choices on experts do not touch a dense model."""
+    """Fewer kernels take less time; choices on experts do not touch a dense model.
+
+    Nor do those on FP8 products one in 16 bits.
+    """
     rows = [(0, RUN), (1, {**RUN, "gpu": "RTX 3090"})]
     ours = {row.set: row for row in serving.score_serving(rows[:1], catalogue)}
     without = serving.score_otherwise(rows, catalogue, "companions")
@@ -103,6 +109,9 @@ def test_runs_are_simulated_otherwise(catalogue: Catalogue) -> None:
     assert faster.predicted < mine.predicted
     for name in ("shared_beside", "even_experts", "steep_experts", "host", "rank_wait"):
         assert serving.score_otherwise(rows, catalogue, name) == []
+    assert serving.score_otherwise(rows, catalogue, "fp8_scales") != []
+    wide = [(0, {**RUN, "precision": "bf16"})]
+    assert serving.score_otherwise(wide, catalogue, "fp8_scales") == []
     scored = [*ours.values(), *without]
     text = page.markdown(score.summary(scored), scored, [])
     assert "Modelling choices on rows left out" in text

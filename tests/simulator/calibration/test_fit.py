@@ -24,7 +24,15 @@ from simulator.calibration.curves import (
 )
 from simulator.calibration.fit import Fitted, Flat, fit_kernels, softened, unprejudiced
 from simulator.calibration.kernel_rows import NUMBERS, alone, fit_alone, read_kernels, rows_of
-from simulator.calibration.kernel_tables import decode_mla, experts, gemm, prefill_attention
+from simulator.calibration.kernel_tables import (
+    decode_mla,
+    experts,
+    gemm,
+    prefill_attention,
+    quantise,
+    scaling,
+    spared,
+)
 from simulator.calibration.sources import ARCHITECTURES, MODELS, groups, read
 from simulator.errors import ConfigError
 from simulator.latency.collectives import MULTICAST
@@ -327,6 +335,38 @@ def test_public_tables_become_calls_of_our_operators() -> None:
     assert 0.8 < grouped["ramp"] / all_of_a_rank <= 1.0
     balanced = pl.DataFrame([{**routed, "distribution": "balanced"}])
     assert experts(balanced).is_empty()
+
+
+def test_products_are_spared_the_quantising_measured_with_them() -> None:
+    """Both kernels of as many values are taken off; other dtypes and unknown lengths are not."""
+    table = pl.DataFrame(
+        {
+            "m": [8, 8, 16, 8],
+            "n": [1024] * 4,
+            "k": [512, 2048, 512, 512],
+            "gemm_dtype": ["fp8", "fp8", "fp8", "bfloat16"],
+            "seconds": [1.5e-5, 1.9e-5, 1.6e-5, 6e-6],
+        }
+    )
+    applied = pl.DataFrame({"m": [8, 8], "k": [512, 2048], "quant_dtype": ["fp8"] * 2})
+    applied = applied.with_columns(seconds=pl.Series([1e-6, 2e-6]))
+    found = applied.with_columns(seconds=pl.Series([8e-6, 9e-6]))
+    left = spared(gemm(table), applied, found).sort("dtype", "k")
+    assert left.select("dtype", "k").rows() == [("bf16", 512), ("fp8", 512), ("fp8", 2048)]
+    assert left["seconds"].to_list() == pytest.approx([6e-6, 6e-6, 8e-6])
+    assert spared(gemm(table))["seconds"].to_list() == pytest.approx([6e-6, 1.5e-5, 1.9e-5, 1.6e-5])
+    assert quantise(applied)["bytes"].to_list() == [8 * 512 * 3.0, 8 * 2048 * 3.0]
+    assert scaling(found)["bytes"].to_list() == [8 * 512 * 2.0, 8 * 2048 * 2.0]
+
+
+@NEEDS_STEPS
+def test_composed_products_find_their_scales_first() -> None:
+    """Steps of TensorRT-LLM's tables are of products measured so, other engines' are not."""
+    scales = {
+        (group.engine or "trtllm"): group.spec.fp8_scales
+        for group in groups(read([STEPS]), ("b200_sxm", "h200_sxm", "h100_sxm"))
+    }
+    assert scales == {"trtllm": "dynamic", "sglang": "", "vllm": ""}
 
 
 def test_no_engine_in_particular_has_the_products_most_engines_measured() -> None:

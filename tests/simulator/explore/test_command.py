@@ -43,7 +43,7 @@ def test_what_it_chose_can_be_simulated_at_once(disaggsim: Command, tmp_path: Pa
     assert done.code == 0, done.err
     (other,) = (each for each in tmp_path.rglob("summary.json") if each.parent != folder)
     summary = json.loads(other.read_text("utf-8"))
-    assert summary["tpot_s"]["p90"] <= promised["tpot_s"]["p90"]
+    assert summary["tpot_s"]["p90"] <= promised["tpot_s"]["p90"] * (1 + 1e-9)
 
 
 def test_what_it_chose_runs_from_any_folder(

@@ -79,6 +79,19 @@ def test_what_an_engines_kernels_do_is_stated_or_inherited(tmp_path: Path) -> No
     assert mine.inherits == "blackwell"
 
 
+def test_quantising_without_a_curve_is_a_small_kernel_like_others(tmp_path: Path) -> None:
+    """A calibration of one's own need not know it; another kernel's curve must be there."""
+    text = yaml.safe_load((ROOT / "conf/calibration/hopper.yaml").read_text())
+    for kind in ("quantise", "scaling", "absorb"):
+        del text["kernels"][kind]
+    (tmp_path / "hopper.yaml").write_text(yaml.safe_dump(text))
+    mine = load("hopper", str(tmp_path))
+    assert mine.curve("quantise", "fp8") == mine.curve("memory", "bf16")
+    assert mine.curve("scaling", "fp8") == mine.curve("memory", "bf16")
+    with pytest.raises(ConfigError, match="no curve for kernel 'absorb'"):
+        mine.curve("absorb", "bf16")
+
+
 def test_every_latency_choice_is_known() -> None:
     """Each shipped latency YAML names a class, and what has no default is marked mandatory."""
     for path in (ROOT / "conf/latency").glob("*.yaml"):

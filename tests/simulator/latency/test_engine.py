@@ -10,16 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hardware.gpu import GPU
 from simulator.errors import ConfigError
 from simulator.latency.base import Busiest, StepModel, WorkerSpec
 from simulator.latency.engine import Engine, known
 from simulator.latency.engine import load as load_engine
-from simulator.latency.operators import forward_pass
+from simulator.latency.operators import forward_pass, token_operators
 from simulator.latency.passes import Load
 from simulator.latency.pieces import at
 from simulator.latency.roofline import Roofline
 from simulator.latency.speculative import Speculative
-from simulator.layout import Layout
+from simulator.layout import Layout, Precision
+from simulator.model import Model
 
 SLACK = 1 + 1e-12
 LAWS = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -32,6 +34,8 @@ VARIANTS = {
     ),
     "vllm": ("dense", Roofline(engine="vllm")),
     "trtllm": ("single", Roofline(engine="trtllm")),
+    "static": ("dense", Roofline(engine="trtllm")),
+    "dynamic": ("dense", Roofline(engine=Engine(name="d", fp8_scales="dynamic"))),
     "sglang": ("dep", Roofline(engine="sglang")),
     "synchronous": ("windowed", Roofline(engine="vllm_0_6")),
     "pipelined": ("pipelined", Roofline(engine="vllm")),
@@ -265,11 +269,84 @@ def test_narrow_products_are_quantised_first(workers: dict[str, WorkerSpec]) -> 
     narrow = replace(worker.precision, weights="fp8", activations="fp8")
     kernels = [
         {op.name: op.kernels for op in forward_pass(replace(spec, precision=precision), load)}
-        for spec in [Roofline().step(worker).spec]
+        for spec in [Roofline(engine=Engine(name="mine")).step(worker).spec]
         for precision in (wide, narrow)
     ]
     assert kernels[1]["qkv"] == kernels[0]["qkv"] + 1
     assert kernels[1]["decode_attention"] == kernels[0]["decode_attention"]
+
+
+def quantising(worker: WorkerSpec, scales: str, rows: float) -> dict[str, float]:
+    """Return the calls of what quantises a decode step's rows, by product."""
+    engine = Engine(name="mine", fp8_scales=scales)
+    spec = Roofline(engine=engine).step(worker).spec
+    operators = token_operators(spec, rows)
+    kinds = ("quantise", "scaling")
+    return {op.name: float(op.calls) for op in operators if op.kind in kinds and op.calls}
+
+
+def test_known_scales_are_applied_by_what_comes_before(workers: dict[str, WorkerSpec]) -> None:
+    """Attention and gated FFNs write 8 bits, a short all-reduce with its norm does too."""
+    single = replace(workers["dense"], layout=Layout())
+    layers = single.model.layers
+    normed = {"qkv_quantise": layers, "ffn_up_quantise": layers}
+    assert quantising(single, "static", 8.0) == normed
+    sharded, row = workers["dense"], 2.0 * single.model.hidden
+    assert quantising(sharded, "static", np.floor(8e6 / row)) == {}
+    assert quantising(sharded, "static", np.floor(8e6 / row) + 1.0) == normed
+    assert quantising(sharded, "", 8.0) == {}
+
+
+def test_a_scale_that_is_found_first_costs_two_kernels_a_product(
+    workers: dict[str, WorkerSpec],
+) -> None:
+    """Every product reads its rows once for the scale and once to apply it; blocks differ."""
+    worker = workers["dense"]
+    products = ("qkv", "attention_out", "ffn_up", "ffn_down")
+    names = {f"{name}_{what}" for name in products for what in ("quantise", "scale")}
+    found = quantising(worker, "dynamic", 8.0)
+    assert set(found) == names
+    assert set(found.values()) == {worker.model.layers}
+    blocks = replace(worker, precision=replace(worker.precision, weights="fp8_block"))
+    assert quantising(blocks, "dynamic", 8.0) == {}
+
+
+def test_what_is_quantised_apart_is_not_quantised_again(workers: dict[str, WorkerSpec]) -> None:
+    """A product of rows in 8 bits is one kernel, and no small one comes with it."""
+    worker = workers["dense"]
+    own, apart = (
+        Roofline(engine=Engine(name="mine", fp8_scales=scales, companion_s=1e-3)).step(worker)
+        for scales in ("", "static")
+    )
+    products = [
+        next(op for op in token_operators(step.spec, 8.0) if op.name == "qkv")
+        for step in (own, apart)
+    ]
+    assert [op.kernels for op in products] == [2, 1]
+    spared = own.machine.seconds(products[0]) - apart.machine.seconds(products[1])
+    assert spared == pytest.approx(1e-3 * worker.model.layers, rel=1e-9)
+
+
+@pytest.mark.parametrize("gpu", ["h100_sxm", "h200_sxm", "b200_sxm", "gb200_nvl72"])
+@pytest.mark.parametrize("tp", [1, 2, 8])
+@pytest.mark.parametrize("engine", ["generic", "trtllm"])
+def test_eight_bits_are_not_behind_sixteen(
+    gpu: str, tp: int, engine: str, workers: dict[str, WorkerSpec], spec_from: Any
+) -> None:
+    """A decode step of any batch takes no longer with half of the bytes to read."""
+    model = spec_from("model", "llama_3_1_8b", Model)
+    wide = replace(
+        workers["dense"],
+        model=model,
+        layout=Layout(tp=tp),
+        gpu=spec_from("hardware", gpu, GPU),
+        precision=Precision(kv="fp8"),
+    )
+    narrow = replace(wide, precision=workers["dense"].precision)
+    batches = np.array([1.0, 4.0, 16.0, 64.0, 256.0])
+    load = Load(batch=batches, context=1500.0 * batches)
+    latency = Roofline(engine=engine, host_overhead_s=0.0)
+    assert (latency.pass_seconds(narrow, load) <= latency.pass_seconds(wide, load)).all()
 
 
 def test_the_host_works_on_steps_sequences_and_prompts(workers: dict[str, WorkerSpec]) -> None:
@@ -346,6 +423,7 @@ def test_an_unknown_engine_lists_the_known() -> None:
         ({"graph_sizes": (4, 4)}, "rise"),
         ({"graph_sizes": (0,)}, "graph_sizes"),
         ({"expert_exchange": "magic"}, "all_to_all, all_gather, unless_boxed"),
+        ({"fp8_scales": "guessed"}, "'', 'static', 'dynamic' but got 'guessed'"),
     ],
 )
 def test_a_bad_profile_is_named(values: dict[str, Any], word: str) -> None:
