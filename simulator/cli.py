@@ -96,13 +96,13 @@ from simulator.runs import (
 from simulator.services import Services, simulate_services
 from simulator.settings import (
     LOOKING,
+    build_any,
     build_counterpart,
     build_experiment,
     build_exploration,
     build_goodput,
     build_regret,
     build_report_options,
-    build_services,
     build_task,
     build_trace_options,
     resolve,
@@ -194,14 +194,12 @@ def compose_any(overrides: Sequence[str] = ()) -> Experiment | Services:
     Raises:
         ConfigError, SpecError, TraceError: an override or setting cannot be used.
     """
-    settings = _composed(overrides)
-    return build_services(settings) if settings.get("services") else build_experiment(settings)
+    return build_any(_composed(overrides))
 
 
 def carry_out(overrides: Sequence[str] = ()) -> Results:
     """Return the results of what the command line would simulate; raise as :func:`compose_any`."""
-    made = compose_any(overrides)
-    return simulate_services(made) if isinstance(made, Services) else simulate(made)
+    return _simulate(compose_any(overrides))
 
 
 def _composed(overrides: Sequence[str]) -> dict[str, Any]:
@@ -350,18 +348,15 @@ class Job:
             }[task]
             self.answer = work(settings, folder, text, enabled=first)
             return
-        if settings.get("services"):
-            results = _together(settings, text, enabled=first)
-        else:
-            asked = build_counterpart(settings)
-            results = _simulate(
-                build_experiment(settings),
-                text,
-                regret=build_regret(settings),
-                counterpart=not self.sweeping if asked is None else asked,
-                most=MOST_REQUESTS if asked is None else None,
-                enabled=first,
-            )
+        asked = build_counterpart(settings)
+        results = _simulate(
+            build_any(settings),
+            text,
+            regret=build_regret(settings),
+            counterpart=not self.sweeping if asked is None else asked,
+            most=MOST_REQUESTS if asked is None else None,
+            enabled=first,
+        )
         _write(results, settings, folder)
         self.results = None if self.sweeping else results
 
@@ -373,47 +368,43 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         self.writing = folder
         discard(folder, keep=True)
-        enabled = os.getpid() == self.process
-        if one.settings.get("services"):
-            results = _together(one.settings, text, enabled=enabled)
-        else:
-            with progress_bar(enabled=enabled) as progress:
-                experiment = build_experiment(one.settings)
-                results = simulate(experiment, config=text, progress=progress)
-            if build_regret(one.settings):
-                results = with_regret(experiment, results, experiment.trace())
+        results = _simulate(
+            build_any(one.settings),
+            text,
+            regret=build_regret(one.settings),
+            enabled=os.getpid() == self.process,
+        )
         results.write(folder, report=None)
         return True
 
 
-def _together(settings: Mapping[str, Any], text: str, *, enabled: bool) -> Results:
-    """Return the results of services that share a quota."""
-    with progress_bar(enabled=enabled) as progress:
-        return simulate_services(build_services(settings), config=text, progress=progress)
-
-
 def _simulate(
-    experiment: Experiment,
-    text: str,
+    made: Experiment | Services,
+    text: str = "",
     *,
-    regret: bool,
-    counterpart: bool,
-    most: int | None,
-    enabled: bool,
+    regret: bool = False,
+    counterpart: bool = False,
+    most: int | None = None,
+    enabled: bool = False,
 ) -> Results:
-    """Return the results, with its ``counterpart``'s for at most so many requests, its regret."""
+    """Return the results, with its ``counterpart``'s for at most so many requests, its regret.
+
+    Services have neither; ``enabled`` shows the progress.
+    """
     with progress_bar(enabled=enabled) as progress:
-        trace = experiment.trace()
-        results = simulate(experiment, config=text, progress=progress, trace=trace)
+        if isinstance(made, Services):
+            return simulate_services(made, config=text, progress=progress)
+        trace = made.trace()
+        results = simulate(made, config=text, progress=progress, trace=trace)
     if regret:
-        results = with_regret(experiment, results, trace)
+        results = with_regret(made, results, trace)
     if not counterpart:
         return results
     if most is not None and len(trace) > most:
         reason = f"this run has more than {most:,} requests; counterpart=true does it all the same"
         return not_compared(results, reason)
     with progress_bar(enabled=enabled) as progress:
-        return compared(experiment, results, trace, progress)
+        return compared(made, results, trace, progress)
 
 
 @contextmanager

@@ -14,6 +14,9 @@
 The command line prints the first family as one sentence and exits with 2.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from hardware.errors import SpecError
 from workloads.errors import TraceError
 
@@ -38,3 +41,18 @@ class InvariantError(RuntimeError):
 
 
 USER_ERRORS: tuple[type[ValueError], ...] = (SpecError, TraceError, ConfigError)
+
+
+@contextmanager
+def settings_of(service: str) -> Iterator[None]:
+    """Put what cannot run down to the settings of a service, or to nobody's where it has no name.
+
+    Raises:
+        ConfigError: one that was raised meanwhile, its text beginning with the service's key.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if not service:
+            raise
+        raise type(error)(f"services.{service}: {error}") from error

@@ -34,6 +34,9 @@ from workloads.trace import TraceMeta
 MOST = 64
 """Services of one run."""
 
+TITLED = 4
+"""Services, or kinds of them, that a title names."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
@@ -101,13 +104,9 @@ def simulate_services(
     context: dict[str, Any] = {
         "config": config,
         "seed": next(iter(experiments.values())).seed,
-        "title": "; ".join(
-            f"{name}: {each.deployment.model.name} on {each.deployment.gpu.name}, "
-            f"{pools_text(each.deployment)}"
-            for name, each in experiments.items()
-        ),
-        "model": ", ".join(each.deployment.model.name for each in experiments.values()),
-        "workload": ", ".join(each.meta.name for each in fed.values()),
+        "title": _title(experiments),
+        "model": _distinct(each.deployment.model.name for each in experiments.values()),
+        "workload": _distinct(each.meta.name for each in fed.values()),
         "accounting": _accounts({name: each.meta for name, each in fed.items()}),
         "measured": measured,
         "max_context": min(each.deployment.model.max_context for each in experiments.values()),
@@ -117,6 +116,32 @@ def simulate_services(
     }
     slo = shared_slo({name: each.slo for name, each in experiments.items()})
     return Results.from_record(record, slo=slo, context=context, identity=identity)
+
+
+def _title(experiments: Mapping[str, Experiment]) -> str:
+    """Return what each service is; of many, how many are what, or how many models they are of."""
+    told = {
+        name: f"{each.deployment.model.name} on {each.deployment.gpu.name}, "
+        f"{pools_text(each.deployment)}"
+        for name, each in experiments.items()
+    }
+    if len(told) <= TITLED:
+        return "; ".join(f"{name}: {what}" for name, what in told.items())
+    models = Counter(each.deployment.model.name for each in experiments.values())
+    if len(set(told.values())) == 1:
+        return f"{len(told)} services, each {next(iter(told.values()))}"
+    for alike in (Counter(told.values()), models):
+        if len(alike) <= TITLED:
+            parts = "; ".join(f"{count} × {what}" for what, count in alike.most_common())
+            return f"{len(told)} services: {parts}"
+    return f"{len(told)} services of {len(models)} models"
+
+
+def _distinct(names: Iterable[str]) -> str:
+    """Return the names, each once, in their order; of many how many there are."""
+    once = list(dict.fromkeys(names))
+    more = len(once) - TITLED
+    return ", ".join(once[:TITLED]) + (f" and {more} others" if more > 0 else "")
 
 
 class _Counted:

@@ -133,6 +133,15 @@ def build_experiment(settings: Mapping[str, Any]) -> Experiment:
         )
 
 
+def build_any(settings: Mapping[str, Any]) -> Experiment | Services:
+    """Return the services that ``settings`` describe, or the one experiment.
+
+    Raises:
+        ConfigError, SpecError, TraceError: as :func:`build_experiment`.
+    """
+    return build_services(settings) if settings.get("services") else build_experiment(settings)
+
+
 def _check_quota(node: object) -> None:
     """Refuse a rule for services where there are none; the default one changes nothing."""
     rule = build(node, get_type_hints(Services)["quota"], "quota") if node else FirstCome()

@@ -1,6 +1,8 @@
 """Several services under one quota, as a user runs them: one run, whose parts add up."""
 
 import json
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from simulator.errors import ConfigError
 from simulator.experiment import simulate
 from simulator.lateness import CAUSES, late
 from simulator.results import SLO, shared_slo, worst_service
-from simulator.services import Services, simulate_services
+from simulator.services import Services, _title, simulate_services
 from simulator.settings import build_services
 
 TWO = (
@@ -206,6 +208,22 @@ BAD = {
         ["+services.a.pools.mixed.workers=-1"],
         "services.a: pools.mixed: mixed pool: workers must be",
     ),
+    "a change of a pool that is not there": (
+        ["+services.batch.changes=[{at_s: 1, pool: decode, workers: 2}]"],
+        "services.batch: changes[0].pool must be one of mixed but got 'decode'",
+    ),
+    "a change of a worker that is not there": (
+        ["+services.batch.changes=[{at_s: 1, pool: mixed, workers: 2}, {at_s: 2, fail: 7}]"],
+        "services.batch: changes[1].fail: there is no worker 7 at 2 s; so far there are 0 to 1",
+    ),
+    "a port of a worker that is not there": (
+        ["+services.chat.changes=[{at_s: 1, worker: 7, bandwidth: 0.5}]"],
+        "services.chat: changes[0].worker: there is no worker 7 at 1 s; so far there are 0 to 0",
+    ),
+    "a change that is none": (
+        ["+services.chat.changes=[{at_s: 1}]"],
+        "services.chat: changes[0]: change at 1 s: needs exactly one of workers",
+    ),
     "a layout that does not divide": (["+services.a.pools.mixed.layout.tp=7"], "services.a: "),
     "an unknown setting deeper down": (
         ["+services.a.slo.tfft_s=1"],
@@ -259,6 +277,61 @@ def test_bad_services_are_told_in_one_sentence(kind: str, disaggsim: Command) ->
     assert len(done.err.strip().splitlines()) == 1
     assert says in done.err
     assert not list(Path().rglob("summary.json"))
+
+
+@dataclass(frozen=True)
+class Astray:
+    """Sends what comes to a worker that is not there."""
+
+    def choose(self, request: object, pool: object) -> int:  # noqa: ARG002
+        """Return its number."""
+        return 99
+
+
+def test_what_goes_wrong_meanwhile_is_put_down_to_its_service() -> None:
+    """A router's choice that is none, named by the service whose router it is."""
+    one = compose([*FAST, "cluster=colocated", "workload.requests=5"])
+    two = replace(one, deployment=replace(one.deployment, router=Astray()))
+    with pytest.raises(ConfigError, match=r"^services\.b: router Astray: chose worker 99 "):
+        simulate_services(Services(services={"a": one, "b": two}))
+
+
+def test_many_services_are_titled_and_drawn_so_that_they_can_be_read(disaggsim: Command) -> None:
+    """Of twelve alike the title names one; their attainment has a row each, no line."""
+    services = [f"+services.s{at}={{}}" for at in range(12)]
+    kept = [each for each in TWO if "services" not in each and not each.startswith("report")]
+    quota = ("elastic.quota_gpus=64", "workload.requests=5")
+    done = disaggsim(*kept, *services, *quota, "report=html", "hydra.run.dir=out")
+    assert (done.code, done.err) == (0, "")
+    page = Path("out/report.html").read_text("utf-8")
+    assert "<h1>12 services, each " in page
+    assert "of 12 the worst: " in done.out
+    [figures] = re.findall(r'id="figures">(.*?)</script>', page)
+    [heat] = json.loads(figures)["plot-quota_slo"]["data"]
+    assert (heat["type"], heat["y"]) == ("heatmap", [f"s{at}" for at in range(12)])
+    waiting = json.loads(figures)["plot-quota_pending"]["data"]
+    assert [each["name"] for each in waiting][-2:] == ["s6", "5 others"]
+
+
+def test_titles_of_services() -> None:
+    """Few are told one by one, of many how many are what, of many kinds how many models."""
+    one = compose([*FAST, "workload.requests=5"])
+
+    def titled(*names: str) -> str:
+        each = [
+            replace(
+                one,
+                deployment=replace(one.deployment, model=replace(one.deployment.model, name=name)),
+            )
+            for name in names
+        ]
+        return _title({f"s{at}": experiment for at, experiment in enumerate(each)})
+
+    assert titled("A", "B").startswith("s0: A on H100 SXM, ")
+    assert titled("A", "B").count("; s1: B on ") == 1
+    assert titled(*"AAAAA").startswith("5 services, each A on H100 SXM, ")
+    assert titled(*"AABBA").startswith("5 services: 3 × A on H100 SXM, ")
+    assert titled(*"ABCDE") == "5 services of 5 models"
 
 
 def test_a_strange_name_is_refused() -> None:

@@ -15,6 +15,8 @@ from typing import Any
 from simpy import Environment
 from simpy.events import Event
 
+from simulator.errors import settings_of
+
 # The order of events at one instant; then by component, then by wake-up. simpy itself uses 0.
 STEP_END = 1
 TRANSFER_END = 2
@@ -49,14 +51,15 @@ class Clock:
     ``turn`` encodes priority and component of the event being processed, so that a component can
     tell whether a boundary of its own at this very instant lies before or after it. Simulations
     that share one time have a clock each, :meth:`beside` each other; what one does to another, it
-    does in an event of the other's.
+    does in an event of the other's. ``owner`` names whose simulation it is where there are several.
     """
 
-    __slots__ = ("_place", "env", "turn")
+    __slots__ = ("_place", "env", "owner", "turn")
 
     def __init__(self) -> None:
         self.env = Environment()
         self.turn = 0
+        self.owner = ""
         self._place = 0
 
     def beside(self, place: int) -> "Clock":
@@ -179,9 +182,10 @@ class Alarm:
 def sleeper(alarm: Alarm, wake: Callable[[float], None]) -> Generator[Event, Any, None]:
     """Sleep until the alarm rings, do what is due ``now``, sleep again: a component's life."""
     clock, env = alarm.clock, alarm.clock.env
-    while True:
-        yield alarm.event
-        clock.turn = alarm.turn
-        wake(env._now)
-        if alarm.event.callbacks is None:
-            alarm.rest()
+    with settings_of(clock.owner):
+        while True:
+            yield alarm.event
+            clock.turn = alarm.turn
+            wake(env._now)
+            if alarm.event.callbacks is None:
+                alarm.rest()

@@ -8,7 +8,7 @@ from simulator.cluster.fleet.estate import Estate
 from simulator.cluster.fleet.lives import SERVING
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic
 from simulator.deployment import Deployment
-from simulator.errors import ConfigError, InvariantError
+from simulator.errors import ConfigError, InvariantError, settings_of
 from simulator.policies.quota import Asking, Quota
 from simulator.policies.ticks import LEAST_INTERVAL_S, check_interval
 from simulator.record import RunRecord
@@ -53,12 +53,10 @@ class Together:
 
     def _simulation(self, name: str, place: int, service: Service) -> Simulation:
         clock = self._clock.beside(place) if place else self._clock
-        try:
-            made = self.simulation(
-                service.deployment, service.traffic, service.options, self.estate, clock
-            )
-        except ConfigError as error:
-            raise ConfigError(f"services.{name}: {error}") from error
+        clock.owner = name
+        args = service.deployment, service.traffic, service.options
+        with settings_of(name):
+            made = self.simulation(*args, self.estate, clock)
         made.fleet.service = name
         made.ticking = self._ticking
         return made
@@ -66,9 +64,10 @@ class Together:
     def _start(self) -> None:
         self.estate.check()
         interval = min(each.telemetry.interval_s for each in self.simulations.values())
-        for each in self.simulations.values():
+        for name, each in self.simulations.items():
             each.telemetry.interval_s = interval
-            each.start()
+            with settings_of(name):
+                each.start()
         if self.estate.quota.interval_s is not None:
             self._clock.env.process(sleeper(self._alarm, self._wake))
             self._arm(self.estate.quota.interval_s)

@@ -1,5 +1,6 @@
 """The report's figures, each from a few hundred numbers whatever the size of the run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -302,25 +303,51 @@ def activity_panel(seen: View) -> Panel:
     if not len(seen.samples.time_s):
         return Panel(name="busy", title=title, note=NOTHING_SAMPLED, figure=None)
     names = [label_of(worker) for worker in seen.results.workers]
-    busy = seen.samples.gauges["busy_fraction"].T * 100
+    hover = f"worker %{{y}}, %{{x:,.4~g}} {seen.unit}: %{{z:.0f}} % busy<extra></extra>"
+    drawn = rows_figure(
+        seen,
+        seen.samples.time_s * seen.scale,
+        range(len(names)),
+        seen.samples.gauges["busy_fraction"].T * 100,
+        names=names,
+        legend="busy (%)",
+        hover=hover,
+    )
+    note = "Share of each interval in which a worker was computing; one row per worker."
+    return Panel(name="busy", title=title, note=note, figure=drawn, wide=True)
+
+
+def rows_figure(
+    seen: View,
+    x: Floats,
+    y: Sequence[int | str],
+    z: Floats,
+    *,
+    names: Sequence[str],
+    legend: str,
+    hover: str,
+) -> go.Figure:
+    """Return shares in per cent, ``z`` (rows, x), as colours over time: row after row downwards.
+
+    ``names`` stand beside the rows, of which ``hover`` shows ``y``.
+    """
     heat = go.Heatmap(
-        x=np.round(seen.samples.time_s * seen.scale, 6),
-        y=list(range(len(names))),
-        z=np.round(busy, 1).astype(np.float32),
+        x=np.round(x, 6),
+        y=list(y),
+        z=np.round(z, 1).astype(np.float32),
         zmin=0,
         zmax=100,
         colorscale=[list(stop) for stop in theme.HEAT],
         colorbar={
-            "title": {"text": "busy (%)", "side": "right"},
+            "title": {"text": legend, "side": "right"},
             "thickness": 12,
             "outlinewidth": 0,
         },
-        hovertemplate=f"worker %{{y}}, %{{x:,.4~g}} {seen.unit}: %{{z:.0f}} % busy<extra></extra>",
+        hovertemplate=hover,
         ygap=1 if len(names) <= 60 else 0,
     )
     stride = -(-len(names) // 30)
-    shown = list(range(0, len(names), stride))
-    drawn = theme.figure(
+    return theme.figure(
         [heat],
         x=seen.time,
         y="",
@@ -331,14 +358,12 @@ def activity_panel(seen: View) -> Panel:
         yaxis={
             "autorange": "reversed",
             "rangemode": "normal",
-            "tickvals": shown,
-            "ticktext": [names[index] for index in shown],
+            "tickvals": list(y)[::stride],
+            "ticktext": list(names)[::stride],
             "showgrid": False,
         },
         margin_t=10,
     )
-    note = "Share of each interval in which a worker was computing; one row per worker."
-    return Panel(name="busy", title=title, note=note, figure=drawn, wide=True)
 
 
 def link_panels(seen: View) -> list[Panel]:

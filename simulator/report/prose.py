@@ -1,6 +1,6 @@
 """The run in plain words: what was simulated, whether it held its targets, where the time went."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from simulator.dropped import counts
@@ -68,15 +68,36 @@ def classes(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("by class", f"{', '.join(told)}, each by its own targets")] if told else []
 
 
+TOLD, WORST = 8, 4
+"""Services that are told one by one; of more, those that fared worst."""
+
+
 def services(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return how each service fared and what it held, if several share the GPUs."""
-    told = []
-    for name, each in summary["services"].items():
+    """Return how each service fared and what it held, if several share the GPUs.
+
+    Of many it is the worst served, and the range of all others.
+    """
+    every = summary["services"]
+    if len(every) <= TOLD:
+        told = ", ".join(_fared(every))
+        return [("by service", f"{told}, each by its own targets")] if told else []
+    known = sorted(
+        (name for name in every if every[name]["slo_attainment"] is not None),
+        key=lambda name: every[name]["slo_attainment"],
+    )
+    worst, rest = known[:WORST], [every[name]["slo_attainment"] for name in known[WORST:]]
+    told = ", ".join(_fared({name: every[name] for name in worst}))
+    others = f"; {len(rest)} others {share(rest[0])} to {share(rest[-1])}" if rest else ""
+    return [("by service", f"of {len(every)} the worst: {told}{others}, each by its own targets")]
+
+
+def _fared(services: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a service's attainment, its GPUs, and how long it waited for more."""
+    for name, each in services.items():
         waited = each["longest_pending_s"]
-        held = f"on {number(each['gpus'])} GPUs"
+        held = f"on {number(each['gpus'])} {_plural('GPU', each['gpus'])}"
         more = f" (waited up to {seconds(waited)} for more)" if waited else ""
-        told.append(f"{name} {share(each['slo_attainment'])} {held}{more}")
-    return [("by service", f"{', '.join(told)}, each by its own targets")] if told else []
+        yield f"{name} {share(each['slo_attainment'])} {held}{more}"
 
 
 def not_served(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """Services that share GPUs: who held how many when, who waited for some, and how each fared."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from simulator.joined import SERVICE
 from simulator.record import WorkerInfo
 from simulator.report import parts, series, theme
-from simulator.report.figures import Panel, View
+from simulator.report.figures import Panel, View, rows_figure
 from simulator.report.theme import number, seconds, share, statistic
 from simulator.results import Results
 
@@ -52,9 +52,24 @@ def services_table(results: Results) -> str:
     return f'<div class="card wide"><h3>By service</h3>{parts.table(heads, rows)}</div>'
 
 
-def _colours(seen: View) -> Iterable[tuple[str, str]]:
-    for at, name in enumerate(seen.results.summary["services"]):
-        yield name, theme.COLOURS[at % len(theme.COLOURS)]
+def told_apart(
+    counts: Mapping[str, Floats], times: Floats, most: int = len(theme.COLOURS)
+) -> Iterator[tuple[str, str, Floats]]:
+    """Yield services, their colours and their counts from each of ``times`` (s) on.
+
+    Where there are more than ``most``, which is as many as there are colours, it is those with the
+    greatest sums over time, the last in place of all others together.
+    """
+    names = list(counts)
+    if len(names) > most:
+        sums = {name: float((each[:-1] * np.diff(times)).sum()) for name, each in counts.items()}
+        first = sorted(names, key=lambda name: -sums[name])[: most - 1]
+        names = [name for name in names if name in first]
+    for name, colour in zip(names, theme.COLOURS, strict=False):
+        yield name, colour, counts[name]
+    rest = [each for name, each in counts.items() if name not in names]
+    if rest:
+        yield f"{len(rest)} others", theme.OTHERS, np.sum(rest, axis=0)
 
 
 def gpus_over_time(spans: Sequence[Sequence[Span]], end_s: float) -> tuple[Floats, list[Floats]]:
@@ -80,16 +95,26 @@ def _of(seen: View, service: str) -> list[WorkerInfo]:
     return [worker for worker in seen.results.workers if worker.service == service]
 
 
+def _names(seen: View) -> list[str]:
+    return list(seen.results.summary["services"])
+
+
+def _counted(seen: View, spans: Sequence[Sequence[Span]]) -> Iterator[tuple[str, str, go.Scatter]]:
+    """Yield services to be told apart, their colours and their lines of GPUs over time."""
+    times, counts = gpus_over_time(spans, seen.end_s)
+    named = dict(zip(_names(seen), counts, strict=True))
+    for name, colour, each in told_apart(named, times):
+        yield name, colour, theme.line(times * seen.scale, each, name, colour, step=True)
+
+
 def _held(seen: View) -> Panel:
     """Return the GPUs that each service held, stacked under the quota."""
     spans = [
         [(w.granted_s, w.ended_s, w.gpus) for w in _of(seen, name) if not np.isnan(w.granted_s)]
-        for name, _ in _colours(seen)
+        for name in _names(seen)
     ]
-    times, counts = gpus_over_time(spans, seen.end_s)
     areas: list[go.Scatter] = []
-    for (name, colour), held in zip(_colours(seen), counts, strict=True):
-        area = theme.line(times * seen.scale, held, name, colour, step=True)
+    for _, colour, area in _counted(seen, spans):
         areas.append(area.update(stackgroup="held", line_width=0, fillcolor=colour))
     quota = seen.results.context.get("quota_gpus")
     if quota is not None:
@@ -106,13 +131,9 @@ def _waiting(seen: View) -> Panel:
     """Return the GPUs that each service asked for and did not have."""
     spans = [
         [(w.asked_s, until, w.gpus) for w in _of(seen, name) if (until := _got(w)) > w.asked_s]
-        for name, _ in _colours(seen)
+        for name in _names(seen)
     ]
-    times, counts = gpus_over_time(spans, seen.end_s)
-    lines = [
-        theme.line(times * seen.scale, waiting, name, colour, step=True)
-        for (name, colour), waiting in zip(_colours(seen), counts, strict=True)
-    ]
+    lines = [line for _, _, line in _counted(seen, spans)]
     drawn = theme.figure(
         lines, x=seen.time, y="GPUs waited for", xaxis_range=seen.span, showlegend=True
     )
@@ -133,12 +154,25 @@ def _attainment(seen: View) -> Panel:
     results = seen.results
     good = results.scan.select(results.slo.good()).collect().to_series().to_numpy()
     whose = results.scan.select(SERVICE).collect().to_series()
-    lines = []
-    for name, colour in _colours(seen):
-        bins = np.where((whose == name).to_numpy(), seen.bins, -1)
-        held, _ = series.binned_share(bins, good, len(seen.edges) - 1)
-        lines.append(theme.line(seen.middles, held * 100, name, colour))
-    drawn = theme.figure(
+    shares = {
+        name: series.binned_share(
+            np.where((whose == name).to_numpy(), seen.bins, -1), good, len(seen.edges) - 1
+        )[0]
+        * 100
+        for name in _names(seen)
+    }
+    note = f"Good requests among those that arrived in each bin of {seen.bin_words}."
+    drawn = _lines(seen, shares) if len(shares) <= len(theme.COLOURS) else _rows(seen, shares)
+    return Panel(name="quota_slo", title=title, note=note, figure=drawn, wide=True)
+
+
+def _lines(seen: View, shares: Mapping[str, Floats]) -> go.Figure:
+    """Return a line of shares over time for each of few services."""
+    lines = [
+        theme.line(seen.middles, share, name, colour)
+        for (name, share), colour in zip(shares.items(), theme.COLOURS, strict=False)
+    ]
+    return theme.figure(
         lines,
         x=seen.time,
         y="within its targets (%)",
@@ -146,5 +180,18 @@ def _attainment(seen: View) -> Panel:
         yaxis_range=[0, 103],
         showlegend=True,
     )
-    note = f"Good requests among those that arrived in each bin of {seen.bin_words}."
-    return Panel(name="quota_slo", title=title, note=note, figure=drawn, wide=True)
+
+
+def _rows(seen: View, shares: Mapping[str, Floats]) -> go.Figure:
+    """Return a row of colours over time for each of many services."""
+    hover = f"%{{y}}, %{{x:,.4~g}} {seen.unit}: %{{z:.0f}} % within its targets<extra></extra>"
+    names = list(shares)
+    return rows_figure(
+        seen,
+        seen.middles,
+        names,
+        np.array(list(shares.values())),
+        names=names,
+        legend="within its targets (%)",
+        hover=hover,
+    )

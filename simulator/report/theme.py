@@ -43,6 +43,9 @@ COLOURS = (
 )
 """Of configurations or services, told apart by the colour-blind too; they come round again."""
 
+OTHERS = "#b8bec6"
+"""Of what is not told apart."""
+
 HEAT = ((0.0, "#f3f6f9"), (0.35, "#9ccbe6"), (0.7, "#2f88bd"), (1.0, "#0b3c5d"))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 

@@ -15,17 +15,16 @@ def schedule(changes: Sequence[Change], fleet: Fleet, ways: Ways) -> None:
     Raises:
         ConfigError: a change of a pool that is not there.
     """
-    for change in changes:
+    for at, change in enumerate(changes):
+        key = f"changes[{at}]"
         for name, pool in (("pool", change.pool), ("to", change.to)):
             if pool is not None and pool not in fleet.pools:
-                raise ConfigError(
-                    f"change at {change.at_s:g} s: {name} must be one of {', '.join(fleet.pools)} "
-                    f"but got {pool!r}"
-                )
-        fleet.at(change.at_s, partial(_carry_out, change, fleet, ways))
+                known = ", ".join(fleet.pools)
+                raise ConfigError(f"{key}.{name} must be one of {known} but got {pool!r}")
+        fleet.at(change.at_s, partial(_carry_out, change, key, fleet, ways))
 
 
-def _carry_out(change: Change, fleet: Fleet, ways: Ways) -> None:
+def _carry_out(change: Change, key: str, fleet: Fleet, ways: Ways) -> None:
     role = change.pool or ""
     if change.workers is not None:
         fleet.want(role, change.workers, "planned")
@@ -34,12 +33,12 @@ def _carry_out(change: Change, fleet: Fleet, ways: Ways) -> None:
     elif change.flip is not None:
         fleet.flip(role, change.to or "", change.flip, "planned")
     elif change.fail is not None:
-        doomed = fleet.oldest(role, change.fail) if role else [change.fail]
-        for number in doomed:
+        for number in fleet.oldest(role, change.fail) if role else [change.fail]:
+            fleet.check_number(number, f"{key}.fail")
             fleet.fail(number, "planned failure")
     elif change.bandwidth is not None:
         if change.worker is not None:
-            fleet.check_number(change.worker, "planned bandwidth")
+            fleet.check_number(change.worker, f"{key}.worker")
         whose = role if change.worker is None else change.worker
         ways.set_share(whose, change.bandwidth)
         fleet.tell_of_links(whose, change.bandwidth)

@@ -162,11 +162,11 @@ class Fleet:
         pool.desired = workers
         self._reconcile(role, why)
 
-    def check_number(self, number: int, why: str) -> None:
-        """Refuse the number of a worker that has not been."""
+    def check_number(self, number: int, key: str) -> None:
+        """Refuse the number, which ``key`` gave, of a worker that has not been."""
         if not 0 <= number < len(self.lives):
             raise ConfigError(
-                f"{why} at {self.clock.now:g} s: there is no worker {number}; so far there are 0 "
+                f"{key}: there is no worker {number} at {self.clock.now:g} s; so far there are 0 "
                 f"to {len(self.lives) - 1}"
             )
 
@@ -185,7 +185,6 @@ class Fleet:
 
     def fail(self, number: int, why: str) -> None:
         """Let a worker die now, with all it holds; its pool starts another in its place."""
-        self.check_number(number, why)
         life = self.lives[number]
         if life.state in ENDED:
             return

@@ -254,10 +254,24 @@ def test_a_static_plan_changes_nothing() -> None:
 
 @pytest.mark.parametrize("change", [{"pool": "mixed", "workers": 1}])
 def test_a_change_of_a_pool_that_is_not_there_is_refused(change: dict[str, Any]) -> None:
-    """The sentence names the time, the pool and those there are."""
-    whole = elastic(disaggregated(), Change(at_s=3.0, **change))
-    with pytest.raises(ValueError, match="change at 3 s: pool must be one of prefill, decode"):
+    """The sentence names the change, the pool and those there are."""
+    fine = Change(at_s=1.0, pool="decode", workers=1)
+    whole = elastic(disaggregated(), fine, Change(at_s=3.0, **change))
+    with pytest.raises(ConfigError, match=r"^changes\[1\]\.pool must be one of prefill, decode"):
         run(whole, traffic([0.0], 8, 8), RunOptions())
+
+
+@pytest.mark.parametrize(
+    ("change", "key"), [({"fail": 2}, "fail"), ({"worker": 2, "bandwidth": 0.5}, "worker")]
+)
+def test_a_change_of_a_worker_that_is_not_there_is_refused(
+    change: dict[str, Any], key: str
+) -> None:
+    """When its time has come, with the workers there have been."""
+    whole = elastic(disaggregated(1, 1), Change(at_s=0.5, **change))
+    told = rf"^changes\[0\]\.{key}: there is no worker 2 at 0\.5 s; so far there are 0 to 1$"
+    with pytest.raises(ConfigError, match=told):
+        run(whole, traffic([0.0, 1.0], 8, 80), RunOptions())
 
 
 def test_a_flipped_worker_serves_in_its_other_role_on_its_gpus() -> None:
@@ -389,5 +403,5 @@ def test_a_quota_below_the_pools_is_refused() -> None:
 def test_the_ports_of_a_worker_that_never_was_are_refused() -> None:
     """A number too high is told, as that of a worker to fail is."""
     deployment = elastic(disaggregated(2, 2), Change(at_s=0.0, worker=4, bandwidth=0.5))
-    with pytest.raises(ConfigError, match="no worker 4; so far there are 0 to 3"):
+    with pytest.raises(ConfigError, match="no worker 4 at 0 s; so far there are 0 to 3"):
         run(deployment, traffic([0.0, 1.0], 8, 8), RunOptions())
