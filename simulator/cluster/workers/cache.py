@@ -2,79 +2,80 @@
 
 A prompt's blocks have cumulative ids: one names a block's tokens and all before them, so the blocks
 that a cache has of a prompt are its first ones. Everything here goes by runs of ids that follow
-each other, never by single blocks.
+each other, never by single blocks: of a run there are the first so many, and the first so many of
+these are somebody's.
 """
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from simulator.cluster.workers.prompts import Path, PromptBlocks, common
+from simulator.cluster.workers.prompts import Path, PromptBlocks, common, first
 
 _NOBODY = -1
 """Stands for a request where blocks are kept that none has."""
 
 
-class Node:
-    """A run of blocks, ``begin`` to ``end`` of their prompts, of one ``name``.
+class Run:
+    """Blocks of one name that follow each other, ``begin`` to ``end`` of their prompts.
 
-    ``users`` are the requests held that end with it, and those of its ``children`` that have any;
-    without any it was last let go of at ``stamp``.
+    Those up to ``held`` are somebody's: ``users`` counts the requests, and the runs ``below`` with
+    blocks of somebody, by the block up to which they need it. Of the others, those from ``start``
+    up to where the part before begins were let go of at ``stamp``: ``idle`` are these parts, the
+    last first, which are the oldest.
     """
 
-    __slots__ = ("begin", "children", "end", "name", "parent", "stamp", "users")
+    __slots__ = ("above", "begin", "below", "end", "held", "idle", "name", "users")
 
-    def __init__(self, parent: "Node | None", name: int, begin: int, end: int) -> None:
-        self.parent = parent
+    def __init__(self, above: "Run | None", begin: int, name: int) -> None:
+        self.above = above
+        self.begin = self.held = self.end = begin
         self.name = name
-        self.begin, self.end = begin, end
-        self.children: dict[int, Node] = {}
-        self.users = 0
-        self.stamp = 0
+        self.below: dict[tuple[int, int], Run] = {}  # by begin and name
+        self.users: dict[int, int] = {}
+        self.idle: list[tuple[int, int]] = []  # start and stamp
 
 
 class Found(NamedTuple):
-    """The first ``blocks`` of a prompt's ``path``, which end in ``node``; ``idle`` are nobody's."""
+    """The first ``blocks`` of a prompt's ``path``, which end in ``run``; ``idle`` are nobody's."""
 
     path: Path
-    node: Node
+    run: Run
     blocks: int
     idle: int
 
 
 class Held:
-    """A request that is held: its prompt's ``path``, and ``node``, where what it has of it ends."""
+    """A request that is held: of its ``path`` the first ``blocks``, which end in ``run``."""
 
-    __slots__ = ("node", "path")
+    __slots__ = ("blocks", "path", "run")
 
-    def __init__(self, path: Path, node: Node) -> None:
-        self.path, self.node = path, node
+    def __init__(self, path: Path, run: Run, blocks: int) -> None:
+        self.path, self.run, self.blocks = path, run, blocks
 
 
 class PrefixCache:
     """Blocks of requests that are held, each counted once, and ``idle`` ones of nobody any more.
 
     Idle blocks go in the order in which they were let go of, those at the end of a prompt before
-    those they follow. A request costs the runs of its prompt and the places where others' prompts
-    part from it, and O(log n) for what is let go of and goes. Whoever listens is told (``tell``) of
-    blocks that come and go: the path that ends with them, the first of them, and whether they came.
-    ``stored`` hears of the path that ends with blocks just computed, ``evicts`` of one that ends
-    with blocks that are about to make room.
+    those they follow. A request costs the runs of its prompt, and O(log n) for what is let go of
+    and goes. Whoever listens is told (``tell``) of blocks that come and go: the path that ends with
+    them, the first of them, and whether they came. ``stored`` hears of the path that ends with
+    blocks just computed, ``evicts`` of one that ends with blocks that are about to make room.
     """
 
     __slots__ = (
+        "_crowded",
         "_followers",
         "_heap",
         "_held",
-        "_nodes",
         "_path_of",
         "_root",
-        "_serial",
         "_size",
-        "_stamp",
         "evicted",
         "evicts",
         "idle",
+        "stamp",
         "stored",
         "tell",
     )  # fmt: skip
@@ -87,15 +88,15 @@ class PrefixCache:
         self.stored: Callable[[Path], None] | None = None
         self.evicts: Callable[[Path], None] | None = None
         self.evicted = 0
-        self._stamp = self._serial = 0
+        self.stamp = 0  # when blocks were last let go of, as a count
         self.clear()
 
     def clear(self) -> None:
         """Lose everything."""
-        self._root = Node(None, -1, 0, 0)
-        self._heap: list[tuple[int, int, Node]] = []  # leaves; may hold stale entries
+        self._root = Run(None, 0, -1)
+        self._heap: list[tuple[int, int, Run]] = []  # idle parts: stamp, -begin; some are no more
+        self._crowded = 64  # parts, above which those that are no more are taken out
         self._held: dict[int, Held] = {}
-        self._nodes = 0
         self.idle = 0
 
     # --- looking -------------------------------------------------------------------------------
@@ -106,27 +107,23 @@ class PrefixCache:
 
     def match(self, path: Path, most: int) -> Found:
         """Return what is there of the first ``most`` blocks of a path."""
-        node, at, idle = self._root, 0, 0
-        for end, name in path:
-            upto = end if end < most else most
-            while at < upto:
-                if at == node.end:
-                    child = node.children.get(name)
-                    if child is None:
-                        return Found(path, node, at, idle)
-                    node = child
-                elif node.name != name:
-                    return Found(path, node, at, idle)
-                reach = upto if upto < node.end else node.end
-                if not node.users:
-                    idle += reach - at
-                at = reach
-        return Found(path, node, at, idle)
+        run, at, idle = self._root, 0, 0
+        for stop, name in path:
+            below = run.below.get((at, name)) if at < most else None
+            if below is None:
+                break
+            run, upto = below, stop if stop < most else most
+            at = upto if upto < run.end else run.end
+            if run.held < at:
+                idle += at - run.held
+            if at < stop:
+                break
+        return Found(path, run, at, idle)
 
     def shared(self, request: int) -> int:
         """Return how many blocks of what a request has are known by name."""
         held = self._held.get(request)
-        return held.node.end if held else 0
+        return held.blocks if held else 0
 
     # --- holding -------------------------------------------------------------------------------
 
@@ -134,11 +131,8 @@ class PrefixCache:
         """Let a request have what was found of its prompt."""
         if not found.path:
             return
-        node = found.node
-        if found.blocks < node.end:
-            node = self._split(node, found.blocks)
-        self._held[request] = Held(found.path, node)
-        self._pin(node)
+        self._held[request] = Held(found.path, found.run, found.blocks)
+        self._pin(found.run, found.blocks)
 
     def computed(self, request: int, tokens: int) -> int:
         """Hear that a held request's first ``tokens`` tokens are (being) computed.
@@ -146,48 +140,77 @@ class PrefixCache:
         Returns:
             How many of its blocks others that are held have too: it gives its own back.
         """
-        held = self._held.get(request)
-        if held is None:
+        held, most = self._held.get(request), tokens // self._size
+        if held is None or most <= held.blocks:
             return 0
-        most, before, both = tokens // self._size, held.node, 0
-        node, known = before, -1  # up to where others had it, once that is found
-        for end, name in held.path:
-            upto = end if end < most else most
-            while node.end < upto:
-                child = node.children.get(name)
-                if child is None:
-                    known = node.end if known < 0 else known
-                    node = self._grow(node, name, upto, alone=node is before)
-                    continue
-                if child.end > upto:
-                    child = self._split(child, upto)
-                if child.users:
-                    both += child.end - child.begin
-                node = child
-        if node is not before:
-            held.node = node
-            self._pin(node)
-            before.users -= 1  # it keeps one: its child is held
-        if known >= 0 and self.tell is not None:
-            self.tell(self._way_to(node, node.end), known, True)
-        if known >= 0 and self.stored is not None:
-            self.stored(self._way_to(node, node.end))
+        run, had, start, both, new = held.run, held.blocks, 0, 0, -1
+        for stop, name in held.path:
+            upto = stop if stop < most else most
+            if upto > had:
+                if start >= had:
+                    run = run.below.get((start, name)) or self._grow(run, start, name)
+                if run.held > had:
+                    both += min(run.held, upto) - max(had, start)
+                if run.end < upto:
+                    new = run.end if new < 0 else new
+                    self.idle += upto - run.end  # until it is pinned
+                    run.end = upto
+            start = upto
+            if upto == most:
+                break
+        if start > had:
+            self._pin(run, start)
+            self._unpin(held.run, had)  # of which it has one still: what is held beyond
+            held.run, held.blocks = run, start
+        if new >= 0:
+            self._came(first(held.path, start), new)
         return both
+
+    @staticmethod
+    def _grow(above: Run, begin: int, name: int) -> Run:
+        run = above.below[begin, name] = Run(above, begin, name)
+        return run
+
+    def _came(self, path: Path, begin: int) -> None:
+        """Tell of the blocks from ``begin`` on that end a path."""
+        if self.tell is not None:
+            self.tell(path, begin, True)
+        if self.stored is not None:
+            self.stored(path)
 
     def keep(self, path: Path) -> int:
         """Have blocks that nobody holds, all of a path, as those let go of last; count the new."""
         before = self.idle
-        self._held[_NOBODY] = Held(path, self._root)
-        self._pin(self._root)
+        self.hold(_NOBODY, Found(path, self._root, 0, 0))
         self.computed(_NOBODY, path[-1][0] * self._size)
         self.release(_NOBODY)
         return self.idle - before
 
+    def _pin(self, run: Run, upto: int) -> None:
+        """Have one user more of what leads to a run's block, all of which is held from now on."""
+        while (above := run.above) is not None:
+            run.users[upto] = run.users.get(upto, 0) + 1
+            before = run.held
+            if upto <= before:
+                return
+            self.idle -= upto - before
+            run.held = upto
+            if run.idle:
+                self._take_up(run, upto)
+            if before > run.begin:
+                return  # what is above knows of it
+            run, upto = above, run.begin
+
     @staticmethod
-    def _alone(node: Node, name: int) -> bool:
-        """Tell whether a node of this name has a single user, whose blocks end with it."""
-        same = node.name == name and node.parent is not None
-        return same and node.users == 1 and not node.children
+    def _take_up(run: Run, upto: int) -> None:
+        """Have none of a run's blocks up to one be idle."""
+        idle = run.idle
+        while idle and idle[-1][0] < upto:
+            _, stamp = idle.pop()
+            end = idle[-1][0] if idle else run.end
+            if end > upto:
+                idle.append((upto, stamp))
+                return
 
     def goes_on(self, request: int, tokens: int) -> int:
         """Hear that a request's answer is whole: ``tokens`` of its prompt and answer are there.
@@ -202,69 +225,39 @@ class PrefixCache:
         if held is None or followers is None or followers[request] < 0:
             return 0
         path = self._path_of(followers[request])
-        shared = min(common(held.path, path), held.node.end)
-        if not self._own_from(held.node, shared):
+        shared = min(common(held.path, path), held.blocks)
+        if not self._own_from(held, shared):
             return 0
-        if held.node.end > shared and self.tell is not None:
-            self.tell(self._way_to(held.node, held.node.end), shared, False)
-        held.node, held.path = self._cut(held.node, shared), path
+        if held.blocks > shared and self.tell is not None:
+            self.tell(first(held.path, held.blocks), shared, False)
+        self._cut(held, shared)
+        held.path = path
         return self.computed(request, tokens)
 
     @staticmethod
-    def _own_from(node: Node, begin: int) -> bool:
-        """Tell whether a request that ends with a node has its blocks from ``begin`` on alone."""
-        branches = 0
-        while node.end > begin:
-            if node.users != 1 or len(node.children) != branches or node.parent is None:
+    def _own_from(held: Held, begin: int) -> bool:
+        """Tell whether a request has its blocks from one on alone, and none go on from them."""
+        run, upto, onward = held.run, held.blocks, 0
+        while upto > begin and run.above is not None:
+            others = sum(count for at, count in run.users.items() if at > begin) - 1
+            goes_on = sum(below.begin > begin for below in run.below.values()) - onward
+            if others or goes_on or run.end > upto:
                 return False
-            node, branches = node.parent, 1
+            run, upto, onward = run.above, run.begin, 1
         return True
 
-    def _cut(self, node: Node, end: int) -> Node:
-        """Take the blocks from ``end`` on out of the tree, which one request has alone."""
-        while node.begin >= end and node.parent is not None and node.end > end:
-            parent = node.parent
-            del parent.children[node.name]
-            node.parent = None
-            self._nodes -= 1
-            node = parent
-        if node.end > end:
-            node.end = end
-            node.children.clear()
-        return node
-
-    def _grow(self, node: Node, name: int, end: int, *, alone: bool) -> Node:
-        """Add blocks up to ``end`` after a node; to itself if it is a request's ``alone``."""
-        if alone and self._alone(node, name):
-            node.end = end
-            return node
-        child = Node(node, name, node.end, end)
-        node.children[name] = child
-        self._nodes += 1
-        self.idle += end - node.end
-        return child
-
-    def _pin(self, node: Node) -> None:
-        """Count one user more, and with the first the blocks as held."""
-        while node.parent is not None:
-            node.users += 1
-            if node.users > 1:
-                return
-            self.idle -= node.end - node.begin
-            node = node.parent
-        node.users += 1
-
-    def _split(self, lower: Node, at: int) -> Node:
-        """Divide a node; return the part that ends with block ``at``."""
-        parent = lower.parent
-        assert parent is not None  # noqa: S101 - the root has no blocks to divide
-        upper = Node(parent, lower.name, lower.begin, at)
-        upper.stamp, upper.users = lower.stamp, 1 if lower.users else 0
-        upper.children[lower.name] = lower
-        parent.children[lower.name] = upper
-        lower.parent, lower.begin = upper, at
-        self._nodes += 1
-        return upper
+    @staticmethod
+    def _cut(held: Held, end: int) -> None:
+        """Take a request's blocks from ``end`` on out of the tree, which it has alone."""
+        run, upto = held.run, held.blocks
+        while run.above is not None and run.begin >= end and upto > end:
+            del run.above.below[run.begin, run.name]
+            run, upto = run.above, run.begin
+        if upto > end:
+            del run.users[upto]
+            run.users[end] = run.users.get(end, 0) + 1
+            run.held = run.end = end
+        held.run, held.blocks = run, end
 
     # --- letting go ----------------------------------------------------------------------------
 
@@ -273,109 +266,91 @@ class PrefixCache:
         held = self._held.pop(request, None)
         if held is None:
             return 0
-        self._stamp += 1
-        node = held.node
-        while node.parent is not None:
-            node.users -= 1
-            if node.users:
-                return node.end
-            node.stamp = self._stamp
-            self.idle += node.end - node.begin
-            if not node.children:
-                self._rank(node)
-            self._take_in_parents(node)
-            node = node.parent
-        node.users -= 1
+        self.stamp += 1
+        return self._unpin(held.run, held.blocks)
+
+    def _unpin(self, run: Run, upto: int) -> int:
+        """Have one user fewer of what leads to a run's block; return up to where others have it."""
+        while (above := run.above) is not None:
+            users = run.users
+            users[upto] -= 1
+            if users[upto]:
+                return upto
+            del users[upto]
+            if upto < run.held:
+                return upto
+            run.held = max(users, default=run.begin)
+            self._let_go(run, upto)
+            if users:
+                return run.held
+            run, upto = above, run.begin
         return 0
 
-    def _take_in_parents(self, node: Node) -> None:
-        """Make one of a node and those above it that were held for its sake and nobody else's."""
-        while (parent := node.parent) is not None and (above := parent.parent) is not None:
-            if parent.name != node.name or parent.users > 1 or len(parent.children) > 1:
-                return
-            self.idle += parent.end - parent.begin
-            node.begin, node.parent = parent.begin, above
-            above.children[node.name] = node
-            parent.parent = None
-            self._nodes -= 1
-
-    def _rank(self, leaf: Node) -> None:
-        """Let a leaf of nobody go when it is its turn."""
-        self._serial += 1
-        heappush(self._heap, (leaf.stamp, self._serial, leaf))
-        if len(self._heap) > 4 * self._nodes + 64:
-            self._heap = [entry for entry in self._heap if self._due(entry)]
+    def _let_go(self, run: Run, upto: int) -> None:
+        """Let a run's blocks from where it is held up to one go when it is their turn."""
+        self.idle += upto - run.held
+        run.idle.append((run.held, self.stamp))
+        heappush(self._heap, (self.stamp, -run.begin, run))
+        if len(self._heap) > self._crowded:
+            self._heap = [entry for entry in self._heap if self._is_idle(entry)]
             heapify(self._heap)
+            self._crowded = 2 * len(self._heap) + 64
 
     @staticmethod
-    def _due(entry: tuple[int, int, Node]) -> bool:
-        stamp, _, node = entry
-        gone = node.parent is None
-        return not (gone or node.users or node.children) and node.stamp == stamp
+    def _is_idle(entry: tuple[int, int, Run]) -> bool:
+        """Tell whether there is still anything of a part that was let go of."""
+        stamp, _, run = entry
+        return any(each == stamp for _, each in run.idle)
+
+    def _oldest(self) -> Run:
+        """Return the run whose last blocks were let go of first."""
+        heap = self._heap
+        while True:
+            stamp, _, run = heap[0]
+            if run.idle and run.idle[0][1] == stamp:
+                return run
+            heappop(heap)
 
     def fit(self, room: int) -> None:
         """Drop idle blocks until at most ``room`` are left."""
-        told: set[Node] = set()
+        told: dict[Run, int] = {}
         while self.idle > room:
-            entry = self._heap[0]
-            if not self._due(entry):
-                heappop(self._heap)
-                continue
-            leaf, surplus = entry[2], self.idle - room
-            size = leaf.end - leaf.begin
+            run = self._oldest()
+            begin = max(run.idle[0][0], run.end - (self.idle - room))
             if self.tell is not None:
-                first = max(leaf.begin, leaf.end - surplus)
-                self.tell(self._way_to(leaf, leaf.end), first, False)
-            if self.evicts is not None and leaf not in told:
-                self.evicts(self._way_to(leaf, leaf.end))
-                self._tell_above(leaf, told)
-            if surplus < size:
-                leaf.end -= surplus
-                self._count(surplus)
-                return
-            heappop(self._heap)
-            self._count(size)
-            self._drop(leaf)
+                self.tell(self._way_to(run), begin, False)
+            if self.evicts is not None and told.get(run, 0) < run.end:
+                self.evicts(self._way_to(run))
+                self._tell_above(run, told)
+            self._drop(run, begin)
 
     @staticmethod
-    def _tell_above(leaf: Node, told: set[Node]) -> None:
-        """Note what lies on the way to a leaf: who heard of this one has heard of them."""
-        node = leaf.parent
-        while node is not None and node not in told:
-            told.add(node)
-            node = node.parent
-
-    @property
-    def stamp(self) -> int:
-        """When blocks were last let go of, as a count."""
-        return self._stamp
+    def _tell_above(run: Run, told: dict[Run, int]) -> None:
+        """Note what lies on the way to a run's end: who heard of this has heard of that."""
+        above, upto = run, run.end
+        while above.above is not None and told.get(above, 0) < upto:
+            told[above] = upto
+            above, upto = above.above, above.begin
 
     def expire(self, stamp: int) -> None:
         """Drop all that was let go of at ``stamp`` or before."""
-        while self._heap and self._heap[0][0] <= stamp:
-            entry = heappop(self._heap)
-            if self._due(entry):
-                self._count(entry[2].end - entry[2].begin)
-                self._drop(entry[2])
+        while self.idle and (run := self._oldest()).idle[0][1] <= stamp:
+            self._drop(run, run.idle[0][0])
 
-    def _way_to(self, node: Node, end: int) -> Path:
-        """Return the path of the blocks up to ``end`` in a node."""
-        path = [(end, node.name)]
-        while (above := node.parent) is not None and above.parent is not None:
-            if above.name != path[-1][1]:
-                path.append((above.end, above.name))
-            node = above
+    def _way_to(self, run: Run) -> Path:
+        """Return the path of the blocks up to the end of a run."""
+        path = [(run.end, run.name)]
+        while (above := run.above) is not None and above.above is not None:
+            path.append((run.begin, above.name))
+            run = above
         return tuple(reversed(path))
 
-    def _count(self, blocks: int) -> None:
-        self.idle -= blocks
-        self.evicted += blocks
-
-    def _drop(self, leaf: Node) -> None:
-        parent = leaf.parent
-        assert parent is not None  # noqa: S101 - the root is no leaf
-        del parent.children[leaf.name]
-        leaf.parent = None
-        self._nodes -= 1
-        if parent.parent is not None and not (parent.children or parent.users):
-            self._rank(parent)
+    def _drop(self, run: Run, begin: int) -> None:
+        """Drop a run's last blocks from ``begin`` on, which are those let go of first."""
+        self.idle -= run.end - begin
+        self.evicted += run.end - begin
+        run.end = begin
+        if run.idle[0][0] == begin:
+            del run.idle[0]
+        if begin == run.begin and run.above is not None:
+            del run.above.below[run.begin, run.name]

@@ -180,6 +180,8 @@ def common(one: Path, other: Path) -> int:
 
 def first(path: Path, blocks: int) -> Path:
     """Return the path of a path's first ``blocks``, of which it has as many."""
+    if path and path[-1][0] == blocks:
+        return path
     kept: list[tuple[int, int]] = []
     for end, name in path:
         kept.append((min(end, blocks), name))

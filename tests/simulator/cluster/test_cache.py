@@ -1,5 +1,6 @@
 """The prefix cache equals one that goes block by block, and finds what whole traces share."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_cache import PlainCache, named
 
-from simulator.cluster.workers.cache import Node, PrefixCache
+from simulator.cluster.workers.cache import PrefixCache, Run
 from simulator.cluster.workers.prompts import PromptBlocks, blocks_of
 from simulator.errors import ConfigError
 from workloads.readers import read_trace
@@ -91,23 +92,36 @@ def test_equals_the_plain_cache(
 
 
 def check_tree(cache: PrefixCache) -> None:
-    """Look through all nodes: their blocks, their users and their number are what is counted."""
-    ends = [held.node for held in cache._held.values()]
-    nodes, idle, stack = 0, 0, [cache._root]
+    """Look through all runs: their blocks, their users and what is idle are what is counted."""
+    ends = [(held.run, held.blocks) for held in cache._held.values()]
+    idle, stack = 0, [cache._root]
     while stack:
-        node: Node = stack.pop()
-        stack += node.children.values()
-        users = sum(child.users > 0 for child in node.children.values())
-        assert node.users == users + sum(each is node for each in ends)
-        if node is cache._root:
+        run: Run = stack.pop()
+        stack += run.below.values()
+        for (begin, name), below in run.below.items():
+            assert (below.name, below.begin, below.above) == (name, begin, run)
+            assert run.begin < begin <= run.end or run is cache._root
+        if run is cache._root:
             continue
-        nodes += 1
-        assert node.begin < node.end
-        idle += 0 if node.users else node.end - node.begin
-        for name, child in node.children.items():
-            assert (child.name, child.begin, child.parent) == (name, node.end, node)
-            assert child.users or node.users or child.stamp <= node.stamp
-    assert (nodes, idle) == (cache._nodes, cache.idle)
+        users = Counter(upto for each, upto in ends if each is run)
+        users.update(below.begin for below in run.below.values() if below.held > below.begin)
+        assert run.users == users
+        assert run.begin <= run.held == max(users, default=run.begin) <= run.end > run.begin
+        idle += run.end - run.held
+        check_parts(run)
+    assert idle == cache.idle
+
+
+def check_parts(run: Run) -> None:
+    """Look through a run's idle parts: towards its begin, and above it, they are ever younger."""
+    starts, stamps = [start for start, _ in run.idle], [stamp for _, stamp in run.idle]
+    assert starts == sorted(set(starts), reverse=True)
+    assert (starts[-1] if starts else run.end) == run.held
+    assert not starts or starts[0] < run.end
+    assert stamps == sorted(set(stamps))
+    above = run.above
+    if stamps and above is not None and above.held < run.begin:
+        assert stamps[-1] <= next(stamp for start, stamp in above.idle if start < run.begin)
 
 
 @given(drawn=trees(), size=st.integers(1, 9))
