@@ -7,10 +7,9 @@ from stepping. This module alone touches simpy's private queue (hence ``simpy<5`
 """
 
 import gc
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from heapq import heappop, heappush
-from typing import Any
 
 from simpy import Environment
 from simpy.events import Event
@@ -36,13 +35,14 @@ HANDOVER, SCRAPE, HELD, CONTROL, REBALANCE, GAUGES = range(_COMPONENTS - 6, _COM
 
 
 class _Wake(Event):
-    """An event that has succeeded from birth: it only waits for its time."""
+    """An event that has succeeded from birth: put into the queue it only waits for its time."""
 
     _ok = True
     _value = None
+    callbacks: list[Callable[[Event], None]] | None = None  # type: ignore[assignment]
 
     def __init__(self) -> None:
-        self.callbacks = []
+        pass  # what simpy would note of it is not asked for
 
 
 class Clock:
@@ -139,53 +139,40 @@ class Alarm:
     ``turn`` is where the wake-up last set stands among ties; it goes on the clock when it rings.
     """
 
-    __slots__ = ("_armed", "_queue", "_rank", "_turns", "clock", "event", "turn")
+    __slots__ = ("_event", "_queue", "_rank", "_rings", "_turns", "clock", "turn")
 
     def __init__(self, clock: Clock, component: int) -> None:
         self.clock = clock
         self._queue = clock.env._queue
         self._rank = clock.first_rank + (component + 1) * _SERIALS  # simpy's own are below
         self._turns = [turn_of(priority, component) for priority in range(TICK + 1)]
-        self._armed = False
+        self._rings: list[Callable[[Event], None]] = []
+        self._event = _Wake()  # has callbacks as long as it waits to ring
         self.turn = 0
-        self.event: Event = _Wake()
+
+    def wakes(self, wake: Callable[[float], None]) -> None:
+        """Have a component do what is due, given the time, whenever it rings: its whole life."""
+        clock, env = self.clock, self.clock.env
+        if clock.owner:
+            wake = settings_of(clock.owner)(wake)
+
+        def ring(_: Event) -> None:
+            clock.turn = self.turn
+            wake(env._now)
+
+        self._rings.append(ring)
 
     def set(self, when: float, priority: int) -> None:
         """Wake the component at ``when`` (absolute seconds, not in the past), and only then."""
-        event = self.event
-        waiting = event.callbacks
-        if waiting is None:  # it has just rung: the same event serves again
-            event.callbacks = []
-        elif self._armed:  # the old entry stays in simpy's queue, with nobody waiting for it
-            event.callbacks = []
-            self.event = event = _Wake()
-            event.callbacks = waiting
-        self._armed = True
+        if self._event.callbacks is not None:
+            self.cancel()
+        self._event.callbacks = self._rings
         self.turn = self._turns[priority]
         self._rank += 1
-        heappush(self._queue, (when, priority, self._rank, event))  # type: ignore[misc]
+        heappush(self._queue, (when, priority, self._rank, self._event))  # type: ignore[misc]
 
     def cancel(self) -> None:
         """Let the component sleep on, whatever it was set to."""
-        if self._armed and self.event.callbacks is not None:
-            waiting, self.event.callbacks = self.event.callbacks, []
-            self.event = _Wake()
-            self.event.callbacks = waiting
-            self._armed = False
-
-    def rest(self) -> None:
-        """Wait to be set: the alarm has rung and nobody has set it since."""
-        self.event.callbacks = []
-        self._armed = False
-
-
-def sleeper(alarm: Alarm, wake: Callable[[float], None]) -> Generator[Event, Any, None]:
-    """Sleep until the alarm rings, do what is due ``now``, sleep again: a component's life."""
-    clock, env = alarm.clock, alarm.clock.env
-    with settings_of(clock.owner):
-        while True:
-            yield alarm.event
-            clock.turn = alarm.turn
-            wake(env._now)
-            if alarm.event.callbacks is None:
-                alarm.rest()
+        if self._event.callbacks is not None:
+            self._event.callbacks = []  # this one stays in simpy's queue, and wakes nobody
+            self._event = _Wake()

@@ -1,4 +1,4 @@
-"""Things that happen to requests some time from now: one process for each kind."""
+"""Things that happen to requests some time from now: one alarm for each kind."""
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush

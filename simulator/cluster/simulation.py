@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from simulator.clients import Clients
 from simulator.cluster.audit import audit
-from simulator.cluster.clock import ENTRY, Alarm, Clock, collection_paused, sleeper
+from simulator.cluster.clock import ENTRY, Clock, collection_paused
 from simulator.cluster.delays import Delays
 from simulator.cluster.fleet.attendant import Attendant
 from simulator.cluster.fleet.changes import schedule
@@ -234,13 +234,13 @@ class Simulation:
             started = self._carried(started)
             deliver = self._carried(deliver, self.migration.deliver)
         arrivals = Arrivals(clock, deliver)
-        self._live(arrivals.alarm, arrivals.wake)
+        arrivals.alarm.wakes(arrivals.wake)
         if sharing == "fifo":
             links: FifoLinks | SharedLinks = FifoLinks(clock, arrivals, started)
         else:
             fill = water_level if sharing == "max_min" else even_split
             links = SharedLinks(clock, arrivals, fill, started)
-        self._live(links.alarm, links.wake)
+        links.alarm.wakes(links.wake)
         return links
 
     def _carried(self, handed: Deliver, moved: Callable[[int], None] | None = None) -> Deliver:
@@ -296,7 +296,7 @@ class Simulation:
             return None
         key = key_of(self.deployment.queue, self.ledger, traffic.classes)
         held = Held(self.clock, gate, key)
-        self._live(held.alarm, self.gateway.wake)
+        held.alarm.wakes(self.gateway.wake)
         return held
 
     def _scrape(self, now: float) -> None:
@@ -360,7 +360,7 @@ class Simulation:
         leavers.entering, leavers.gateway = self.entering, self.gateway
         leavers.handoff, leavers.migration = self.handoff, self.migration
         leavers.roster = self.roster
-        self._live(leavers.alarm, leavers.wake)
+        leavers.alarm.wakes(leavers.wake)
         return leavers
 
     def _attendant(self) -> Attendant:
@@ -379,7 +379,6 @@ class Simulation:
             departures=self.departures,
             ways=self.ways,
             tiers=self.tiers,
-            live=self._live,
             joined=self.telemetry.join,
             left=self.telemetry.leave,
             migrates=self.deployment.elastic.drain.mode == "migrate",
@@ -423,26 +422,23 @@ class Simulation:
         span = float(arrival.max() - arrival.min())
         return max(0.01, span / min(max(readings, 50), 1000))
 
-    def _live(self, alarm: Alarm, wake: Callable[[float], None]) -> None:
-        self.clock.env.process(sleeper(alarm, wake))
-
     def start(self) -> None:
         """Let the first workers serve, and everything live."""
         for part in (
             *(self.source, self.entering, self.handoff.dispatched),
             *(self.fleet, self.telemetry, *self.tiers.lives),
         ):
-            self._live(part.alarm, part.wake)
+            part.alarm.wakes(part.wake)
         self.fleet.open()
         schedule(self.deployment.elastic.changes, self.fleet, self.ways)
         if self.controller is not None:
-            self._live(self.controller.alarm, self.controller.wake)
+            self.controller.alarm.wakes(self.controller.wake)
             self.controller.start()
         if self.rebalancer is not None:
-            self._live(self.rebalancer.alarm, self.rebalancer.wake)
+            self.rebalancer.alarm.wakes(self.rebalancer.wake)
             self.rebalancer.start()
         if self.scraped is not None:
-            self._live(self.scraped.alarm, self._scrape)
+            self.scraped.alarm.wakes(self._scrape)
             self.scraped.start()
         self.source.start()
         self.telemetry.start()

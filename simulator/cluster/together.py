@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from simulator.cluster.clock import CONTROL, TICK, Alarm, Clock, collection_paused, sleeper, turn_of
+from simulator.cluster.clock import CONTROL, TICK, Alarm, Clock, collection_paused, turn_of
 from simulator.cluster.fleet.estate import Estate
 from simulator.cluster.fleet.lives import SERVING
 from simulator.cluster.simulation import RunOptions, Simulation, Traffic
@@ -69,7 +69,7 @@ class Together:
             with settings_of(name):
                 each.start()
         if self.estate.quota.interval_s is not None:
-            self._clock.env.process(sleeper(self._alarm, self._wake))
+            self._alarm.wakes(self._wake)
             self._arm(self.estate.quota.interval_s)
 
     def _ticking(self) -> int:
@@ -114,7 +114,7 @@ class Together:
         self._ticks += 1
         self._alarm.set(self._ticks * interval_s, TICK)
 
-    def _wake(self, now: float) -> None:  # noqa: ARG002 - a sleeper's
+    def _wake(self, now: float) -> None:  # noqa: ARG002 - an alarm's
         """Look at all services and let their pools have what the rule says."""
         quota = self.estate.quota
         for each in self.simulations.values():

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from simulator.cluster.clock import Alarm
 from simulator.cluster.fleet.crew import Means
 from simulator.cluster.fleet.lives import Fleet, Life
 from simulator.cluster.moves.departures import Departures
@@ -25,8 +24,8 @@ Seen = Callable[[AnyWorker], None]
 class Attendant:
     """Lets workers of a :class:`Fleet` serve, hides those that leave, and sees to what they held.
 
-    ``live`` lets something sleep and be woken; ``joined`` and ``left`` hear of workers that serve
-    and of those that died. With ``migrates`` what a leaving decode worker has moves on.
+    ``joined`` and ``left`` hear of workers that serve and of those that died. With ``migrates``
+    what a leaving decode worker has moves on.
     """
 
     fleet: Fleet
@@ -42,7 +41,6 @@ class Attendant:
     departures: Departures
     ways: Ways
     tiers: Tiers
-    live: Callable[[Alarm, Callable[[float], None]], None]
     joined: Seen
     left: Seen
     migrates: bool
@@ -53,7 +51,7 @@ class Attendant:
         if life.why != "initial" and not life.flipped:
             worker.slow_steps = self.startup.slow_steps
             worker.slow_factor = self.startup.slow_factor
-        self.live(worker.alarm, worker.wake)
+        worker.alarm.wakes(worker.wake)
         self._listen(worker)
         self.roster.add(worker)
         self.joined(worker)

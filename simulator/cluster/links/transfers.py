@@ -83,7 +83,7 @@ Deliver = Callable[[int, float], None]
 
 
 class Arrivals:
-    """Delivers at given times, in the order of time and request: one process for all links.
+    """Delivers at given times, in the order of time and request: one alarm for all links.
 
     ``component`` is its place among ties.
     """

@@ -7,7 +7,7 @@ flows at once, first-come-first-served from walking the whole queue.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from simulator.cluster.clock import ARRIVAL, SOURCE, Alarm, Clock, sleeper
+from simulator.cluster.clock import ARRIVAL, SOURCE, Alarm, Clock
 from simulator.cluster.links.sharing import SharedLinks, even_split, water_level
 from simulator.cluster.links.transfers import Arrivals, FifoLinks, Flow, Port
 
@@ -63,7 +63,7 @@ class Live:
             (self.links.alarm, self.links.wake),
             (self.alarm, self.submit),
         ):
-            self.clock.env.process(sleeper(alarm, wake))
+            alarm.wakes(wake)
         self.order = sorted(range(len(jobs)), key=lambda at: jobs[at].at)
         self.alarm.set(jobs[self.order[0]].at, ARRIVAL)
 

@@ -17,7 +17,6 @@ from simulator.cluster.clock import (
     Alarm,
     Clock,
     collection_paused,
-    sleeper,
     turn_of,
 )
 
@@ -33,7 +32,7 @@ class Bells:
         self.turns: list[int] = []
         self.alarms = [Alarm(self.clock, component) for component in range(components)]
         for component, alarm in enumerate(self.alarms):
-            self.clock.env.process(sleeper(alarm, self.listener(component)))
+            alarm.wakes(self.listener(component))
 
     def listener(self, component: int):  # type: ignore[no-untyped-def]
         """Return what notes the times of one component."""
@@ -127,7 +126,7 @@ def test_the_last_thing_of_an_instant_comes_after_all_else() -> None:
 
 
 def test_pending_counts_what_waits() -> None:
-    """Each set alarm is one entry, once the processes have begun."""
+    """Each set alarm is one entry, and nothing else waits."""
     bells = Bells(3)
     for component, alarm in enumerate(bells.alarms):
         alarm.set(5.0 + component, TICK)

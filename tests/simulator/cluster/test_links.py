@@ -7,7 +7,7 @@ import pytest
 from builders import A_FABRIC, A_GPU, A_MODEL, LinearLatency, disaggregated, traffic
 
 from hardware.link import Link
-from simulator.cluster.clock import Clock, sleeper
+from simulator.cluster.clock import Clock
 from simulator.cluster.links.transfers import Arrivals
 from simulator.cluster.simulation import RunOptions, run
 from simulator.deployment import Batching, Deployment, Transfer
@@ -37,7 +37,7 @@ def test_a_later_time_for_the_same_number_hides_no_earlier_one() -> None:
     """Whatever is due comes at its time, though the first of it goes by the last one's number."""
     clock, came = Clock(), list[tuple[float, int]]()
     arrivals = Arrivals(clock, lambda number, now: came.append((now, number)))
-    clock.env.process(sleeper(arrivals.alarm, arrivals.wake))
+    arrivals.alarm.wakes(arrivals.wake)
     for when, number in ((3.0, 1), (4.0, 2), (9.0, 1)):
         arrivals.at(when, number)
     done = clock.env.event()
