@@ -12,7 +12,7 @@ from simulator.cluster.workers.lines import KeyOf, OrderedLine
 from simulator.cluster.workers.pace import Pace
 from simulator.cluster.workers.prefill import PrefillWorker
 from simulator.cluster.workers.prompts import PromptBlocks
-from simulator.cluster.workers.timing import DecodeTimes
+from simulator.cluster.workers.timing import DecodeTimes, PromptTimes
 from simulator.cluster.workers.worker import Listener, WorkerSettings
 from simulator.deployment import Deployment, Pool
 from simulator.latency.checked import bind
@@ -47,6 +47,7 @@ class Crew:
         self.spec = worker_spec(deployment, pool)
         self._steps = bind(deployment.latency, self.spec)
         self._times = DecodeTimes(self._steps)
+        self._prompt_times = PromptTimes(self._steps)
         self.engine = Engine(
             steps=self._steps,
             gpus=self.spec.layout.gpus,
@@ -68,6 +69,7 @@ class Crew:
             batching=self.pool.batching,
             steps=self._steps,
             times=self._times,
+            prompt_times=self._prompt_times,
             gaps=self.gaps,
             recomputes=self._recomputes,
             keeps=self._keeps,
@@ -86,7 +88,7 @@ class Crew:
     def pace(self) -> Pace:
         """Return what its workers would take for some work."""
         ranks = self.spec.layout.attention_dp
-        return Pace(self.pool.batching, ranks, self._steps, self._times)
+        return Pace(self.pool.batching, ranks, self._steps.stages, self._times, self._prompt_times)
 
     def limits(self, last: "Crew") -> Limits:
         """Return what a request may need at most that comes in here and ends at ``last``."""

@@ -1,30 +1,28 @@
 """What a worker would take for some work alone: the estimates that policies are shown."""
 
-from simulator.cluster.workers.timing import DecodeTimes
+from simulator.cluster.workers.timing import DecodeTimes, PromptTimes
 from simulator.deployment import Batching
-from simulator.latency.base import Busiest, StepModel
 
 
 class Pace:
     """Seconds of a pool's workers, from the step model that the pool runs on."""
 
-    __slots__ = ("_block_size", "_budget", "_chunked", "_full_s", "_stages", "_steps", "_times")
+    __slots__ = ("_block_size", "_budget", "_chunk_s", "_chunked", "_stages", "_times")
 
     def __init__(
-        self, batching: Batching, ranks: int, steps: StepModel, times: DecodeTimes
+        self,
+        batching: Batching,
+        ranks: int,
+        stages: int,
+        times: DecodeTimes,
+        prompt_times: PromptTimes,
     ) -> None:
         self._budget = batching.rank_tokens(ranks)
         self._chunked = batching.chunked_prefill
         self._block_size = batching.block_size
-        self._steps = steps
         self._times = times
-        self._stages = steps.stages
-        self._full_s: float | None = None  # a whole budget's, once somebody asks
-
-    def _chunk_s(self, tokens: int, done: int) -> float:
-        """Return the seconds of one prompt's chunk alone, after ``done`` of its tokens."""
-        pairs = tokens * done + tokens * (tokens + 1) // 2
-        return self._steps.step_seconds(tokens, pairs, done, 1, 0, 0, Busiest(tokens, 1))
+        self._stages = stages
+        self._chunk_s = prompt_times.alone
 
     def prompt_s(self, tokens: int) -> float:
         """Return the seconds of a prompt alone, chunk by chunk."""
@@ -40,11 +38,7 @@ class Pace:
     def backlog_s(self, tokens: int) -> float:
         """Return when the next prompt may begin behind so many tokens, in full steps and a rest."""
         full, rest = divmod(tokens, self._budget)
-        seconds = 0.0
-        if full:
-            if self._full_s is None:
-                self._full_s = self._chunk_s(self._budget, 0)
-            seconds = full * self._full_s
+        seconds = full * self._chunk_s(self._budget, 0) if full else 0.0
         if rest:
             seconds += self._chunk_s(rest, 0)
         return seconds / self._stages

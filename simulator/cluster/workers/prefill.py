@@ -139,9 +139,12 @@ class PrefillWorker(Worker):
         return True
 
     def _start(self, step: Step, now: float) -> None:
-        seconds = self._seconds(
-            step.tokens, step.pairs, step.past, step.prompts, 0, 0, step.busiest
-        )
+        if step.prompts == 1:
+            seconds = self._alone(step.tokens, step.past)
+        else:
+            seconds = self._seconds(
+                step.tokens, step.pairs, step.past, step.prompts, 0, 0, step.busiest
+            )
         if self.slow_steps:
             seconds = self._slowed(seconds)
         pace = seconds / self._stages

@@ -65,7 +65,7 @@ class PromptBlocks:
         return self.paths(block_size).of(request)
 
 
-KEPT = 256
+KEPT = 4096
 """Paths that are remembered: a router asks for a prompt's, then the worker, then the next one."""
 
 

@@ -1,9 +1,11 @@
-"""A worker's decode times: cached pieces, and the same expression on scalars and arrays."""
+"""A worker's times: of decode steps, by cached pieces, on scalars and arrays; of single prompts."""
+
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.latency.base import Piece, StepModel
+from simulator.latency.base import Busiest, Piece, StepModel
 
 
 class DecodeTimes:
@@ -38,3 +40,24 @@ class DecodeTimes:
         c0, c1, c2 = np.array([piece[1:] for piece in pieces]).T
         seconds: NDArray[np.float64] = c0[chosen] + contexts * (c1[chosen] + contexts * c2[chosen])
         return seconds
+
+
+KEPT = 1 << 16
+"""Chunks whose seconds are remembered: those of like prompts come up again and again."""
+
+
+class PromptTimes:
+    """Seconds of a step with one chunk of one prompt and nothing else: ``alone(tokens, done)``.
+
+    The chunk is of ``tokens`` after ``done`` earlier ones.
+    """
+
+    __slots__ = ("_seconds", "alone")
+
+    def __init__(self, steps: StepModel) -> None:
+        self._seconds = steps.step_seconds
+        self.alone = lru_cache(KEPT)(self._alone)
+
+    def _alone(self, tokens: int, done: int) -> float:
+        pairs = tokens * done + tokens * (tokens + 1) // 2
+        return self._seconds(tokens, pairs, done, 1, 0, 0, Busiest(tokens, 1))

@@ -11,7 +11,7 @@ from simulator.cluster.workers.cache import Found, PrefixCache
 from simulator.cluster.workers.gaps import GapLog
 from simulator.cluster.workers.lines import Line, OrderedLine
 from simulator.cluster.workers.prompts import PromptBlocks
-from simulator.cluster.workers.timing import DecodeTimes
+from simulator.cluster.workers.timing import DecodeTimes, PromptTimes
 from simulator.deployment import Batching
 from simulator.latency.base import Busiest, StepModel, WorkerSpec
 
@@ -36,7 +36,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """One worker's number and means; ``times`` and ``gaps`` are its pool's, which steps alike.
+    """One worker's number and means; its times and ``gaps`` are its pool's, which steps alike.
 
     ``recomputes``: it computes anew, as its own first, the token that ended a prompt elsewhere.
     ``keeps``: it keeps computed prompts until it has no other left to compute. ``prompts`` are the
@@ -48,6 +48,7 @@ class WorkerSettings:
     batching: Batching
     steps: StepModel
     times: DecodeTimes
+    prompt_times: PromptTimes
     gaps: GapLog
     recomputes: bool = False
     keeps: bool = False
@@ -166,6 +167,7 @@ class Worker:
     """
 
     __slots__ = (
+        "_alone",
         "_clock",
         "_ledger",
         "_listener",
@@ -210,6 +212,7 @@ class Worker:
         self._ledger = ledger
         self._listener = listener
         self.settings = settings
+        self._alone = settings.prompt_times.alone
         self.number = settings.worker
         self.role = settings.spec.role
         self.load = Load.of(1)
@@ -595,12 +598,6 @@ class Worker:
         steps = -(-found // self.rank_tokens)
         chunk = -(-found // steps)
         return steps * (self._alone(chunk, 0) + self._alone(chunk, max(0, found - chunk))) / 2
-
-    def _alone(self, chunk: int, done: int) -> float:
-        """Return the seconds of a step with one chunk of one prompt."""
-        pairs = chunk * done + chunk * (chunk + 1) // 2
-        seconds = self.settings.steps.step_seconds
-        return seconds(chunk, pairs, done, 1, 0, 0, Busiest(chunk, 1))
 
     def busy_seconds(self, now: float) -> float:
         """Return the seconds this worker has spent in steps until ``now``."""
