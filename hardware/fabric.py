@@ -26,6 +26,13 @@ class Path:
     message_s: float
 
 
+SECONDS = (
+    *("setup_s", "scale_up_setup_s", "message_s", "scale_up_message_s"),
+    "collective_start_s",
+)
+"""What of a fabric is seconds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fabric:
     """How workers' GPUs are wired.
@@ -36,7 +43,9 @@ class Fabric:
     whose GPUs meet on PCIe: the hop through the host between two GPUs' own PCIe links.
     ``setup_s`` is the fixed time of a KV transfer over the network, ``efficiency`` the share of
     its line rate that a port reaches with large messages, and ``message_s`` what a GPU's process
-    takes to post one message; ``scale_up_…`` are the same inside a domain.
+    takes to post one message; ``scale_up_…`` are the same inside a domain. Collectives inside a
+    domain take ``collective_start_s`` to start, where kernels by themselves would take less: GPUs
+    that cannot read each other's memory meet in the host's.
 
     Raises:
         SpecError: a value is out of range.
@@ -54,6 +63,7 @@ class Fabric:
     scale_up_setup_s: float = 0.0
     scale_up_efficiency: float = 1.0
     scale_up_message_s: float = 0.0
+    collective_start_s: float = 0.0
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -66,7 +76,7 @@ class Fabric:
                 f"{self.domain_gpus!r}"
             )
         check_number(owner, "nics_per_gpu", self.nics_per_gpu, "NICs", above=0)
-        for name in ("setup_s", "scale_up_setup_s", "message_s", "scale_up_message_s"):
+        for name in SECONDS:
             check_number(owner, name, getattr(self, name), "s", least=0)
         for name in ("efficiency", "scale_up_efficiency"):
             check_number(owner, name, value := getattr(self, name), "of line rate", above=0)

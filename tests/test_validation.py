@@ -605,6 +605,23 @@ def test_a_gauge_that_is_no_number_is_named(tmp_path: Path) -> None:
         replay.read_runs(folder)
 
 
+def test_a_run_says_whether_its_cards_read_each_other(
+    tmp_path: Path, catalogue: Catalogue
+) -> None:
+    """Cards on PCIe without P2P meet in host memory, GPUs with NVLink never do."""
+    (measured,) = replay.read_runs(run_folder(tmp_path))
+    told = [
+        replace(measured, meta={**measured.meta, "gpu": gpu, "p2p": p2p})
+        for gpu in ("RTX PRO 6000", "H100")
+        for p2p in (True, False)
+    ]
+    names = [replay.deployment_of(each, catalogue).fabric.name for each in told]
+    assert names == ["pcie_box", "pcie_box_no_p2p", "hgx8", "hgx8"]
+    odd = replace(measured, meta={**measured.meta, "p2p": "off"})
+    with pytest.raises(ConfigError, match="p2p must be true or false but is 'off'"):
+        replay.deployment_of(odd, catalogue)
+
+
 def test_a_run_is_replayed_with_its_own_arrivals(tmp_path: Path, catalogue: Catalogue) -> None:
     """``queued_ts`` is the arrival; the other clock of ``arrival_time`` changes nothing."""
     (one,) = replay.read_runs(run_folder(tmp_path / "a"))

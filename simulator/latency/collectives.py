@@ -37,13 +37,15 @@ COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send
 class Network:
     """What joins the ranks of one worker: ports in bytes/s and GPUs per scale-up domain.
 
-    ``multicast``: its switches do over several hosts, however large domains are here.
+    ``multicast``: its switches do over several hosts, however large domains are here. What a
+    collective inside a domain takes to start is at least ``start_s``.
     """
 
     scale_up: float
     nic: float
     domain: int
     multicast: bool = False
+    start_s: float = 0.0
 
     @classmethod
     def of(cls, gpu: GPU, fabric: Fabric) -> "Network":
@@ -55,6 +57,7 @@ class Network:
             nic=min(fabric.nic(gpu).bandwidth, fabric.network.bandwidth),
             domain=fabric.domain_size(gpu),
             multicast=gpu.scale_up_multicast,
+            start_s=fabric.collective_start_s,
         )
 
     def split(self, ranks: int) -> tuple[int, int]:
@@ -91,8 +94,8 @@ def _traffic(kind: str, message: Number, local: int, domains: int) -> tuple[Numb
     return (message, 0.0 * message) if domains == 1 else (0.0 * message, message)
 
 
-def _alpha(curve: CollectiveCurve, ranks: int) -> float:
-    return curve.alpha_s + curve.rank_alpha_s * (ranks - 1) if ranks > 1 else 0.0
+def _alpha(curve: CollectiveCurve, ranks: int, least: float = 0.0) -> float:
+    return max(least, curve.alpha_s + curve.rank_alpha_s * (ranks - 1)) if ranks > 1 else 0.0
 
 
 def _all_reduce(op: Operator, network: Network, efficiency: Efficiency) -> Number:
@@ -126,7 +129,7 @@ def _reduced_inside(op: Operator, ranks: int, network: Network, efficiency: Effi
     curves = efficiency.collectives
     started = np.sign(op.message)
     times = [
-        _line(curves[name], ranks, started, op.message, each)
+        _line(curves[name], ranks, started, op.message, each, network.start_s)
         for names in kinds
         for name, each in zip(names, per_byte, strict=True)
         if name in curves
@@ -135,9 +138,14 @@ def _reduced_inside(op: Operator, ranks: int, network: Network, efficiency: Effi
 
 
 def _line(
-    curve: CollectiveCurve, ranks: int, started: Number, message: Number, per_byte: float
+    curve: CollectiveCurve,
+    ranks: int,
+    started: Number,
+    message: Number,
+    per_byte: float,
+    least: float = 0.0,
 ) -> Number:
-    return _alpha(curve, ranks) * started + message * (per_byte / curve.reached(ranks))
+    return _alpha(curve, ranks, least) * started + message * (per_byte / curve.reached(ranks))
 
 
 def ring_seconds_per_byte(ranks: int, network: Network) -> float:
@@ -159,7 +167,7 @@ def _exchange(op: Operator, network: Network, efficiency: Efficiency) -> Number:
         per_byte = ring_seconds_per_byte(op.ranks, network)
         return _line(ring, op.ranks, np.sign(op.message), op.message, per_byte)
     up, out = _traffic(op.kind, op.message, local, domains)
-    alpha = _alpha(curve, local) + _alpha(across, domains)
+    alpha = _alpha(curve, local, network.start_s) + _alpha(across, domains)
     inside = up / (network.scale_up * curve.reached(local))
     outside = out / (network.nic * across.reached(domains))
     seconds = alpha + np.maximum(inside, outside)

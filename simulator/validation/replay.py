@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from hardware.fabric import Fabric
 from hardware.gpu import GPU
 from simulator.cluster.simulation import RunOptions, Traffic, run
 from simulator.deployment import Batching, Deployment, Pool
@@ -209,11 +210,21 @@ def deployment_of(measured: Measured, catalogue: Catalogue) -> Deployment:
     return Deployment(
         model=model,
         gpu=gpu,
-        fabric=catalogue.fabric(gpu),
+        fabric=_fabric(measured.meta, gpu, catalogue),
         latency=Roofline(engine=profile_of("vllm")),
         pools=(pool,),
         gateway_s=0.0,  # arrivals are queued_ts: the gateway is behind them
     )
+
+
+def _fabric(meta: Mapping[str, Any], gpu: GPU, catalogue: Catalogue) -> Fabric:
+    """Return what joins the GPUs; ``p2p: false`` of a run's description, through host memory."""
+    p2p = meta.get("p2p", True)
+    if type(p2p) is not bool:
+        raise ConfigError(f"--vllm: p2p must be true or false but is {p2p!r}")
+    usual = catalogue.fabric(gpu)
+    on_pcie = usual.host_bridge is not None
+    return catalogue.fabrics["pcie_box_no_p2p"] if on_pcie and not p2p else usual
 
 
 def _pool(meta: Mapping[str, Any], arguments: Mapping[str, Any], model: Model, gpu: GPU) -> Pool:

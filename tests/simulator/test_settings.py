@@ -79,6 +79,7 @@ ABSENT = {
     "pools.decode.role": "the pool's own name",
     "pools.mixed.role": "the pool's own name",
     "fabric.host_bridge": "+fabric.host_bridge: boxes with NVLink have none",
+    "fabric.collective_start_s": "+fabric.collective_start_s: only without P2P above 0",
     "hardware.scale_up_multicast": "+hardware.scale_up_multicast: racks alone have several hosts",
     "hardware.host_factor": "+hardware.host_factor: only Grace's differs from 1",
     "workload.input_lengths.median": "+…median, in place of mu",

@@ -1,5 +1,6 @@
 """Collectives: what a group that leaves its domain costs beside one that stays."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -76,6 +77,36 @@ def test_a_larger_rack_never_reduces_sooner(spec_from: Any) -> None:
             seconds(spec_from, "gb200_nvl72", "nvl72", ranks, message) for ranks in (8, 16, 32, 64)
         ]
         assert times == sorted(times)
+
+
+@pytest.mark.parametrize(
+    ("message", "us"), [(2**14, 20.5), (2**18, 39.3), (2**21, 157.5), (2**24, 1117.6)]
+)
+def test_cards_without_p2p_reduce_as_measured(message: int, us: float, spec_from: Any) -> None:
+    """Two RTX PRO 6000s through host memory, vLLM 0.19 (AIConfigurator)."""
+    took = seconds(spec_from, "rtx_pro_6000_server", "pcie_box_no_p2p", 2, float(message))
+    assert took == pytest.approx(us * 1e-6, rel=0.1)
+
+
+def test_nothing_starts_before_the_fabric_lets_it(spec_from: Any) -> None:
+    """Gathers inside a box wait as all-reduces do; kernels that start later are as before."""
+    card = spec_from("hardware", "rtx_pro_6000_server", GPU)
+    box = spec_from("fabric", "pcie_box", Fabric)
+    efficiency = load(card.architecture)
+    for kind in ("all_reduce", "all_gather", "reduce_scatter"):
+        op = Operator(name="", kind=kind, message=1.0, ranks=2)
+        early, late = (
+            float(
+                collective_seconds(
+                    op, Network.of(card, replace(box, collective_start_s=start)), efficiency
+                )
+            )
+            for start in (0.0, 1e-3)
+        )
+        assert early < 1e-4
+        assert late == pytest.approx(1e-3, rel=1e-3)
+        soon = replace(box, collective_start_s=1e-9)
+        assert float(collective_seconds(op, Network.of(card, soon), efficiency)) == early
 
 
 def test_cards_without_p2p_reduce_more_slowly(spec_from: Any) -> None:
