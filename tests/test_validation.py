@@ -605,9 +605,7 @@ def test_a_gauge_that_is_no_number_is_named(tmp_path: Path) -> None:
         replay.read_runs(folder)
 
 
-def test_a_run_says_whether_its_cards_read_each_other(
-    tmp_path: Path, catalogue: Catalogue
-) -> None:
+def test_a_run_says_whether_its_cards_read_each_other(tmp_path: Path, catalogue: Catalogue) -> None:
     """Cards on PCIe without P2P meet in host memory, GPUs with NVLink never do."""
     (measured,) = replay.read_runs(run_folder(tmp_path))
     told = [

@@ -63,8 +63,9 @@ KEPT: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 """What NVIDIA's NVFP4 checkpoints keep in a dtype of their own (``exclude_modules`` of
-hf_quant_config.json): DeepSeek-V3.1 and V3.2, of whose attention only the output is quantised,
-Kimi-K2.6, GLM-5, MiniMax-M2.5 and Qwen3.5-397B-A17B; later GLM-5.x keep shared experts too."""
+hf_quant_config.json): DeepSeek-R1-0528's second version, V3.1 and V3.2, of whose attention only
+the output is quantised (of the first R1-0528 nothing: "bf16 attn"), Kimi-K2.6, GLM-5,
+MiniMax-M2.5 and Qwen3.5-397B-A17B; later GLM-5.x keep shared experts too."""
 _DEGREE = re.compile(r"(DEP|TEP|ADP|DP|TP|PP|EP)\s*(\d+)", re.IGNORECASE)
 
 

@@ -257,6 +257,12 @@ def test_narrow_weights_are_smaller_but_embeddings_stay(weights: str) -> None:
     assert held == pytest.approx(body + table * max(2.0, size))
 
 
+def test_llama_in_nvfp4_as_published() -> None:
+    """The head and the embedding alone stay in bf16: 42,709,045,632 bytes on the hub."""
+    held = weights_bytes(model("llama_3_1_70b"), Precision(weights="nvfp4"))
+    assert held == pytest.approx(42_709_045_632, rel=1e-3)
+
+
 def test_gpt_oss_in_its_published_dtypes() -> None:
     """gpt-oss-120b in MXFP4 with bf16 attention is the 65 GB it is published as."""
     precision = Precision(weights="mxfp4", attention="bf16")
