@@ -51,10 +51,12 @@ class Engine:
     on a second stream beside the routed ones: only what they compute and read is left of them.
     Without
     ``graph_sizes`` nothing is padded and every step is captured. Attention-DP ranks, whose batches
-    differ, wait for each other a share ``rank_wait`` of the GPU's seconds. ``memory`` is how the
-    engine divides a GPU's memory. ``expert_exchange`` is how their tokens meet their experts where
-    settings do not say, one of :data:`EXCHANGES`; what is gathered is quantised first with
-    ``gathers_quantized``. ``fp8_scales`` says how what enters FP8 products is quantised
+    differ, wait for each other a share ``rank_wait`` of the GPU's seconds. Microbatches of a
+    pipeline take turns at the host, each over its own sequences or, with ``turns_see_all``, over
+    those of all (its scheduler passes over what is in flight). ``memory`` is how the engine divides
+    a GPU's memory. ``expert_exchange`` is how their tokens meet their experts where settings do not
+    say, one of :data:`EXCHANGES`; what is gathered is quantised first with ``gathers_quantized``.
+    ``fp8_scales`` says how what enters FP8 products is quantised
     (:class:`~simulator.latency.passes.PassSpec`).
 
     Beside its steps, a request takes ``gateway_s`` from its arrival until it stands in a worker's
@@ -75,6 +77,7 @@ class Engine:
     sequence_s: float = 0.0
     prompt_s: float = 0.0
     rank_wait: float = 0.0
+    turns_see_all: bool = False
     overlap_scheduling: bool = False
     graph_sizes: tuple[int, ...] = ()
     graphs_prompts: bool = True
@@ -166,6 +169,14 @@ class Engine:
     def host_seconds(self, decodes: Number, prompts: Number = 0.0) -> Number:
         """Return the host's seconds of a step of so many decodes and prompt chunks."""
         return self.step_s + self.sequence_s * (prompts + decodes) + self.prompt_s * prompts
+
+    def turns_seconds(self, stages: int, decodes: Number, prompts: Number = 0.0) -> Number:
+        """Return the host's seconds of ``stages`` microbatches, each of so many, one by one.
+
+        A pipeline's iteration takes no less, whatever GPUs and host do at the same time.
+        """
+        seen = (prompts + decodes) * (stages if self.turns_see_all else 1)
+        return stages * (self.step_s + self.sequence_s * seen + self.prompt_s * prompts)
 
     def with_host(self, gpu: Number, launches: Number, host: Number) -> Number:
         """Return seconds of a step that keeps the GPU busy for so long, and the host.

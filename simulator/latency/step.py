@@ -9,7 +9,8 @@ same on scalars:
    nothing hides;
 3. attention-DP ranks wait for each other;
 4. the host launches the kernels of a step that no CUDA graph holds, which takes at least as long,
-   and does its other work, beside the GPU or after it;
+   and does its other work, beside the GPU or after it; the microbatches of a pipeline take turns
+   at it;
 5. speculation: seconds per token a sequence gains, not per step;
 6. ``scale``: a factor on all of it (there in :mod:`simulator.latency.scaling`).
 """
@@ -113,7 +114,17 @@ class Step:
         if self.host_s is not None:
             return np.maximum(gpu, launches) + self.host_s
         host = self.host_factor * self.engine.host_seconds(decodes, prompts)
-        return self.engine.with_host(gpu, launches, host)
+        seconds = self.engine.with_host(gpu, launches, host)
+        return seconds if self.stages == 1 else np.maximum(seconds, self.turns(decodes, prompts))
+
+    @property
+    def stages(self) -> int:
+        """Microbatches that are on their way through a pipeline at once."""
+        return self.spec.layout.pp
+
+    def turns(self, decodes: Number, prompts: Number) -> Number:
+        """Return the seconds that the microbatches of a pipeline take one host, turn by turn."""
+        return self.host_factor * self.engine.turns_seconds(self.stages, decodes, prompts)
 
     @property
     def waiting(self) -> float:

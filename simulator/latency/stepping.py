@@ -235,12 +235,14 @@ class RooflineSteps:
         if step.host_s is not None:
             return max(seconds, launches) + step.host_s
         engine = step.engine
-        chunks = -(-prompts * self._ranks // ranks)
-        host = engine.step_s + engine.sequence_s * (chunks + -(-batch // ranks))
+        chunks, decodes = -(-prompts * self._ranks // ranks), -(-batch // ranks)
+        host = engine.step_s + engine.sequence_s * (chunks + decodes)
         host = step.host_factor * (host + engine.prompt_s * chunks)
         if engine.overlap_scheduling:
-            return max(seconds, launches + host)
-        return max(seconds, launches) + host
+            seconds = max(seconds, launches + host)
+        else:
+            seconds = max(seconds, launches) + host
+        return seconds if step.stages == 1 else max(seconds, float(step.turns(decodes, chunks)))
 
     def _launches(self, rows: int, parts: tuple[bool, bool]) -> float:
         """Return the seconds of launching a step of ``rows``, 0 where a CUDA graph holds it.
@@ -272,10 +274,13 @@ class RooflineSteps:
         launches = self._launches(rows, (False, True))
         if step.host_s is not None:
             return scaled(at_least(pieces, launches), 1.0, step.host_s)
-        host = step.host_factor * float(step.engine.host_seconds(float(-(-batch // ranks))))
+        decodes = float(-(-batch // ranks))
+        host = step.host_factor * float(step.engine.host_seconds(decodes))
         if step.engine.overlap_scheduling:
-            return at_least(pieces, launches + host)
-        return scaled(at_least(pieces, launches), 1.0, host)
+            pieces = at_least(pieces, launches + host)
+        else:
+            pieces = scaled(at_least(pieces, launches), 1.0, host)
+        return pieces if step.stages == 1 else at_least(pieces, float(step.turns(decodes, 0.0)))
 
     def _attention_pieces(self, batch: int) -> tuple[Piece, ...]:
         """Make the pieces of decode attention, and of the drafts, and keep them."""

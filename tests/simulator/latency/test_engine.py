@@ -360,6 +360,40 @@ def test_the_host_works_on_steps_sequences_and_prompts(workers: dict[str, Worker
         assert added == pytest.approx(1e-3 + 9e-4 + 2e-3, rel=1e-9)
 
 
+@pytest.mark.parametrize("overlapped", [False, True])
+@pytest.mark.parametrize(("role", "prompts"), [("decode", 0), ("mixed", 6), ("prefill", 3)])
+def test_microbatches_take_turns_at_the_host(
+    workers: dict[str, WorkerSpec], role: str, prompts: int, overlapped: bool
+) -> None:
+    """Two stages' microbatches take a slow host twice, over their own sequences or over all."""
+    own = Engine(
+        name="own", step_s=1.0, sequence_s=0.1, prompt_s=0.5, overlap_scheduling=overlapped
+    )
+    worker = replace(workers["pipelined"], role=role)
+    batch = 0 if role == "prefill" else 8
+    args = (100 * prompts, 5050 * prompts, 0, prompts, batch, 1000 * batch)
+    each = prompts if role == "prefill" else prompts // 2
+    sequences = each + batch // 2
+    for engine, seen in ((own, 1), (replace(own, turns_see_all=True), 2)):
+        turns = 2 * (1.0 + 0.1 * seen * sequences + 0.5 * each)
+        latency = Roofline(engine=engine, host_overhead_s=None)
+        assert latency.bind(worker).step_seconds(*args) == pytest.approx(turns, rel=1e-9)
+        load = Load(tokens=100.0 * each, prompts=each, batch=batch // 2, context=500.0 * batch)
+        assert latency.pass_seconds(worker, load) == pytest.approx(turns, rel=1e-9)
+
+
+def test_no_pipeline_takes_no_turns(workers: dict[str, WorkerSpec]) -> None:
+    """One stage has one microbatch, whatever its engine would do with more."""
+    own = Engine(name="own", step_s=1.0, sequence_s=0.1, overlap_scheduling=True)
+    for name in ("dense", "dep"):
+        plain, seen = (
+            Roofline(engine=engine).bind(workers[name])
+            for engine in (own, replace(own, turns_see_all=True))
+        )
+        for args in ((0, 0, 0, 0, 64, 64_000), (900, 405_450, 0, 1, 64, 64_000)):
+            assert plain.step_seconds(*args) == seen.step_seconds(*args)
+
+
 @pytest.mark.parametrize(("name", "factor"), [("dense", 1.0), ("dep", 1.25)])
 def test_attention_ranks_wait_for_each_other(
     workers: dict[str, WorkerSpec], name: str, factor: float
