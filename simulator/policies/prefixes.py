@@ -89,7 +89,7 @@ class KvAware:
         found = pool.overlaps(request.request)
         own = -(-tokens // size)
         beneath = pool.beneath(request.request) if self.track_prefill else ()
-        credited = self._credits
+        credited = self._credits if beneath else {}
         costs = []
         for worker, blocks in enumerate(pool.kv_blocks):
             reached = found.get(worker, 0)
@@ -109,10 +109,10 @@ class KvAware:
     def choose(self, request: RoutedRequest, pool: PoolView) -> int:
         """Return the worker with the least cost, or one drawn by its cost."""
         costs = self.costs(request, pool)
-        least, most = min(costs), max(costs)
-        if not self.temperature or least == most:
+        least = min(costs)
+        spread = (max(costs) - least) * self.temperature if self.temperature else 0.0
+        if not spread:
             return _drawn([at for at, cost in enumerate(costs) if cost == least], request.draw)
-        spread = (most - least) * self.temperature
         weights = [math.exp((least - cost) / spread) for cost in costs]
         return _weighted(weights, request.draw)
 

@@ -314,9 +314,10 @@ class PrefixCache:
     def fit(self, room: int) -> None:
         """Drop idle blocks until at most ``room`` are left."""
         told: dict[Run, int] = {}
-        while self.idle > room:
+        while (surplus := self.idle - room) > 0:
             run = self._oldest()
-            begin = max(run.idle[0][0], run.end - (self.idle - room))
+            start, end = run.idle[0][0], run.end
+            begin = start if end - start < surplus else end - surplus
             if self.tell is not None:
                 self.tell(self._way_to(run), begin, False)
             if self.evicts is not None and told.get(run, 0) < run.end:

@@ -472,7 +472,8 @@ class Worker:
             return None
         step = Step(budget, ranks)
         room, chunked = step.room, batching.chunked_prefill
-        for request, partial in list(self.partial.items())[:seats]:
+        begun = list(self.partial.items())[:seats] if self.partial else ()
+        for request, partial in begun:
             rank = partial.rank
             whole = chunked or not step.chunks[rank] or self._rest_of(request) <= room[rank]
             if room[rank] > 0 and whole:  # loads end together
