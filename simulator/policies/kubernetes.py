@@ -19,6 +19,7 @@ from simulator.policies.windows import (
     Memory,
     Rate,
     Told,
+    check_metric,
     mean_since,
     nearest_rank,
     per_worker,
@@ -50,6 +51,7 @@ class PerWorker:
     tolerance: float = TOLERANCE
 
     def __post_init__(self) -> None:
+        check_metric("per_worker", self.metric)
         _positive("per_worker", "target", self.target)
 
     def wanted(self, pool: PoolSeen) -> int | None:
@@ -82,6 +84,7 @@ class Total:
     tolerance: float = TOLERANCE
 
     def __post_init__(self) -> None:
+        check_metric("total", self.metric)
         _positive("total", "target", self.target)
 
     def wanted(self, pool: PoolSeen) -> int | None:
@@ -272,6 +275,9 @@ class SloKeda:
         _positive("slo_keda", "rate_s", self.rate_s)
         if self.ttft_s is None and self.tpot_s is None:
             raise ValueError("slo_keda: needs ttft_s or tpot_s but got neither")
+        for name in ("ttft_s", "tpot_s"):
+            if getattr(self, name) is not None:
+                _positive("slo_keda", name, getattr(self, name))
         if not 0 < self.band.low < self.band.high:
             raise ValueError(f"slo_keda: band must rise from above 0 but got {self.band!r}")
         _positive("slo_keda", "average_s", self.average_s)

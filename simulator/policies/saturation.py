@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 from simulator.policies.autoscaling import Observation, PoolSeen, TrafficSeen
 from simulator.policies.engines import Engine
-from simulator.policies.windows import Limits, Memory, Told, per_worker, since
+from simulator.policies.ticks import check_interval
+from simulator.policies.windows import Limits, Memory, Told, check_metric, per_worker, since
 
 SAMPLES = 10
 """Readings of a full worker that the analyzer averages."""
+EVERY_S = 60.0
+"""Seconds between two looks of the variant autoscaler (``GLOBAL_OPT_INTERVAL``)."""
 
 
 class _Loads(NamedTuple):
@@ -34,16 +37,18 @@ class WvaTokens:
     those of waiting prompts, and of requests at the router what of their prompts is not cached and,
     but for a prefill pool, their answers. It asks for ceil((demand/``up`` − supply, pending
     workers' included) / worker) more, or floor((supply − demand/``down``) / worker) fewer, one at
-    least being left.
+    least being left. It looks every ``every_s``; what it asked for then holds until it looks again.
     """
 
     kv: float = 0.8
     queue: int = 5
     up: float = 0.85
     down: float = 0.70
+    every_s: float = EVERY_S
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        check_interval("wva_v2", "every_s", self.every_s)
         for name in ("kv", "up", "down"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(
@@ -58,6 +63,8 @@ class WvaTokens:
 
     def decide(self, pool: PoolSeen, seen: Observation, memory: Memory) -> tuple[int, str, Memory]:
         """Return the workers the pool shall have, why, and what to remember."""
+        if not _due(memory, seen.now_s, self.every_s):
+            return _stands(pool, seen, memory, self.limits)
         loads = _loads(pool)
         if pool.engine is None or not loads:
             return pool.desired, "no metric can be read", memory
@@ -69,6 +76,7 @@ class WvaTokens:
         prompt = seen.traffic.input_tokens if waiting and seen.traffic.requests else 0.0
         demand = sum(each.in_use for each in loads) + waiting * prompt + _held(pool, seen.traffic)
         wanted = self.wanted(pool, demand, worker)
+        memory = memory._replace(since_s=seen.now_s, held=wanted)
         granted, after = self.limits.apply(wanted, pool.desired, seen.now_s, memory)
         return granted, f"{demand:.0f} tokens of {worker:.0f} a worker ask for {wanted}", after
 
@@ -98,6 +106,19 @@ class WvaTokens:
         if spare > 0:
             return max(1, pool.desired - math.floor(spare / worker))
         return pool.desired
+
+
+def _due(memory: Memory, now_s: float, every_s: float) -> bool:
+    """Tell whether it is time for another look."""
+    return memory.since_s is None or now_s - memory.since_s >= every_s - 1e-9
+
+
+def _stands(
+    pool: PoolSeen, seen: Observation, memory: Memory, limits: Limits
+) -> tuple[int, str, Memory]:
+    """Return what becomes of what was asked for at the last look."""
+    granted, after = limits.apply(memory.held, pool.desired, seen.now_s, memory)
+    return granted, f"{memory.held} are still asked for", after
 
 
 def _loads(pool: PoolSeen) -> list[_Loads]:
@@ -132,16 +153,19 @@ class WvaPercent:
     saturated. One worker is added where the mean of what these have left is below ``kv_spare`` or
     ``queue_spare``, or none is left; one is taken where that would not be so with one fewer. The
     thresholds are those of the shipped ConfigMap: without it they are 0, and every worker counts as
-    saturated. Loads are the peaks of a minute there; here they are the scrape's.
+    saturated. Loads are the peaks of a minute there; here they are the scrape's. It looks every
+    ``every_s``; what it asked for then holds until it looks again.
     """
 
     kv: float = 0.80
     queue: float = 5.0
     kv_spare: float = 0.1
     queue_spare: float = 3.0
+    every_s: float = EVERY_S
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        check_interval("wva_v1", "every_s", self.every_s)
         for name in ("kv", "queue", "kv_spare", "queue_spare"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
@@ -150,9 +174,12 @@ class WvaPercent:
 
     def decide(self, pool: PoolSeen, seen: Observation, memory: Memory) -> tuple[int, str, Memory]:
         """Return the workers the pool shall have, why, and what to remember."""
+        if not _due(memory, seen.now_s, self.every_s):
+            return _stands(pool, seen, memory, self.limits)
         if not pool.waiting or not pool.kv_utilization:
             return pool.desired, "no metric can be read", memory
         wanted = self.wanted(pool, pool.waiting, pool.kv_utilization)
+        memory = memory._replace(since_s=seen.now_s, held=wanted)
         granted, after = self.limits.apply(wanted, pool.desired, seen.now_s, memory)
         return granted, f"spare capacity asks for {wanted}", after
 
@@ -196,6 +223,7 @@ class AibrixApa:
     most: int = 10
 
     def __post_init__(self) -> None:
+        check_metric("aibrix_apa", self.metric)
         if not 1 <= self.least <= self.most:
             raise ValueError(
                 f"aibrix_apa: least must lie in 1..most, {self.most!r}, but got {self.least!r}"

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from simulator.policies.autoscaling import POOLS, Observation, Plan, PoolSeen
+from simulator.policies.autoscaling import (
+    INTERVAL_S,
+    METRICS,
+    POOLS,
+    Observation,
+    Plan,
+    PoolSeen,
+)
+from simulator.policies.ticks import check_interval
 
 
 class Told(NamedTuple):
@@ -44,14 +52,31 @@ class PoolPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerPool:
-    """An autoscaler of which each pool has its own; pools not named, or not there, stay."""
+    """An autoscaler of which each pool has its own; pools not named, or not there, stay.
+
+    They are asked every ``interval_s``, over gauges read every ``scrape_s``, where nothing else is
+    said (``None``: as for any policy).
+
+    Raises:
+        ValueError: a pool that cannot be, or an interval that is too short.
+    """
 
     pools: Mapping[str, PoolPolicy]
+    interval_s: float = INTERVAL_S
+    scrape_s: float | None = None
 
     def __post_init__(self) -> None:
+        check_interval("autoscaler", "interval_s", self.interval_s)
+        if self.scrape_s is not None:
+            check_interval("autoscaler", "scrape_s", self.scrape_s)
         for name in self.pools:
             if name not in POOLS:
                 raise ValueError(f"pools must be among {', '.join(POOLS)} but got {name!r}")
+
+    @property
+    def sees(self) -> Mapping[str, object]:
+        """How often gauges are to be read for it."""
+        return {} if self.scrape_s is None else {"scrape_s": self.scrape_s}
 
     def initial(self) -> Mapping[str, Memory]:
         """Return an empty memory of each pool."""
@@ -97,7 +122,8 @@ class Behavior:
     Of several rates the one that lets most change counts (Kubernetes' ``selectPolicy: Max``).
 
     Raises:
-        ValueError: a negative window, a period of nothing, or a rate of both or neither kind.
+        ValueError: a negative window, a period of nothing, a rate of both or neither kind, or of
+            nobody.
     """
 
     window_s: float
@@ -111,6 +137,8 @@ class Behavior:
                 raise ValueError(f"behavior: period_s must be above 0 s but got {rate.period_s!r}")
             if (rate.workers is None) == (rate.percent is None):
                 raise ValueError(f"behavior: a rate has either workers or percent but got {rate!r}")
+            if not 0 < (rate.percent if rate.workers is None else rate.workers) < math.inf:
+                raise ValueError(f"behavior: a rate must be above 0 but got {rate!r}")
 
     @property
     def memory_s(self) -> float:
@@ -201,6 +229,22 @@ def _began(rate: Rate, now: int, at_s: float, memory: Memory) -> int:
         for events in (memory.ups, memory.downs)
     )
     return now - added + taken
+
+
+PER_WORKER = ("in_flight", *METRICS)
+"""Metrics that :func:`per_worker` returns."""
+
+
+def check_metric(owner: str, metric: str) -> None:
+    """Refuse a metric that no worker has.
+
+    Raises:
+        ValueError: naming those there are.
+    """
+    if metric not in PER_WORKER:
+        raise ValueError(
+            f"{owner}: metric must be one of {', '.join(PER_WORKER)} but got {metric!r}"
+        )
 
 
 def per_worker(pool: PoolSeen, metric: str) -> tuple[float, ...] | None:

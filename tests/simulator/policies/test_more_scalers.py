@@ -56,15 +56,15 @@ def test_what_a_worker_holds_is_learnt_when_it_is_full() -> None:
     _, why, memory = law.decide(usual, seen(0, traffic), Memory())
     assert "50000 tokens of 80000 a worker" in why  # 105,000 by settings, 80,000 by memory
     full = pool(1, waiting=(5,), kv_utilization=(0.6,))
-    _, why, memory = law.decide(full, seen(30, traffic), memory)
+    _, why, memory = law.decide(full, seen(60, traffic), memory)
     assert "65000 tokens of 60000 a worker" in why  # 60,000 held, and 5 prompts of 1,000
-    _, why, memory = law.decide(usual, seen(60, traffic), memory)
+    _, why, memory = law.decide(usual, seen(120, traffic), memory)
     assert "50000 tokens of 60000 a worker" in why  # remembered
     for at in range(12):
         fuller = pool(1, waiting=(9,), kv_utilization=(0.7,))
-        _, why, memory = law.decide(fuller, seen(90 + 30 * at, traffic), memory)
+        _, why, memory = law.decide(fuller, seen(180 + 60 * at, traffic), memory)
     assert len(memory.signals) == 10
-    _, why, _ = law.decide(usual, seen(900, traffic), memory)
+    _, why, _ = law.decide(usual, seen(1800, traffic), memory)
     assert "of 70000 a worker" in why  # the mean of the last ten
 
 

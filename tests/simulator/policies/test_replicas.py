@@ -8,6 +8,7 @@ from views import engine, flow
 
 from simulator.policies.autoscaling import Observation, PoolSeen, TrafficSeen
 from simulator.policies.kubernetes import Band, Hpa, PerWorker, Saturation, SloKeda, Total, expected
+from simulator.policies.saturation import AibrixApa
 from simulator.policies.serving import Kpa, RayServe
 from simulator.policies.windows import Behavior, Limits, Memory, PerPool, Rate, Told
 
@@ -299,7 +300,16 @@ def test_rays_delays_by_hand(
         lambda: Behavior(window_s=0.0, rates=(Rate(0.0, workers=1),)),
         lambda: Behavior(window_s=0.0, rates=(Rate(15.0),)),
         lambda: Behavior(window_s=0.0, rates=(Rate(15.0, 1, 5.0),)),
+        lambda: Behavior(window_s=0.0, rates=(Rate(15.0, workers=0),)),
+        lambda: Behavior(window_s=0.0, rates=(Rate(15.0, percent=-5.0),)),
         lambda: PerWorker(target=0),
+        lambda: PerWorker(metric="waits", target=1),
+        lambda: Total(metric="", target=1),
+        lambda: AibrixApa(metric="queue", target=1),
+        lambda: SloKeda(ttft_s=0.0),
+        lambda: SloKeda(tpot_s=-1.0),
+        lambda: PerPool(pools={}, interval_s=0.0),
+        lambda: PerPool(pools={}, scrape_s=0.0),
         lambda: Hpa(triggers=()),
         lambda: SloKeda(ttft_s=None, tpot_s=None),
         lambda: SloKeda(signal="guessed"),

@@ -4,7 +4,7 @@ import pytest
 from views import engine, flow, pool, seen
 
 from simulator.policies.saturation import WvaPercent, WvaTokens
-from simulator.policies.windows import Behavior, Limits, Memory
+from simulator.policies.windows import Behavior, Limits, Memory, Rate
 
 FREE = Limits(most=100, up=Behavior(window_s=0.0, rates=()), down=Behavior(window_s=0.0, rates=()))
 
@@ -65,3 +65,35 @@ def test_token_capacity_by_hand(
     shown = pool(len(waiting), coming=coming, waiting=waiting, kv_utilization=used, engine=engine())
     law = WvaTokens(limits=FREE)
     assert law.decide(shown, seen(0, flow(1.0)), Memory())[0] == wanted
+
+
+@pytest.mark.parametrize(
+    ("law", "busy", "why"),
+    [
+        (WvaPercent, (0.75, 0.75), "spare capacity asks for 3"),
+        (WvaTokens, (0.69, 0.69), "138000 tokens of 80000 a worker ask for 3"),
+    ],
+)
+def test_what_is_asked_for_holds_until_the_next_look(
+    law: type[WvaPercent | WvaTokens], busy: tuple[float, float], why: str
+) -> None:
+    """Every minute it looks; between its looks the HPA carries out what it asked for last."""
+    steps = Behavior(window_s=0.0, rates=(Rate(15.0, workers=1),))
+    policy = law(limits=Limits(most=100, up=steps, down=steps))
+    idle, full = (0.0, 0.0), pool(2, waiting=(0, 0), kv_utilization=busy, engine=engine())
+    got, told, memory = policy.decide(full, seen(0, flow(1.0)), Memory())
+    assert (got, told) == (3, why)
+    for at_s in (15, 30, 45):
+        calm = pool(2, waiting=(0, 0), kv_utilization=idle, engine=engine())
+        got, told, memory = policy.decide(calm, seen(at_s, flow(1.0)), memory)
+        assert (got, told) == (3, "3 are still asked for")
+    got, _, memory = policy.decide(calm, seen(60, flow(1.0)), memory)
+    assert got == 1
+    assert (memory.since_s, memory.held) == (60, 1)
+
+
+@pytest.mark.parametrize("law", [WvaPercent, WvaTokens])
+def test_a_look_without_a_pause_is_refused(law: type[WvaPercent | WvaTokens]) -> None:
+    """By its key."""
+    with pytest.raises(ValueError, match=r"every_s must be at least 0\.001 s but got 0"):
+        law(every_s=0.0)

@@ -34,6 +34,10 @@ DELIBERATE = {
         for name in ("dynamo_classic", "dynamo_sla", "heteroscale", "token_velocity")
         for target in ("ttft_s", "tpot_s")
     ),
+    ("autoscaler/kpa.yaml", "interval_s"),  # Knative's ticks and Ray's metrics, not Kubernetes'
+    ("autoscaler/kpa.yaml", "scrape_s"),
+    ("autoscaler/ray_serve.yaml", "interval_s"),
+    ("autoscaler/ray_serve.yaml", "scrape_s"),
     ("autoscaler/keda_slo.yaml", "ttft_s"),  # each pool is asked for the latency it makes
     ("autoscaler/keda_slo.yaml", "tpot_s"),
     ("rate_matcher/model_predictive.yaml", "startup_s"),  # as long as starts take

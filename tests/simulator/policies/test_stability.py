@@ -25,9 +25,15 @@ POLICIES = {
     "dynamo_classic": (),
     "token_velocity": (),
     "heteroscale": ("autoscaler.tokens_per_s=2000",),
+    "wva_v1": (),
     "wva_v2": (),
+    "aibrix_apa": (),
     "keda_epp": (),
+    "keda_slo": (),
+    "kpa": (),
+    "ray_serve": (),
     "hpa": (),
+    "predictive": (),
 }
 
 
@@ -113,7 +119,52 @@ def test_a_larger_budget_never_lowers_goodput_under_an_oracle() -> None:
     assert found[-1] > found[0]
 
 
-def test_no_start_up_never_hurts() -> None:
+ALIKE = (
+    *("pools.prefill.workers=1", "pools.decode.workers=1"),
+    *("workload.input_lengths.tokens=2000", "workload.output_lengths.tokens=150"),
+)
+MOVING = {
+    "swing": (
+        *("workload=fixed_swing", "workload.duration_s=300", "workload.arrivals.period_s=300"),
+        *("workload.arrivals.low=2", "workload.arrivals.high=50", *ALIKE),
+    ),
+    "step": ("workload=fixed_stages", "workload.arrivals.stages=[[6,100],[24,200]]", *ALIKE),
+}
+
+
+SELDOM = ("dynamo_sla", "dynamo_classic")
+"""Those that look once in 180 s, too seldom for five minutes."""
+FLAPS = ("dynamo_threshold", "predictive")
+"""Those whose rule adds and takes a worker by turns where workers are there at once."""
+
+
+def started(name: str, traffic: str, *seconds: int) -> list[Results]:
+    """Return runs of a policy whose workers take so long to start."""
+    return [ran(name, *MOVING[traffic], f"startup.seconds={each}") for each in seconds]
+
+
+@pytest.mark.parametrize("traffic", MOVING)
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in (*SELDOM, *FLAPS)])
+def test_no_start_up_never_hurts(name: str, traffic: str) -> None:
+    """Whatever the policy, workers that are there at once serve no fewer requests in time."""
+    at_once, soon, later = (
+        each.summary["slo_attainment"] for each in started(name, traffic, 0, 15, 45)
+    )
+    assert at_once >= max(soon, later)
+
+
+@pytest.mark.parametrize("traffic", MOVING)
+@pytest.mark.parametrize("name", FLAPS)
+def test_no_start_up_lets_a_rule_flap_that_has_nothing_against_it(name: str, traffic: str) -> None:
+    """It turns round twice as often, which takes what is gained where starts are short anyway."""
+    at_once, soon, later = started(name, traffic, 0, 15, 45)
+    turned = [sum(map(turns, steps(each, 0.0).values())) for each in (at_once, soon)]
+    assert turned[0] > 2 * turned[1]
+    assert at_once.summary["slo_attainment"] >= soon.summary["slo_attainment"] - 0.01
+    assert at_once.summary["slo_attainment"] > later.summary["slo_attainment"]
+
+
+def test_no_start_up_never_hurts_who_knows_what_comes() -> None:
     """At 0, 30 and 120 s, the planner being told of the next minute alone."""
     found = [goodput(f"startup.seconds={seconds}") for seconds in (120, 30, 0)]
     assert found == sorted(found)
