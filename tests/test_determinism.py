@@ -16,7 +16,21 @@ OVERRIDES = (
     "decode_router=random",
     "transfer.sharing=processor_sharing",
 )
-FILES = ("requests.parquet", "timeline.parquet", "events.parquet", "lives.parquet")
+SCALED = (
+    *("cluster=colocated", "workload.requests=600", "workload.arrivals.rate=20"),
+    *("pools.mixed.workers=1", "startup=hot", "startup.failure_probability=0.2"),
+    *("autoscaler=keda_epp_queue", "flow_control=utilization", "router=power_of_two"),
+    *("clients.cancel_probability=0.1", "clients.first_token_timeout_s=20"),
+    "control.observing.orphans=[mixed.waiting,router]",
+)
+SPLIT = (
+    *("workload.requests=400", "startup=hot", "autoscaler=predictive", "decode_router=random"),
+    *("rate_matcher=aiconfigurator", "rate_matcher.common.flips=true"),
+)
+RUNS = {"static": OVERRIDES, "scaled": SCALED, "split": SPLIT}
+FILES = tuple(
+    f"{name}.parquet" for name in ("requests", "timeline", "events", "lives", "decisions")
+)
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -32,11 +46,13 @@ def digests(folder: Path) -> list[str]:
     return [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES]
 
 
-def test_two_runs_and_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
-    """Two runs here and one in a fresh process leave byte-identical tables."""
+@pytest.mark.parametrize("kind", RUNS)
+def test_two_runs_and_two_processes_write_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    """Two runs here and one in a fresh process leave byte-identical tables, whatever decides."""
+    overrides = RUNS[kind]
     for name in ("one", "two"):
-        simulate(compose(OVERRIDES)).write(tmp_path / name, report=None)
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "three"), *OVERRIDES]
+        simulate(compose(overrides)).write(tmp_path / name, report=None)
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "three"), *overrides]
     subprocess.run(command, check=True, env={"PYTHONHASHSEED": "77", "PATH": ""})
     assert digests(tmp_path / "one") == digests(tmp_path / "two") == digests(tmp_path / "three")
 
