@@ -137,7 +137,7 @@ class Behavior:
                 raise ValueError(f"behavior: period_s must be above 0 s but got {rate.period_s!r}")
             if (rate.workers is None) == (rate.percent is None):
                 raise ValueError(f"behavior: a rate has either workers or percent but got {rate!r}")
-            if not 0 < (rate.percent if rate.workers is None else rate.workers) < math.inf:
+            if not 0 < (rate.workers or rate.percent or 0) < math.inf:
                 raise ValueError(f"behavior: a rate must be above 0 but got {rate!r}")
 
     @property
