@@ -122,8 +122,7 @@ class Behavior:
     Of several rates the one that lets most change counts (Kubernetes' ``selectPolicy: Max``).
 
     Raises:
-        ValueError: a negative window, a period of nothing, a rate of both or neither kind, or of
-            nobody.
+        ValueError: a negative window or rate, a period of nothing, a rate of both or neither kind.
     """
 
     window_s: float
@@ -137,8 +136,8 @@ class Behavior:
                 raise ValueError(f"behavior: period_s must be above 0 s but got {rate.period_s!r}")
             if (rate.workers is None) == (rate.percent is None):
                 raise ValueError(f"behavior: a rate has either workers or percent but got {rate!r}")
-            if not 0 < (rate.workers or rate.percent or 0) < math.inf:
-                raise ValueError(f"behavior: a rate must be above 0 but got {rate!r}")
+            if not 0 <= (rate.workers or rate.percent or 0) < math.inf:
+                raise ValueError(f"behavior: a rate must be at least 0 but got {rate!r}")
 
     @property
     def memory_s(self) -> float:

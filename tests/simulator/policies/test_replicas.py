@@ -300,7 +300,7 @@ def test_rays_delays_by_hand(
         lambda: Behavior(window_s=0.0, rates=(Rate(0.0, workers=1),)),
         lambda: Behavior(window_s=0.0, rates=(Rate(15.0),)),
         lambda: Behavior(window_s=0.0, rates=(Rate(15.0, 1, 5.0),)),
-        lambda: Behavior(window_s=0.0, rates=(Rate(15.0, workers=0),)),
+        lambda: Behavior(window_s=0.0, rates=(Rate(15.0, workers=-1),)),
         lambda: Behavior(window_s=0.0, rates=(Rate(15.0, percent=-5.0),)),
         lambda: PerWorker(target=0),
         lambda: PerWorker(metric="waits", target=1),
