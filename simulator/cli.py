@@ -105,6 +105,7 @@ from simulator.settings import (
     build_report_options,
     build_task,
     build_trace_options,
+    laid_over,
     resolve,
     spelled_out,
 )
@@ -690,8 +691,54 @@ def composed_once(*, mode_known: bool) -> Iterator[None]:
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    return cast(dict[str, Any], plain)
+    plain = cast(
+        dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    )
+    raw = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
+    services = raw.pop("services", None)
+    for name, own in services.items() if isinstance(services, Mapping) else ():
+        if isinstance(own, Mapping):
+            plain["services"][name] = _referring(raw, own, plain, plain["services"][name])
+    return plain
+
+
+def _referring(
+    raw: Mapping[str, Any],
+    raw_own: Mapping[str, Any],
+    plain: Mapping[str, Any],
+    own: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return a service's ``own`` settings, in which what refers to others refers to its own.
+
+    A planner's targets are ``slo``'s: those of the service where that has its own. ``raw`` are
+    settings before references were followed, ``plain`` after.
+    """
+    laid = laid_over(raw, raw_own)
+    followed = OmegaConf.to_container(OmegaConf.create(laid), resolve=True)
+    before, found = laid_over(plain, own), dict(own)
+    for path in _references(laid):
+        value = _at(followed, path)
+        if value != _at(before, path):
+            for key in reversed(path):
+                value = {key: value}
+            found = laid_over(found, value)
+    return found
+
+
+def _references(node: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield where a setting refers to others."""
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from ((name, *path) for path in _references(value))
+        elif isinstance(value, str) and "${" in value:
+            yield (name,)
+
+
+def _at(node: Any, path: tuple[str, ...]) -> Any:
+    """Return what lies at a path of keys."""
+    for key in path:
+        node = node[key]
+    return node
 
 
 def _task_overrides() -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from command import FAST, Command
 
 from simulator import Experiment
-from simulator.cli import carry_out, compose
+from simulator.cli import carry_out, compose, compose_any
 from simulator.compare import find
 from simulator.compare.cutting import cut
 from simulator.errors import ConfigError
@@ -195,7 +195,39 @@ def test_targets_that_are_alike_are_the_runs() -> None:
     assert good == [True, False, True, False, False]
 
 
+def test_a_planner_s_targets_are_its_service_s() -> None:
+    """What refers to slo does so to the service's own, unless it is given itself."""
+    made = compose_any(
+        [
+            *(*FAST, "cluster=colocated", "pools.mixed.workers=1", "elastic.quota_gpus=40"),
+            *("autoscaler=dynamo_sla", "+services.plain={}", "+services.slow.slo.ttft_s=2"),
+            "+services.both={slo: {ttft_s: 3, tpot_s: 0.2}, autoscaler: {ttft_s: 7}}",
+            *(
+                "+autoscaler@services.other.autoscaler=token_velocity",
+                "+services.other.slo.ttft_s=9",
+            ),
+        ]
+    )
+    assert isinstance(made, Services)
+    asked = {name: each.deployment.control.policy for name, each in made.services.items()}
+    targets = {name: (each.ttft_s, each.tpot_s) for name, each in asked.items()}  # type: ignore[attr-defined]
+    assert targets == {
+        "plain": (0.5, 0.05),
+        "slow": (2.0, 0.05),
+        "both": (7.0, 0.2),
+        "other": (9.0, 0.05),
+    }
+    assert [type(asked[name]).__name__ for name in ("slow", "other")] == [
+        "DynamoSla",
+        "TokenVelocity",
+    ]
+
+
 BAD = {
+    "a planner without its service's targets": (
+        ["autoscaler=dynamo_sla", "services.batch.slo.ttft_s=null"],
+        "services.batch: autoscaler: dynamo_sla: ttft_s must be above 0 s, as the planner sizes",
+    ),
     "a service that is no group": (["+services.a=5"], "services.a must be a group of settings"),
     "services that are no group": (["services=[1]"], "services must be a group of settings"),
     "a setting of the whole run": (["+services.a.seed=1"], "services.a.seed: no such setting"),
