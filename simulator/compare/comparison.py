@@ -30,7 +30,13 @@ MOST_SIGNS = 40
 LEAST = ".at_least"
 """Ends the name of a column that says what an unknown percentile is at least."""
 
-STATIC = "simulator.policies.autoscaling.Static"
+STAYS = {
+    "autoscaler._target_": "simulator.policies.autoscaling.Static",
+    "rate_matcher._target_": "simulator.policies.matching.Unmatched",
+    "flipping._target_": "simulator.policies.flipping.NeverFlip",
+    "changes": "[]",
+}
+"""Settings under which no pool changes, of services too."""
 PER = 1000.0
 """Costs are told per so many requests that arrived, so that runs of other lengths compare."""
 
@@ -363,9 +369,13 @@ def _derived() -> list[pl.Expr]:
 
 
 def _static(settings: Mapping[str, Value]) -> bool:
-    """Tell whether no pool of a run ever changes."""
-    policy = settings.get("autoscaler._target_", STATIC)
-    return policy == STATIC and settings.get("changes", "[]") == "[]"
+    """Tell whether no pool of a run ever changes, by anybody's plan."""
+    return all(
+        value == stays
+        for key, value in settings.items()
+        for name, stays in STAYS.items()
+        if key == name or (key.startswith("services.") and key.endswith(f".{name}"))
+    )
 
 
 def _mean(values: Floats) -> float:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from simulator.compare import Options, compare, find, prose, write
-from simulator.compare.comparison import best_of, front_of
+from simulator.compare.comparison import _static, best_of, front_of
 from simulator.compare.flat import differing, flat, telling
 from simulator.compare.metrics import METRICS, at
 from simulator.errors import ConfigError
@@ -303,3 +303,22 @@ def test_frames_of_something_else_are_named(
     with pytest.raises(ConfigError, match=words) as told:
         write(compare(find([str(tmp_path)]).runs), tmp_path / "out")
     assert str(tmp_path / "1") in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "static"),
+    [
+        ({}, True),
+        ({"autoscaler._target_": "simulator.policies.autoscaling.Static", "changes": "[]"}, True),
+        ({"autoscaler._target_": "simulator.policies.windows.PerPool"}, False),
+        ({"rate_matcher._target_": "simulator.policies.matching.Unmatched"}, True),
+        ({"rate_matcher._target_": "simulator.policies.matching.Paper"}, False),
+        ({"flipping._target_": "simulator.policies.flipping.ArrowFlips"}, False),
+        ({"changes": "[{at_s: 5}]"}, False),
+        ({"services.a.b.autoscaler._target_": "simulator.policies.windows.PerPool"}, False),
+        ({"autoscaler.policy._target_": "simulator.policies.windows.PerPool"}, True),
+    ],
+)
+def test_pools_that_never_change(settings: dict[str, Any], static: bool) -> None:
+    """Neither an autoscaler nor a matcher, flips or planned changes, of any service."""
+    assert _static(settings) is static
