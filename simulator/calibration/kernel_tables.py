@@ -31,6 +31,10 @@ ARTEFACTS = (
     ("vllm", "gemm", "fp8_block"),  # a floor of 60 to 550 us that no engine deploys
     ("trtllm", "decode_attention", "a100_sxm"),  # 1.3 x HBM
 )
+WIDENED = "sglang_fused_moe_triton"
+"""A kernel that multiplies MXFP4 weights once they are stored in 16 bits: it takes what reading
+these takes. SGLang runs gpt-oss by other kernels, OpenAI's before Blackwell (server_args.py:
+"enabling triton_kernels MOE kernel"), as vLLM and TensorRT-LLM do there."""
 DYNAMIC = "trtllm"
 """The engine whose FP8 products were measured with a scale that each call finds and applies, as
 what was loaded for them has none of the input (collector/trtllm/collect_gemm.py of AIConfigurator),
@@ -292,6 +296,7 @@ def experts(table: pl.DataFrame) -> pl.DataFrame:
         col("moe_dtype").is_in(list(EXPERTS))
         & (col("distribution") == "power_law_1.01")
         & ~col("kernel_source").str.contains("nongated")
+        & ~((col("moe_dtype") == "w4a16_mxfp4") & (col("kernel_source") == WIDENED))
         & (col("num_experts") % col("moe_ep_size") == 0)
     )
     local, share = col("num_experts") / ranks, col("topk") / col("num_experts")

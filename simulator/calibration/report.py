@@ -1,5 +1,6 @@
 """What a fit comes to: its errors, on rows it saw and on rows left out, and the YAML it becomes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from simulator.calibration.curves import Key, on_bound, rounded
 from simulator.calibration.fit import SOURCE, AloneOf, Fitted, curves_of, fit_all, tables
+from simulator.calibration.kernel_rows import Alone
 from simulator.calibration.sources import (
     ARCHITECTURES,
     MODELS,
@@ -186,10 +188,16 @@ def _alone(alone: AloneOf) -> dict[str, dict[str, float]]:
         _name(key): {
             "rows": each.rows,
             "median_abs_pct": round(100 * each.error, 1),
-            "held_out_pct": round(100 * each.held_out, 1),
+            **_held_out(each),
         }
         for key, each in sorted(alone.items())
     }
+
+
+def _held_out(alone: Alone) -> dict[str, float]:
+    """Return the error on shapes held out, nothing where all rows are of one shape."""
+    error = alone.held_out
+    return {} if math.isnan(error) else {"held_out_pct": round(100 * error, 1)}
 
 
 def _name(key: Key) -> str:

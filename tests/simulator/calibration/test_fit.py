@@ -379,6 +379,34 @@ def test_no_engine_in_particular_has_the_products_most_engines_measured() -> Non
     assert "any" not in found
 
 
+def test_weights_that_were_widened_first_are_no_kernel_of_narrow_ones() -> None:
+    """MXFP4 experts by a kernel that reads 16 bits are left out, the same in 16 bits are not."""
+    call = {
+        "hidden_size": 2880,
+        "inter_size": 2880,
+        "topk": 4,
+        "num_experts": 128,
+        "moe_tp_size": 1,
+        "moe_ep_size": 1,
+        "num_tokens": 32,
+        "distribution": "power_law_1.01",
+    }
+    kinds = [
+        ("w4a16_mxfp4", "sglang_fused_moe_triton"),
+        ("bfloat16", "sglang_fused_moe_triton"),
+        ("w4a16_mxfp4", "sglang_flashinfer_trtllm_moe"),
+    ]
+    table = pl.DataFrame([{**call, "moe_dtype": d, "kernel_source": k} for d, k in kinds])
+    assert experts(table)["dtype"].to_list() == ["bf16", "w4a16"]
+
+
+def test_a_single_shape_holds_out_nothing() -> None:
+    """Where there is no other shape to judge by, no error is told."""
+    key, table = Key("gemm", "fp8", ""), products(40).with_columns(shape=pl.lit("one"))
+    found = alone(key, rows_of(key, table))
+    assert "held_out_pct" not in report._alone({key: found})["gemm fp8"]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
