@@ -30,6 +30,10 @@ MAX_STAYS = 10_000_000
 """More changes of an MMPP's state than this is taken for a mistake in its dwell times."""
 
 
+BATCHES = 1024
+"""Batches drawn at once, so that a longer workload begins like a shorter one."""
+
+
 class Arrivals(Protocol):
     """An arrival process."""
 
@@ -155,6 +159,49 @@ class Burst:
         count = _count(n, None)
         beyond = horizon_s is not None and self.at_s >= horizon_s
         return np.full(0 if beyond else count, float(self.at_s))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """Arrivals noted every ``every_s`` seconds, as many traces have them: many at one moment.
+
+    A batch is Poisson of mean ``rate`` · ``every_s``, or negative binomial where ``dispersion``,
+    its variance over its mean, is above 1. The first is at 0 s, and empty ones are drawn too.
+
+    Raises:
+        TraceError: a step that is not above 0 s, or a dispersion below 1.
+    """
+
+    rate: float
+    every_s: float
+    dispersion: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_rate("batches", "rate", self.rate)
+        checks.positive("batches", "every_s", self.every_s, "s")
+        checks.at_least("batches", "dispersion", self.dispersion, 1)
+
+    def times(
+        self, rng: np.random.Generator, *, n: int | None = None, horizon_s: float | None = None
+    ) -> Times:
+        """Return the arrival times, whole multiples of ``every_s``."""
+        _count(n, None if horizon_s is None else horizon_s * self.rate)
+        drawn: list[NDArray[np.int64]] = []
+        requests = 0
+        while (n is None or requests < n) and (
+            horizon_s is None or len(drawn) * BATCHES * self.every_s < horizon_s
+        ):
+            drawn.append(self._sizes(rng))
+            requests += int(drawn[-1].sum())
+            _count(max(len(drawn) * BATCHES, requests), None)
+        sizes = np.concatenate(drawn)
+        return cut(np.repeat(np.arange(sizes.size) * float(self.every_s), sizes), n, horizon_s)
+
+    def _sizes(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return the requests of the next :data:`BATCHES` batches."""
+        mean, spread = self.rate * self.every_s, self.dispersion - 1
+        means = rng.gamma(mean / spread, spread, BATCHES) if spread else np.full(BATCHES, mean)
+        return rng.poisson(means)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,6 +120,31 @@ class Saturation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """A ``metric``'s mean over ready workers under ``AverageValue``: ceil(mean / target) workers.
+
+    llm-d's endpoint picker exports such means (``inference_pool_average_kv_cache_utilization``,
+    ``…_queue_size``), and Kubernetes divides them by the target alone, so the answer does not
+    depend on how many workers there are: a share of KV asks for two at most.
+
+    Raises:
+        ValueError: ``target`` is not above 0.
+    """
+
+    metric: str = "waiting"
+    target: float
+    tolerance: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        _positive("mean", "target", self.target)
+
+    def wanted(self, pool: PoolSeen) -> int | None:
+        """Return ceil(mean / target), what there is where that is near enough."""
+        values = per_worker(pool, self.metric)
+        return _average_value(sum(values) / len(values), self, pool) if values else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RouterQueue:
     """Hold the requests that wait at the router at ``target`` for each worker (``AverageValue``).
 

@@ -154,7 +154,8 @@ class WvaPercent:
     ``queue_spare``, or none is left; one is taken where that would not be so with one fewer. The
     thresholds are those of the shipped ConfigMap: without it they are 0, and every worker counts as
     saturated. Loads are the peaks of a minute there; here they are the scrape's. It looks every
-    ``every_s``; what it asked for then holds until it looks again.
+    ``every_s``; what it asked for then holds until it looks again, and while not all workers that
+    shall be export metrics (its docs' "model-level transition blocking").
     """
 
     kv: float = 0.80
@@ -178,6 +179,10 @@ class WvaPercent:
             return _stands(pool, seen, memory, self.limits)
         if not pool.waiting or not pool.kv_utilization:
             return pool.desired, "no metric can be read", memory
+        if len(pool.waiting) != pool.desired:
+            asked = pool.desired if memory.since_s is None else memory.held
+            memory = memory._replace(since_s=seen.now_s, held=asked)
+            return _stands(pool, seen, memory, self.limits)
         wanted = self.wanted(pool, pool.waiting, pool.kv_utilization)
         memory = memory._replace(since_s=seen.now_s, held=wanted)
         granted, after = self.limits.apply(wanted, pool.desired, seen.now_s, memory)

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from simulator.results import Results
-from simulator.validation.published import first_tokens, reversals
+from simulator.validation.judging import first_tokens, reversals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

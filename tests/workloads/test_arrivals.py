@@ -16,6 +16,7 @@ from scipy.special import gamma as gamma_function
 from workloads.arrivals import (
     MMPP,
     Arrivals,
+    Batches,
     Burst,
     Bursts,
     Constant,
@@ -38,6 +39,8 @@ PROCESSES: list[Arrivals] = [
     MMPP(rates=(1, 20), mean_dwell_s=(8, 2)),
     MMPP(rates=(0, 5), mean_dwell_s=(3, 3)),
     Bursts(rate=3, factor=3, burst_s=5, calm_s=20),
+    Batches(rate=3, every_s=3),
+    Batches(rate=0.2, every_s=0.5, dispersion=6),
     Diurnal(rate=3, period_s=100, peak_s=30),
     Diurnal(rate=3, a=0.8, b=0, period_s=40, cv=2),
 ]
@@ -184,6 +187,21 @@ def test_diurnal_counts_follow_the_curve() -> None:
     assert expected.sum() == pytest.approx(50 * 1000)
 
 
+@pytest.mark.parametrize("dispersion", [1.0, 5.8])
+def test_batches_lie_on_their_lattice_as_uneven_as_asked(dispersion: float) -> None:
+    """Every time is a multiple of the step; the count's mean and variance are those of the law."""
+    times = Batches(rate=6.5, every_s=3.0, dispersion=dispersion).times(rng(), horizon_s=60_000)
+    steps = times / 3.0
+    assert np.array_equal(steps, np.round(steps))
+    counts = np.bincount(steps.astype(int), minlength=20_000)
+    error = (dispersion * 19.5 / counts.size) ** 0.5
+    assert abs(counts.mean() - 19.5) < Z * error
+    # fourth moment of a negative binomial of variance v = d·m: 3v² + v·(1 + 6·(d−1)·d)
+    variance = dispersion * 19.5
+    fourth = 3 * variance**2 + variance * (1 + 6 * (dispersion - 1) * dispersion)
+    assert abs(counts.var() - variance) < Z * ((fourth - variance**2) / counts.size) ** 0.5
+
+
 def test_constant_and_burst_are_exact() -> None:
     """One request every 1/rate seconds; or all at one instant."""
     assert Constant(rate=4).times(rng(), n=3).tolist() == [0.25, 0.5, 0.75]
@@ -205,6 +223,8 @@ def test_constant_and_burst_are_exact() -> None:
         (lambda: MMPP(rates=(1,), mean_dwell_s=(1, 1)), "rates must be two numbers"),  # type: ignore[arg-type]
         (lambda: MMPP(rates=(1, 2), mean_dwell_s=(0, 1)), "mean_dwell_s must be above 0 s"),
         (lambda: Bursts(rate=1, factor=6, burst_s=1, calm_s=4), r"at most 1 \+ calm_s/burst_s = 5"),
+        (lambda: Batches(rate=1, every_s=0), "batches: every_s must be above 0 s but got 0"),
+        (lambda: Batches(rate=1, every_s=1, dispersion=0.5), "dispersion must be at least 1"),
         (lambda: Diurnal(rate=1, a=1.5), "make the rate negative"),
         (lambda: Burst(at_s=-1), "at_s must be at least 0 s but got -1"),
         (lambda: Burst().times(rng(), horizon_s=5), "need a number of requests"),

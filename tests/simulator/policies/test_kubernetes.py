@@ -10,6 +10,7 @@ from views import Steps, engine, flow, pool, seen
 from simulator.policies.kubernetes import (
     Band,
     Hpa,
+    Mean,
     PerWorker,
     RouterQueue,
     Saturation,
@@ -115,6 +116,37 @@ def test_the_router_s_queue_held_at_a_target_for_each(
     """Whatever waits at workers, and however many run."""
     shown = replace(pool(1, running=(40,), waiting=(9,)), desired=desired, held=held)
     assert RouterQueue().wanted(shown) == wanted
+
+
+@pytest.mark.parametrize(
+    ("waiting", "used", "queue", "kv"),
+    [
+        ((1,), (0.5,), 1, 1),  # half of 2, and 0.71 of 0.7
+        ((5,), (0.98,), 3, 2),  # 2.5 times 2; 1.4 times 0.7
+        (
+            (40, 0),
+            (1.0, 1.0),
+            10,
+            2,
+        ),  # 20 on average; full ones ask for two, however many
+        ((4, 0, 2), (0.9, 0.9, 0.9), 1, 2),  # a mean of 2 asks for one worker, whoever shares it
+    ],
+)
+def test_a_mean_asks_for_as_many_whoever_is_there(
+    waiting: tuple[int, ...], used: tuple[float, ...], queue: int, kv: int
+) -> None:
+    """Kubernetes divides it by the target alone."""
+    shown = pool(len(waiting), waiting=waiting, kv_utilization=used)
+    assert Mean(metric="waiting", target=2.0).wanted(shown) == queue
+    assert Mean(metric="kv_utilization", target=0.7).wanted(shown) == kv
+
+
+def test_a_mean_of_nobody_is_not_read() -> None:
+    """Neither where the engine does not export it, nor where no worker is ready."""
+    assert Mean(metric="waiting", target=2.0).wanted(pool(2, waiting=None)) is None
+    assert Mean(metric="waiting", target=2.0).wanted(pool(0, coming=1)) is None
+    with pytest.raises(ValueError, match="mean: target must be above 0"):
+        Mean(target=0.0)
 
 
 def test_a_router_without_a_queue_takes_nobody_away() -> None:

@@ -36,6 +36,20 @@ def test_spare_shares_by_hand(
     assert (got, why) == (wanted, f"spare capacity asks for {wanted}")
 
 
+@pytest.mark.parametrize("used", [0.1, 0.9])
+def test_nothing_is_decided_while_workers_start(used: float) -> None:
+    """Neither one more nor one fewer, as long as not all that were asked for export metrics."""
+    law = WvaPercent(limits=FREE)
+    shown = pool(2, coming=1, waiting=(0, 0), kv_utilization=(used, used))
+    first = law.decide(shown, seen(0), Memory())
+    assert first[:2] == (3, "3 are still asked for")
+    assert law.decide(shown, seen(60), first[2])[:2] == (3, "3 are still asked for")
+    told = Memory(since_s=0.0, held=4)  # of which the HPA has carried out three
+    assert law.decide(shown, seen(60), told)[0] == 4
+    settled = pool(3, waiting=(0, 0, 0), kv_utilization=(used,) * 3)
+    assert law.decide(settled, seen(0), Memory())[0] == (4 if used > 0.8 else 2)
+
+
 def test_spare_shares_that_cannot_be_read_change_nothing() -> None:
     """Neither queue nor KV, nor without a worker that serves."""
     for blind in (pool(2, waiting=None), pool(2, kv_utilization=None), pool(0, coming=2)):
