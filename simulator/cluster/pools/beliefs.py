@@ -50,18 +50,6 @@ class Runs(Generic[H]):
         """Return how many runs there are."""
         return self._runs
 
-    def _along(self, path: Path) -> list[tuple[int, Run[H]]]:
-        """Return the runs that a path leads through, as far as they are here, and their ends."""
-        along: list[tuple[int, Run[H]]] = []
-        at, start = self._root, 0
-        for stop, name in path:
-            run = at.below.get((start, name))
-            if run is None:
-                break
-            along.append((stop, run))
-            at, start = run, stop
-        return along
-
     def _grow(self, above: Run[H], begin: int, name: int) -> Run[H]:
         run: Run[H] = Run(above, begin, name)
         above.below[begin, name] = run
@@ -107,13 +95,19 @@ class PrefixIndex(Runs[int]):
 
     def remove(self, path: Path, begin: int, worker: int) -> None:
         """Let a worker no longer have a path's blocks from ``begin`` on, which end what it had."""
-        run = self._root
-        for stop, run in self._along(path):
-            if begin <= run.begin:
+        run, start = self._root, 0
+        for stop, name in path:
+            below = run.below.get((start, name))
+            if below is None:
+                break
+            run = below
+            if begin <= start:
                 run.have.pop(worker, None)
             elif begin < stop and run.have.get(worker, 0) > begin:
                 run.have[worker] = begin
-        self._prune(run)
+            start = stop
+        if not run.have:
+            self._prune(run)
 
     def overlaps(self, path: Path, places: Mapping[int, int]) -> dict[int, int]:
         """Return how many of a path's first blocks who has, by its place; who has none is left out.
@@ -121,11 +115,17 @@ class PrefixIndex(Runs[int]):
         The last run of which a worker has something tells, as it has all of those above.
         """
         found: dict[int, int] = {}
-        for stop, run in self._along(path):
+        run, start = self._root, 0
+        for stop, name in path:
+            below = run.below.get((start, name))
+            if below is None:
+                break
+            run = below
             for worker, upto in run.have.items():
                 place = places.get(worker)
                 if place is not None:
                     found[place] = upto if upto < stop else stop
+            start = stop
         return found
 
     def sweep(self, places: Mapping[int, int]) -> None:
@@ -155,12 +155,18 @@ class FadingIndex(Runs[list[tuple[int, float]]]):
     def overlaps(self, path: Path, since: float, places: Mapping[int, int]) -> dict[int, int]:
         """Return how many of a path's first blocks who was sent ``since`` then, by its place."""
         found: dict[int, int] = {}
-        for stop, run in self._along(path):
+        run, start = self._root, 0
+        for stop, name in path:
+            below = run.below.get((start, name))
+            if below is None:
+                break
+            run = below
             for worker, times in run.have.items():
                 place = places.get(worker)
                 upto = max((end for end, when in times if when >= since), default=0)
                 if upto and place is not None:
                     found[place] = min(upto, stop)
+            start = stop
         return found
 
     def sweep(self, since: float, places: Mapping[int, int]) -> None:
@@ -219,20 +225,14 @@ class Believed:
     def listener(self, worker: int) -> Callable[[Path, int, bool], None]:
         """Return what a worker's cache tells: a path, from which block on, and whether it came."""
 
+        def hear_late(path: Path, begin: int, came: bool) -> None:
+            self._news.append((self._clock.now, worker, path, begin, came))
+
         def hear(path: Path, begin: int, came: bool) -> None:
-            if self._spec.delay_s:
-                self._news.append((self._clock.now, worker, path, begin, came))
-            else:
-                self._believe(worker, path, begin, came)
+            (index.add if came else index.remove)(path, begin, worker)
 
-        return hear
-
-    def _believe(self, worker: int, path: Path, begin: int, came: bool) -> None:
-        """Take what a cache told for true."""
-        if came:
-            self._index.add(path, begin, worker)
-        else:
-            self._index.remove(path, begin, worker)
+        index = self._index
+        return hear_late if self._spec.delay_s else hear
 
     def overlaps(self, request: int) -> Mapping[int, int]:
         """Return how many of a prompt's first tokens each worker is believed to have."""
@@ -258,7 +258,7 @@ class Believed:
         news = self._news
         while news and news[0][0] <= until:
             _, worker, path, begin, came = news.popleft()
-            self._believe(worker, path, begin, came)
+            (self._index.add if came else self._index.remove)(path, begin, worker)
 
     def _found(self, path: Path) -> dict[int, int]:
         """Return how many of a path's first blocks who is believed to have, by its place."""

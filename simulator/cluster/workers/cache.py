@@ -279,7 +279,7 @@ class PrefixCache:
             del users[upto]
             if upto < run.held:
                 return upto
-            run.held = max(users, default=run.begin)
+            run.held = max(users) if users else run.begin
             self._let_go(run, upto)
             if users:
                 return run.held
