@@ -482,7 +482,10 @@ steps was chosen by the error on models left out of the fit. Further choices wer
 errors of serving runs, two of which change figures much: collectives follow the fastest of the
 measured software versions, as one L40S box was 5 to 13 times slower than another; and ranks'
 waiting is a share of a step, not a constant, which fitted the vLLM runs a little worse and made
-short steps on B200 far too slow."""
+short steps on B200 far too slow. That TensorRT-LLM's host passes over all active requests for each
+microbatch of a pipeline is of its source, that cards without P2P start collectives after 20 µs of
+measured ones: both were looked for after rows of eight stages and a run without P2P had come out
+too fast."""
 
 _METHOD = """Every row becomes a deployment and runs through the whole simulator.
 
