@@ -34,6 +34,8 @@ PRIORS: Mapping[str, Prior] = MappingProxyType(
         "decode_attention": (0.5, 0.85, 8.0, 1.0, 1.0, 0.2, 100.0),
         "decode_mla": (0.6, 0.85, 8.0, 1.0, 1.0, 0.2, 100.0),
         "memory": (0.5, 0.8, 2.0, 1.0, 1.0, 0.2, 1.0),
+        "prefill_recurrence": (0.05, 0.6, 10.0, 1.0, 10.0, 0.2, 1.0),
+        "decode_recurrence": (0.3, 0.8, 2.0, 1.0, 1.0, 0.2, 1.0),
         "quantise": (0.5, 0.6, 2.0, 1.0, 1.0, 0.2, 1.0),
         "scaling": (0.5, 0.6, 7.0, 1.0, 1.0, 0.2, 1.0),
     }
@@ -54,6 +56,8 @@ MOST: Mapping[str, tuple[float, float]] = MappingProxyType(
         "decode_attention": (0.85, 0.92),
         "decode_mla": (0.85, 0.92),
         "memory": (0.95, 0.92),
+        "prefill_recurrence": (0.85, 0.92),
+        "decode_recurrence": (0.85, 0.92),
         "quantise": (0.95, 0.92),
         "scaling": (0.95, 0.92),
     }

@@ -16,6 +16,7 @@ from simulator.calibration.kernel_rows import NUMBERS, WORDS
 from simulator.calibration.sources import DTYPES, GPUS
 from simulator.latency.passes import RESIDUAL_BYTES, highest_normal, popularity
 from simulator.layout import DTYPE_BYTES
+from simulator.model import STATE_BYTES
 
 SEED = 17
 MOST = 300
@@ -123,6 +124,7 @@ def _parquet(path: Path) -> pl.DataFrame:
     table = pl.read_parquet(path).with_columns(seconds=col("latency") * 1e-3)
     absent = {name: lit(value) for name, value in ABSENT.items() if name not in table.columns}
     table = table.with_columns(**absent)
+    table = table.with_columns(convolves=col("kernel_source").str.contains("conv1d"))
     said = [name for name in table.columns if name not in (*BESIDE, "seconds", "kernel_source")]
     fastest = col("kernel_source").sort_by("seconds").first()
     return table.group_by(said, maintain_order=True).agg(fastest, col("seconds").min())
@@ -285,6 +287,33 @@ def absorb(table: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def recurrence(table: pl.DataFrame) -> pl.DataFrame:
+    """Gated delta layers: a convolution and the recurrence, both of them together."""
+    call = ["phase", "batch_size", "seq_len", "num_k_heads", "num_v_heads", "head_k_dim"]
+    both = table.group_by([*call, "model_name"], maintain_order=True).agg(
+        col("seconds").sum(), kernels=pl.len()
+    )
+    both = both.filter(col("kernels") == 2).with_columns(
+        tokens=col("batch_size")
+        * pl.when(col("phase") == "context").then(col("seq_len")).otherwise(1)
+    )
+    head = col("head_k_dim").cast(pl.Float64)
+    state = col("num_v_heads") * head**2
+    moved = 2.0 * (2 * col("num_k_heads") + 2 * col("num_v_heads")) * head * RESIDUAL_BYTES
+    kinds = {"context": "prefill_recurrence", "generation": "decode_recurrence"}
+    return both.with_columns(
+        kind=col("phase").replace_strict(kinds),
+        dtype=lit("bf16"),
+        shape=pl.format("{} / {}", "num_k_heads", "num_v_heads"),
+        calls=lit(2.0),
+        flops=6.0 * state * col("tokens"),
+        ramp=lit(0.0),
+        narrow=6.0 * head**2 * col("tokens"),
+        thin=lit(0.0),
+        bytes=moved * col("tokens") + 2.0 * STATE_BYTES["fp32"] * state * col("batch_size"),
+    )
+
+
 def experts(table: pl.DataFrame) -> pl.DataFrame:
     """Gated experts of the busiest rank, routed by the table's power law of exponent 1.01.
 
@@ -371,4 +400,5 @@ TABLES: tuple[tuple[str, str, Convert], ...] = (
     ("mla", "generation_mla_perf.parquet", decode_mla),
     ("mla_bmm", "mla_bmm_perf.parquet", absorb),
     ("moe", "moe_perf.parquet", experts),
+    ("linear_attention", "gdn_perf.parquet", recurrence),
 )

@@ -20,8 +20,9 @@ class Term:
     Of queries q, attended pairs p, keys read k and sequences s: FLOPs are
     ``per_pair·p + per_query·q + per_key·k``, bytes are
     ``weights + query_bytes·q + key_bytes·k + sequence_bytes·s`` and the ramp is
-    ``ramp + per_pair·q``. ``column_bytes`` are those of one more column of ``weights``. ``limit``
-    bounds the keys one query sees (window or top-k).
+    ``ramp + per_pair·q``. ``column_bytes`` are those of one more column of ``weights``, and
+    ``column_query`` the FLOPs of one more head per query. ``limit`` bounds the keys one query sees
+    (window or top-k).
     """
 
     name: str
@@ -36,6 +37,7 @@ class Term:
     ramp: float = 0.0
     weights: float = 0.0
     column_bytes: float = 0.0
+    column_query: float = 0.0
     query_bytes: float = 0.0
     key_bytes: float = 0.0
     sequence_bytes: float = 0.0
@@ -85,6 +87,7 @@ def at_load(term: Term, load: Load, decode_width: int = 1) -> Operator:
         calls=term.calls * active,
         flops=term.per_pair * pairs + term.per_query * queries + term.per_key * keys,
         ramp=term.ramp * active + term.per_pair * queries,
+        narrow=term.column_query * queries,
         thin=term.column_bytes * active + term.one_key_bytes * sequences,
         bytes=term.weights * active
         + term.query_bytes * queries
@@ -224,10 +227,11 @@ def _recurrent_terms(spec: PassSpec, layers: int) -> list[Term]:
     return [
         Term(
             name=f"{phase}_recurrence",
-            kind="memory",
+            kind=f"{phase}_recurrence",
             phase=phase,
             calls=2.0 * layers,  # convolution and recurrence
             per_query=layers * 6.0 * state,
+            column_query=layers * 6.0 * model.linear_head_dim**2,
             query_bytes=layers * 2.0 * io * RESIDUAL_BYTES,
             sequence_bytes=layers * 2.0 * state * STATE_BYTES[model.linear_state],
         )

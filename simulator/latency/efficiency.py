@@ -19,8 +19,8 @@ from simulator.yaml_text import parse
 
 SHIPPED = "conf"
 FOLDER = "calibration"
-QUANTISING = ("quantise", "scaling")
-"""Small kernels that only read and write."""
+MOVING = ("quantise", "scaling", "prefill_recurrence", "decode_recurrence")
+"""Kernels that are taken to only read and write where nobody measured them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +136,8 @@ class Efficiency:
         return self._curves(kind)[self.stand_in(kind, dtype)]
 
     def _curves(self, kind: str) -> Mapping[str, Curve]:
-        """Return a kind's curves by dtype, quantising's those of any small kernel where need be."""
-        curves = self.kernels.get(kind) or self.kernels.get("memory" if kind in QUANTISING else "")
+        """Return a kind's curves by dtype, those of reads and writes for some where need be."""
+        curves = self.kernels.get(kind) or self.kernels.get("memory" if kind in MOVING else "")
         if not curves:
             raise ConfigError(f"calibration {self.architecture}: no curve for kernel {kind!r}")
         return curves

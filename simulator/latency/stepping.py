@@ -308,7 +308,8 @@ def form_of(term: Term, machine: Machine) -> Form:
         limit=term.limit,
         overlap=rates.overlap,
         c_pair=term.per_pair * flop,
-        c_query=(term.per_query + rates.ramp * term.per_pair) * flop,
+        c_query=(term.per_query + rates.ramp * term.per_pair + rates.narrow * term.column_query)
+        * flop,
         c_key=term.per_key * flop,
         c_call=rates.ramp * term.ramp * flop,
         m_query=term.query_bytes * byte,

@@ -77,7 +77,7 @@ CHOICES: Mapping[str, Choice] = MappingProxyType(
             otherwise=_serving(lambda engine: replace(engine, overlap_scheduling=True)),
         ),
         "host_double": Choice(
-            title="the host's time per sequence (12.5 to 15 µs), otherwise twice as long",
+            title="the host's time per sequence (9 to 15 µs), otherwise twice as long",
             otherwise=_serving(lambda engine: replace(engine, sequence_s=2.0 * engine.sequence_s)),
         ),
         "rank_wait": Choice(

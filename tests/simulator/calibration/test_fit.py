@@ -30,6 +30,7 @@ from simulator.calibration.kernel_tables import (
     gemm,
     prefill_attention,
     quantise,
+    recurrence,
     scaling,
     spared,
 )
@@ -398,6 +399,31 @@ def test_weights_that_were_widened_first_are_no_kernel_of_narrow_ones() -> None:
     ]
     table = pl.DataFrame([{**call, "moe_dtype": d, "kernel_source": k} for d, k in kinds])
     assert experts(table)["dtype"].to_list() == ["bf16", "w4a16"]
+
+
+def test_a_gated_delta_layer_is_its_convolution_and_its_recurrence() -> None:
+    """Both kernels of a call make one row; without one of them there is none."""
+    call = {
+        "phase": "context",
+        "batch_size": 2,
+        "seq_len": 64,
+        "num_k_heads": 4,
+        "num_v_heads": 8,
+        "head_k_dim": 128,
+        "model_name": "a",
+    }
+    table = pl.DataFrame(
+        [
+            {**call, "seconds": 3e-6},
+            {**call, "seconds": 4e-5},
+            {**call, "phase": "generation", "seq_len": 1, "seconds": 2e-6},
+        ]
+    )
+    (row,) = recurrence(table).to_dicts()
+    assert row["kind"] == "prefill_recurrence"
+    assert row["seconds"] == pytest.approx(4.3e-5)
+    assert row["flops"] == 6 * 8 * 128**2 * 2 * 64
+    assert row["bytes"] == 2 * (2 * 4 + 2 * 8) * 128 * 2 * 128 + 2 * 4 * 8 * 128**2 * 2
 
 
 def test_a_single_shape_holds_out_nothing() -> None:
