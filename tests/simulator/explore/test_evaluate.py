@@ -312,12 +312,17 @@ def test_larger_batches_never_take_less(name: str, request: pytest.FixtureReques
 
 
 def test_drafts_that_are_never_accepted_only_cost(dense: Platform) -> None:
-    """Without acceptance each draft makes the step longer; with it, small batches gain."""
+    """Without acceptance each draft makes the step longer; with it, small batches gain.
+
+    Where the turns of a pipeline's microbatches at the host decide, it is no longer and no shorter.
+    """
     latency = replace(dense.latency, speculative=Speculative(acceptance=0.0))
     rejected = collect(decode_points(space(replace(dense, latency=latency), draft_tokens=DRAFTS)))
-    none, one, three = (rejected.filter(draft_tokens=each)["tpot_s"] for each in DRAFTS)
-    assert (none < one).all()
-    assert (one < three).all()
+    for points, shorter in ((rejected, np.less_equal), (rejected.filter(pp=1), np.less)):
+        none, one, three = (points.filter(draft_tokens=each)["tpot_s"] for each in DRAFTS)
+        assert len(none) > 100
+        assert shorter(none.to_numpy(), one.to_numpy()).all()
+        assert shorter(one.to_numpy(), three.to_numpy()).all()
     points = collect(decode_points(space(dense, draft_tokens=DRAFTS))).filter(batch=1)
     none, _, three = (points.filter(draft_tokens=each)["tpot_s"] for each in DRAFTS)
     assert (three < none).all()
