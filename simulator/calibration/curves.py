@@ -1,4 +1,4 @@
-"""Efficiency curves as fits see them: six logarithms, where they start and how far they may go."""
+"""Efficiency curves as fits see them: seven logarithms, their starts and how far they may go."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

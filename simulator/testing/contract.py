@@ -1,6 +1,7 @@
 """What the checks of all kinds of policy share: the error, and what it is to be the same."""
 
 import copy
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,20 @@ class Subject:
                 "state that it returns, or two runs with one policy meet"
             )
         return answer
+
+    def quickest(self, situation: str, ask: Callable[[], float], enough_s: float) -> float:
+        """Return the least seconds of up to three tries; one within ``enough_s`` is the last.
+
+        A shared machine's hiccup is not the policy's.
+
+        Raises:
+            ContractError: as :meth:`asked`.
+        """
+        each = math.inf
+        for _ in range(3):
+            if each > enough_s:
+                each = min(each, self.asked(situation, ask))
+        return each
 
 
 def asked_twice(subject: Subject, situation: str, ask: Callable[[], Answer]) -> Answer:

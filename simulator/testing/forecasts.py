@@ -87,9 +87,6 @@ def _quickly(subject: Subject, point_s: float) -> None:
             policy.ahead(grown, 1)
         return (time.process_time() - started) / points
 
-    each = math.inf
-    for _ in range(3):  # a shared machine's hiccup is not the forecaster's
-        if each > point_s:
-            each = min(each, subject.asked(f"after {LONG} points", ask))
+    each = subject.quickest(f"after {LONG} points", ask, point_s)
     if each > point_s:
         raise subject.broke(f"took {each:.3f} CPU s a point after {LONG}; {point_s:g} may be")
