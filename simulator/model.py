@@ -66,7 +66,8 @@ class Model:
     marks sparse attention (DSA): at most that many
     tokens are attended, as the indexers of ``index_layers`` (``None`` = all) layers choose, which
     the others share. ``output_gate`` marks softmax attention with a further, gating projection
-    (Qwen3-Next). Windowed layers may have ``window_heads``, ``window_kv_heads`` and
+    (Qwen3-Next), ``norms_all_heads`` queries and keys that are normed over all heads at once
+    (MiniMax-M2). Windowed layers may have ``window_heads``, ``window_kv_heads`` and
     ``window_head_dim`` of their own (0: as the others); values have ``v_dim`` elements (0:
     ``head_dim``), and with ``tied_values`` those of layers that see all are made of the keys'
     projection (Gemma 4). ``mtp_layers`` are not counted in any size: they load only to speculate.
@@ -115,6 +116,7 @@ class Model:
     index_head_dim: int = 0
     index_layers: int | None = None
     output_gate: bool = False
+    norms_all_heads: bool = False
     tie_embeddings: bool = False
     mtp_layers: int = 0
     source: str = ""

@@ -284,6 +284,38 @@ def test_the_overview_calls_attention_dp_tp(catalogue: Catalogue) -> None:
     assert pool.layout == Layout(tp=2)
 
 
+@pytest.mark.parametrize(
+    ("gpu", "precision", "engine", "kv", "ep"),
+    [
+        ("H200", "fp8", "vllm 0.18.0", "bf16", 8),
+        ("H200", "fp8", "sglang 0.5.9", "bf16", 8),
+        ("H200", "fp8, fp8 KV", "vllm 0.18.0", "fp8", 8),
+        ("H200", "fp8", "trtllm 1.2", "fp8", 1),
+        ("B200", "fp8", "vllm 0.19.0", "fp8", 8),
+        ("B200", "fp4", "vllm 0.19.0", "fp8", 1),
+    ],
+)
+def test_engines_keep_their_defaults(
+    catalogue: Catalogue, gpu: str, precision: str, engine: str, kv: str, ep: int
+) -> None:
+    """KV stays in 16 bits before Blackwell, and 1,536 columns of blocks of 128 are not cut in 8."""
+    row = {**RUN, "model": "MiniMaxAI/MiniMax-M2.5", "gpu": gpu, "precision": precision}
+    row |= {"engine": engine, "prefill_parallel": "TP8", "decode_parallel": "TP8"}
+    (pool,) = serving.case_of(row, catalogue).deployment.pools
+    assert (pool.precision.kv, pool.layout) == (kv, Layout(tp=8, ep=ep))
+    halves = {**row, "prefill_parallel": "TP4", "decode_parallel": "TP4"}
+    (pool,) = serving.case_of(halves, catalogue).deployment.pools
+    assert pool.layout == Layout(tp=4)
+
+
+def test_sparse_attention_reads_latents_in_eight_bits(catalogue: Catalogue) -> None:
+    """VLLM keeps them so unasked."""
+    row = {**RUN, "model": "zai-org/GLM-5-FP8", "gpu": "H200", "engine": "vllm"}
+    row |= {"prefill_parallel": "TP8", "decode_parallel": "TP8"}
+    (pool,) = serving.case_of(row, catalogue).deployment.pools
+    assert pool.precision.kv == "fp8"
+
+
 def test_precisions_follow_the_checkpoints(catalogue: Catalogue) -> None:
     """What is said counts, and what is not follows how the model is published."""
     gpu = catalogue.gpus["b200_sxm"]

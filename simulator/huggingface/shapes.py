@@ -234,7 +234,10 @@ def _mixtral(config: Config) -> Shape:
 
 
 def _minimax(config: Config) -> Shape:
-    """Return MiniMax-M2; its ``attn_type_list`` may hold softmax attention, 1, alone."""
+    """Return MiniMax-M2; its ``attn_type_list`` may hold softmax attention, 1, alone.
+
+    Queries and keys are normed over all heads, ``per_layer``, unless its file says otherwise.
+    """
     kinds = patterned(config, "attn_type_list", {1: "full", 0: "lightning"})
     if kinds is not None and "lightning" in kinds:
         raise config.fail(
@@ -246,7 +249,9 @@ def _minimax(config: Config) -> Shape:
     depth = config.count("mtp_transformer_layers", 1, least=0)
     modules = config.count("num_mtp_modules", 0, least=0)
     mtp = modules * depth if config.flag("use_mtp", True) else 0
-    shape = _gqa(config) | _local_experts(config) | {"mtp_layers": mtp} | mistral_window(config)
+    whole = (config.text("qk_norm_type") or "per_layer") == "per_layer"
+    own = {"mtp_layers": mtp, "norms_all_heads": whole and config.flag("use_qk_norm", True)}
+    shape = _gqa(config) | _local_experts(config) | own | mistral_window(config)
     return shape | ({"shared_experts": 1, "shared_intermediate": shared} if shared else {})
 
 

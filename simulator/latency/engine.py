@@ -47,9 +47,10 @@ class Engine:
     launched kernel by kernel, ``launch_s`` seconds each, by the same thread of the host, and take
     at least that. A product or an
     attention comes with small kernels (quantising, rotary embedding, writing keys) that its own
-    measurement leaves out: ``companion_s`` seconds each. With ``shared_beside`` shared experts run
-    on a second stream beside the routed ones: only what they compute and read is left of them.
-    Without
+    measurement leaves out: ``companion_s`` seconds each, as take those that only some models have
+    (gates, norms of heads, the sum of routed and shared experts). With ``shared_beside`` shared
+    experts run on a second stream beside the routed ones: only what they compute and read is left
+    of them. Without
     ``graph_sizes`` nothing is padded and every step is captured. Attention-DP ranks, whose batches
     differ, wait for each other a share ``rank_wait`` of the GPU's seconds. Microbatches of a
     pipeline take turns at the host, each over its own sequences or, with ``turns_see_all``, over

@@ -9,7 +9,7 @@ from hardware.gpu import GPU
 from simulator.latency.collectives import COLLECTIVES, Network, collective_seconds, ideal_seconds
 from simulator.latency.efficiency import Efficiency
 from simulator.latency.operators import forward_pass
-from simulator.latency.passes import PEAK_OF, Load, Number, Operator, PassSpec, launched
+from simulator.latency.passes import COMPANION, PEAK_OF, Load, Number, Operator, PassSpec, launched
 
 PRODUCTS = ("gemm", "experts")
 """Kernels that need tensor cores of their dtype; the others fall back to 16 bits."""
@@ -44,6 +44,8 @@ class Machine:
         """Return the seconds of all calls of ``op``."""
         if op.kind in COLLECTIVES:
             return collective_seconds(op, self.network, self.efficiency)
+        if op.kind == COMPANION:
+            return op.calls * self.companion_s + op.bytes * self.rates("memory", "bf16").s_per_byte
         rates = self.rates(op.kind, op.dtype)
         flops = op.flops + rates.ramp * op.ramp + rates.narrow * op.narrow
         compute = flops * rates.s_per_flop

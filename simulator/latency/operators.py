@@ -20,6 +20,7 @@ import numpy as np
 
 from simulator.latency.attention import at_load, attention_terms
 from simulator.latency.passes import (
+    COMPANION,
     RESIDUAL_BYTES,
     Load,
     Number,
@@ -129,6 +130,7 @@ def token_operators(spec: PassSpec, rows: Number) -> list[Operator]:
     return [
         *_embedding(spec, rows),
         *_projections(spec, rows),
+        *_gates(spec, rows),
         *_dense_ffn(spec, rows),
         *_experts(spec, rows),
         *_norms(spec, rows),
@@ -265,6 +267,41 @@ def _dense_ffn(spec: PassSpec, rows: Number) -> Iterator[Operator]:
         yield _collective("ffn_reduce", "all_reduce", layers, message, tp)
 
 
+def _small(name: str, calls: float, values: float, rows: Number) -> Operator:
+    """Return small kernels that move ``values`` of 16 bits for each row."""
+    return Operator(
+        name=name, kind=COMPANION, calls=calls, bytes=calls * values * RESIDUAL_BYTES * rows
+    )
+
+
+def _gates(spec: PassSpec, rows: Number) -> Iterator[Operator]:
+    """Small kernels of attention that only some models have.
+
+    Gated delta layers sort what was projected before the convolution, and norm and gate what the
+    recurrence gives (SGLang models/qwen3_5.py: fused_qkvzba_split_reshape_cat, RMSNormGated);
+    softmax attention may be gated too, and its queries and keys normed over all heads, whose
+    squares tensor-parallel ranks then sum (vLLM MiniMaxText01RMSNormTP.forward_qk).
+    """
+    model, tp = spec.model, spec.layout.tp
+    if not spec.companions:
+        return
+    if model.linear_layers:
+        values = model.linear_value_heads * model.linear_head_dim / tp
+        keys = 2.0 * model.linear_key_heads * model.linear_head_dim / tp
+        yield _small("linear_sort", model.linear_layers, 2.0 * (keys + 2.0 * values), rows)
+        yield _small("linear_norm", model.linear_layers, 3.0 * values, rows)
+    if model.output_gate:
+        width = model.heads_of(windowed=False).output_width / tp
+        yield _small("output_gate", model.kv_layers, 3.0 * width, rows)
+    if model.norms_all_heads:
+        width = (model.heads / tp + spec.layout.kv_heads_per_gpu(model)) * model.head_dim
+        yield _small("head_squares", model.kv_layers, width, rows)
+        yield _small("head_norms", model.kv_layers, 2.0 * width, rows)
+        if tp > 1:
+            message = 2.0 * DTYPE_BYTES["fp32"] * rows
+            yield _collective("squares_reduce", "all_reduce", model.kv_layers, message, tp)
+
+
 def _experts(spec: PassSpec, rows: Number) -> Iterator[Operator]:
     model = spec.model
     layers = model.moe_layers
@@ -276,6 +313,8 @@ def _experts(spec: PassSpec, rows: Number) -> Iterator[Operator]:
         width = model.shared_experts * each / spec.layout.tp
         for op in _ffn("shared_expert", width, layers, spec, rows):
             yield replace(op, beside=spec.shared_beside)
+        if spec.companions:
+            yield _small("shared_expert_sum", layers, 3.0 * model.hidden, rows)
     yield _routed(spec, layers, rows)
     yield from _expert_exchange(spec, layers, rows)
 

@@ -30,6 +30,8 @@ PEAK_OF: Mapping[str, str] = MappingProxyType(
 UNPACKED: Mapping[str, str] = MappingProxyType({"bf16": "w4a16", "fp8": "w4a8", "int8": "w4a8_int"})
 """What products of 4-bit weights are called, by the peak of their wider activations."""
 
+COMPANION = "companion"
+"""Kind of small kernels that start in an engine's ``companion_s``."""
 _WIDTHS = {"bf16": 2, "fp8": 1, "int8": 1, "fp4": 0}
 SCALES = ("", "static", "dynamic")
 RESIDUAL_BYTES = 2.0
@@ -71,6 +73,7 @@ class PassSpec:
     beforehand, what comes before does it or one kernel; ``dynamic`` ones are found first.
     ``gathers_quantized``: what an all-gather of tokens carries is quantised first where products
     take one scale per tensor or block of 16 (FP8, NVFP4); the reduce-scatter is in 16 bits.
+    ``companions``: with the small kernels between products that only some models have.
     """
 
     model: Model
@@ -84,6 +87,7 @@ class PassSpec:
     shared_beside: bool = False
     gathers_quantized: bool = False
     fp8_scales: str = ""
+    companions: bool = False
 
     @property
     def gathered_bytes(self) -> float:

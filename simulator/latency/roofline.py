@@ -143,6 +143,7 @@ class Roofline:
             shared_beside=engine.shared_beside,
             gathers_quantized=engine.gathers_quantized,
             fp8_scales=engine.fp8_scales,
+            companions=engine.companion_s > 0.0,
         )
         _check_dtypes(worker, spec)
         return spec

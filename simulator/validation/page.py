@@ -476,10 +476,13 @@ What serving adds to single kernels comes from outside these rows: small kernels
 attention (1.7 µs each) from whole attention modules that TensorRT-LLM measured and nothing was
 fitted to; shared experts on a second stream as engines are known to run them; the load of the
 busiest expert rank (1.49 times the mean over 32 ranks) from what SGLang gained by balancing them;
-the parts of NVFP4 checkpoints that stay in 16 bits from their `hf_quant_config.json`; SGLang's KV
-dtype from public recipes; that Grace takes 2.6 times as long as x86 servers for what a host does
-from a layer timed on both (TransformerEngine issue 2053), looked for after rows of GB200 had come
-out too fast where hosts are busiest. Several combinations of them were scored on the serving rows
+the parts of NVFP4 checkpoints that stay in 16 bits from their `hf_quant_config.json`; SGLang's
+and vLLM's KV dtype from public recipes, vLLM's looked for after rows of H200 had come out too fast,
+and so were the small kernels that only some models have (norms over all heads with their
+all-reduce, gates, the sum of shared and routed experts), which are of the engines' sources; that
+Grace takes 2.6 times as long as x86 servers for what a host does from a layer timed on both
+(TransformerEngine issue 2053), looked for after rows of GB200 had come out too fast where hosts are
+busiest. Several combinations of them were scored on the serving rows
 below and the best was kept, without leaving any of these rows out: for that choice the rows are no
 evidence, and on others the errors may be larger. How much a kernel's own calls weigh beside whole
 steps was chosen by the error on models left out of the fit. Further choices were made after seeing
@@ -518,15 +521,17 @@ _METHOD = """Every row becomes a deployment and runs through the whole simulator
   (`simulator/validation/trtllm_bench.py`; a public log has the 4,096 sequences and 23,552 tokens
   of the rule). Taken from its source, after errors of offline rows had been looked at.
 - Otherwise a step has 8,192 tokens and 1,024 sequences (offline 2,048) per attention rank. KV is
-  in 8 bits for weights of 8 bits and fewer, on Hopper under SGLang in 16 (its default). Tokens of
-  data-parallel ranks meet their experts as the engine's profile has it (`expert_exchange`).
+  in 8 bits for weights of 8 bits and fewer, on Hopper under SGLang and vLLM in 16 (their default).
+  Tokens of data-parallel ranks meet their experts as the engine's profile has it
+  (`expert_exchange`).
   SGLang's prompts stall its decodes, the others' ride beside them: the engines' defaults.
   TensorRT-LLM's overview ran mixtures of experts with attention-DP and EP where its first version
   wrote TP.
 - In one public dump, co-located layouts with EP were multiplied by their EP degree (an 8-GPU box
   appears as `TP64 EP8`): they are run as they were deployed. As written, some would not fit and
   the others' errors would double or worse; the KV capacity at which measured TTFT explodes is that
-  of the layout divided again."""
+  of the layout divided again. MiniMax-M2.5 in FP8 over 8 ranks has EP whatever is said of it: its
+  experts' 1,536 columns are 192 a rank otherwise, which cuts a block of 128, and vLLM refuses."""
 
 _REPLAY = """Each request arrives when it was queued, with its own lengths; engine arguments come
 from the run's description, and so do KV blocks where it gives them."""

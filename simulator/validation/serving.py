@@ -62,6 +62,10 @@ MOST_REQUESTS = 6000
 """Requests simulated at most, unless even three rounds of all clients are more."""
 SEATED = 1.05
 """Of a recipe's seats, at most so many may be taken on average: what Little's law is off by."""
+KV_AS_STORED = ("sglang", "vllm")
+"""Engines that keep KV in the checkpoint's dtype unless told otherwise."""
+BLOCK = 128
+"""Columns that share a scale in FP8 checkpoints with block scales."""
 NEVER = 1e9
 """Seconds between gauge samples where nobody looks at them."""
 
@@ -181,10 +185,12 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
     name, model = catalogue.model(row["model"])
     gpu = catalogue.gpu(row["gpu"])
     dtypes = precision(row["precision"], name, gpu)
-    if engine_of(row) == "sglang" and "kv" not in row["precision"].lower():
-        dtypes = _sglang_kv(dtypes, gpu)
+    if engine_of(row) in KV_AS_STORED and "kv" not in row["precision"].lower():
+        dtypes = _default_kv(dtypes, gpu, model)
     offered = _load(row)
-    roles = _roles(row, mode, model)
+    roles = [
+        (role, _blocks_whole(each, row, model, dtypes)) for role, each in _roles(row, mode, model)
+    ]
     server = _Server(
         engine=engine_of(row),
         offline=offered.clients is None,
@@ -252,13 +258,15 @@ def _captured(latency: Roofline, row: Row, server: "_Server") -> Roofline:
     return replace(latency, engine=trtllm_bench.captured(latency.profile, server.chosen.sequences))
 
 
-def _sglang_kv(dtypes: Precision, gpu: GPU) -> Precision:
-    """Return the KV that SGLang has by default: the checkpoint's 16 bits, before Blackwell.
+def _default_kv(dtypes: Precision, gpu: GPU, model: Model) -> Precision:
+    """Return the KV of SGLang and vLLM by default: the checkpoint's 16 bits, before Blackwell.
 
     Recipes of public runs set 8 bits on B200 and leave the default on H200 (InferenceX
-    benchmarks/dsr1_fp8_b200.sh and dsr1_fp8_h200.sh).
+    benchmarks/dsr1_fp8_b200.sh and dsr1_fp8_h200.sh; minimaxm2.5_fp8_h200.sh before pull request
+    1354, of after these runs). For sparse attention vLLM keeps latents in 8 bits unasked.
     """
-    return dtypes if "fp4" in gpu.peak_flops else replace(dtypes, kv="bf16")
+    kept = "fp4" in gpu.peak_flops or model.index_top_k > 0
+    return dtypes if kept else replace(dtypes, kv="bf16")
 
 
 def _seats(row: Row, server: "_Server", roles: Mapping[str, Workers], offered: Load) -> int | None:
@@ -437,6 +445,20 @@ def _roles(row: Row, mode: str, model: Model) -> list[tuple[str, Workers]]:
         if not row[f"{role}_parallel"]:
             raise Unmapped(f"{role} layout not given")
     return [(role, workers(row[f"{role}_parallel"], model)) for role in ("prefill", "decode")]
+
+
+def _blocks_whole(given: Workers, row: Row, model: Model, dtypes: Precision) -> Workers:
+    """Return workers whose experts are whole where their TP would cut a block of scales.
+
+    vLLM and SGLang refuse such a width to start ("not divisible by weight quantization block_n",
+    quantization/fp8.py), so these runs had EP: InferenceX pull request 869, of MiniMax-M2.5's 1,536
+    over 8 ranks, says so, and its script asked for it whenever a degree was given.
+    """
+    layout = given.layout
+    blocks = engine_of(row) in KV_AS_STORED and dtypes.weights == "fp8_block" and model.is_moe
+    if not blocks or model.moe_intermediate % (layout.expert_tp * BLOCK) == 0:
+        return given
+    return replace(given, layout=replace(layout, ep=layout.expert_group))
 
 
 def _deployed(given: Workers, row: Row, model: Model) -> Workers:

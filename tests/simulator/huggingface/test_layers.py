@@ -117,6 +117,20 @@ def test_shared_indexers_hold_no_keys(changes: dict[str, Any], own: int, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("changes", "whole"),
+    [
+        ({}, True),
+        ({"use_qk_norm": True, "qk_norm_type": "per_layer"}, True),
+        ({"qk_norm_type": "per_head"}, False),
+        ({"use_qk_norm": False}, False),
+    ],
+)
+def test_norms_over_all_heads(changes: dict[str, Any], whole: bool, tmp_path: Path) -> None:
+    """MiniMax-M2 norms its heads together unless its file says otherwise."""
+    assert model(tmp_path, CONFIGS["minimax_m2"] | changes).norms_all_heads == whole
+
+
+@pytest.mark.parametrize(
     ("changes", "dense", "interleaved"),
     [
         ({}, 3, False),

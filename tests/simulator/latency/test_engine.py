@@ -327,6 +327,42 @@ def test_what_is_quantised_apart_is_not_quantised_again(workers: dict[str, Worke
     assert spared == pytest.approx(1e-3 * worker.model.layers, rel=1e-9)
 
 
+def companions(worker: WorkerSpec, seconds: float) -> dict[str, float]:
+    """Return calls of the small kernels that only some models have, and their sums over ranks."""
+    step = Roofline(engine=Engine(name="mine", companion_s=seconds)).step(worker)
+    small = [
+        op
+        for op in token_operators(step.spec, 8.0)
+        if op.kind == "companion" or op.name == "squares_reduce"
+    ]
+    assert all(step.machine.seconds(op) >= float(op.calls) * seconds for op in small)
+    return {op.name: float(op.calls) for op in small}
+
+
+@pytest.mark.parametrize("tp", [1, 4])
+def test_small_kernels_come_with_what_a_model_has(
+    tp: int, workers: dict[str, WorkerSpec], spec_from: Any
+) -> None:
+    """Gates, norms over all heads and sums of shared experts are of the models that have them.
+
+    Tensor-parallel ranks sum the squares of their heads, one has them all.
+    """
+    qwen, minimax = (
+        replace(workers["linear"], model=spec_from("model", name, Model), layout=Layout(tp=tp))
+        for name in ("qwen3_5_397b_a17b", "minimax_m2")
+    )
+    assert companions(qwen, 1e-3) == {
+        "linear_sort": 45,
+        "linear_norm": 45,
+        "output_gate": 15,
+        "shared_expert_sum": 60,
+    }
+    summed = {"squares_reduce": 62.0} if tp > 1 else {}
+    assert companions(minimax, 2e-6) == {"head_squares": 62, "head_norms": 62, **summed}
+    assert companions(workers["dense"], 1e-3) == {}
+    assert companions(qwen, 0.0) == {}  # as kernels alone were measured
+
+
 @pytest.mark.parametrize("gpu", ["h100_sxm", "h200_sxm", "b200_sxm", "gb200_nvl72"])
 @pytest.mark.parametrize("tp", [1, 2, 8])
 @pytest.mark.parametrize("engine", ["generic", "trtllm"])
