@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
-from simulator.explore.paper import chunks, layouts, ratios
+from simulator.explore.paper import layouts, ratios
 from simulator.explore.paper.claims import Claim, Numbers
 from simulator.explore.paper.laboratory import FP4, Assumptions, Laboratory
 from simulator.latency.collectives import MULTICAST
@@ -104,27 +104,16 @@ def _layouts(lab: Laboratory) -> Iterable[Claim]:
     return layouts.T.draw(lab).claims
 
 
-def _domains(lab: Laboratory) -> Iterable[Claim]:
-    return layouts.F11.draw(lab).claims
-
-
 IN_16_BITS = replace(FP4, attention="bf16", attention_activations="bf16")
 """DeepSeek-R1 as nvidia/DeepSeek-R1-0528-NVFP4 stores it: its hf_quant_config.json leaves all of
 self_attn and the head in 16 bits, and has KV in FP8."""
 
-STEPS = ("share_helped_by_step Llama-3.1-70B",)
 CHANGES = (
     Change(
         what="prompts take twice as long",
         assumed=Assumptions(prefill_scale=2.0),
         draw=(_ratios, _fixed),
-        shown=MappingProxyType(
-            {
-                "F9b": ("mean_by_third",),
-                "F9c": ("loose", "tight"),
-                "F10a": ("best_loose", "mean_tight"),
-            }
-        ),
+        shown=MappingProxyType({"F9c": ("loose", "tight"), "F10a": ("best_loose", "mean_tight")}),
     ),
     Change(
         what="prompts are computed with experts spread over at least 8 GPUs",
@@ -151,55 +140,25 @@ CHANGES = (
         what="KV in FP4",
         assumed=Assumptions(precision=replace(FP4, kv="nvfp4")),
         draw=(_ratios,),
-        shown=MappingProxyType({"F9b": ("mean_by_third",), "F9c": ("loose", "tight")}),
+        shown=MappingProxyType({"F9c": ("loose", "tight")}),
     ),
     Change(
         what="kernels without the least time that each takes",
         assumed=Assumptions(latency=Altered(altered=without_floors)),
-        draw=(_ratios, _layouts, _domains),
-        shown=MappingProxyType(
-            {
-                "F9b": ("mean_by_third",),
-                "Td": ("tp_loose", "tp_tight"),
-                "F11a": STEPS,
-            }
-        ),
-    ),
-    Change(
-        what="both: prompts twice as long, and kernels without a least time",
-        assumed=Assumptions(latency=Altered(altered=without_floors), prefill_scale=2.0),
-        draw=(_ratios,),
-        shown=MappingProxyType({"F9b": ("mean_by_third",)}),
+        draw=(_layouts,),
+        shown=MappingProxyType({"Td": ("tp_loose", "tp_tight")}),
     ),
     Change(
         what="all-reduces over more GPUs start no later than over 16",
         assumed=Assumptions(latency=Altered(altered=equal_starts)),
-        draw=(_layouts, _domains),
-        shown=MappingProxyType(
-            {
-                "Td": ("tp_loose", "tp_tight"),
-                "F11a": STEPS,
-            }
-        ),
+        draw=(_layouts,),
+        shown=MappingProxyType({"Td": ("tp_loose", "tp_tight")}),
     ),
     Change(
         what="all experts equally popular, and every rank hit as often",
         assumed=Assumptions(latency=Roofline(moe_skew=1.0, busiest_rank=False)),
         draw=(_layouts,),
         shown=MappingProxyType({"Tc": ("share_with_ep",)}),
-    ),
-    Change(
-        what="a chunk beside every decode step, as small as keeps up",
-        draw=(chunks.in_every_step,),
-        shown=MappingProxyType(
-            {
-                "F6a": (
-                    "loss DeepSeek-R1",
-                    "loss DeepSeek-R1, up-projection cached",
-                    "loss Llama-3.1-70B",
-                )
-            }
-        ),
     ),
 )
 """What is tried for the claims that do not hold."""

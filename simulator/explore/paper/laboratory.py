@@ -8,11 +8,19 @@ import polars as pl
 
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
+from simulator.explore.colocated import colocated_points
 from simulator.explore.costs import Costs
 from simulator.explore.evaluate import collect, decode_points, prefill_points
-from simulator.explore.match import FTL_CUTOFF_S, choose_prefill, prefill_front
+from simulator.explore.match import (
+    CLUSTER,
+    FTL_CUTOFF_S,
+    choose_prefill,
+    colocated,
+    prefill_front,
+    within,
+)
 from simulator.explore.paper.curves import mean_gain
-from simulator.explore.pareto import front
+from simulator.explore.pareto import front, pareto
 from simulator.explore.space import Lengths, Platform, Space
 from simulator.explore.study import Study, study
 from simulator.latency.roofline import Roofline
@@ -28,13 +36,18 @@ WORKER_GPUS = 64
 
 
 class Fronts(NamedTuple):
-    """The fronts of a study: disaggregated, and the co-located ones."""
+    """The fronts of a study: disaggregated, and the co-located ones.
+
+    ``steady``, where it is asked for, has a chunk beside every decode step; the others with
+    piggybacking have any mix.
+    """
 
     split: pl.DataFrame
     mixed: pl.DataFrame
     whole: pl.DataFrame
     piggybacked: pl.DataFrame
     chunked: pl.DataFrame
+    steady: pl.DataFrame = pl.DataFrame()
 
     @property
     def gain(self) -> float:
@@ -109,6 +122,7 @@ class Laboratory:
     points: int = 0
     _studies: dict[tuple[object, ...], Study] = field(default_factory=dict)
     _fronts: dict[tuple[object, ...], Fronts] = field(default_factory=dict)
+    _steady: dict[tuple[object, ...], pl.DataFrame] = field(default_factory=dict)
 
     def assuming(self, assumed: Assumptions) -> "Laboratory":
         """Return one of the same hardware and models where nothing has been studied yet."""
@@ -145,6 +159,25 @@ class Laboratory:
                 done.split(), done.mixed, done.whole, done.piggybacked, done.chunked
             )
         return self._fronts[key]
+
+    def fronts_and_steady(self, model: str, isl: int, osl: int, *, cached: bool = False) -> Fronts:
+        """Return those with the front of :meth:`steady`."""
+        steady = self.steady(model, isl, osl, cached=cached)
+        return self.fronts(model, isl, osl, cached=cached)._replace(steady=steady)
+
+    def steady(self, model: str, isl: int, osl: int, *, cached: bool = False) -> pl.DataFrame:
+        """Return the co-located front with a chunk beside every decode step, as small as keeps up.
+
+        That is the decode-maximal batching of arXiv 2308.16369, which piggybacking has its name
+        from. Its points are among those of :meth:`study`, which counts them.
+        """
+        key = (model, isl, osl, cached)
+        if key not in self._steady:
+            platform, lengths = self.platform(model, cached=cached), Lengths.constant(isl, osl)
+            points = collect(colocated_points(paper_space(platform, lengths)))
+            deployed = colocated(_least_chunks(points, isl), platform, lengths)
+            self._steady[key] = pareto(within(deployed, ttft_s=FTL_CUTOFF_S), y=CLUSTER)
+        return self._steady[key]
 
     def pools(self, model: str, isl: int, osl: int) -> Study:
         """Return the study of :meth:`study`, or one of its disaggregated points alone."""
@@ -195,3 +228,10 @@ class Laboratory:
         self.points += points
         if self.progress is not None:
             self.progress(what, self.points)
+
+
+def _least_chunks(points: pl.DataFrame, isl: int) -> pl.DataFrame:
+    """Return the co-located points with the smallest part of a prompt that keeps a batch full."""
+    chunk, batch = pl.col("chunk"), ("tp", "pp", "ep", "attention_dp", "batch")
+    beside = points.filter((chunk > 0) & (chunk < isl))
+    return beside.filter(chunk == chunk.min().over(*batch))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ from simulator.explore.paper import (
     layouts,
     ratios,
 )
+from simulator.explore.paper.curves import common_ratio
 from simulator.explore.paper.laboratory import Assumptions, Fronts
 from simulator.explore.space import Platform
 from simulator.latency.machine import Machine
@@ -106,21 +108,31 @@ def test_verdicts_follow_the_evidence(sheet: Any, evidence: Any, held: list[bool
     assert all(claim.id.startswith(sheet.id) and claim.numbers for claim in claims)
 
 
-def by_ratio(ratios: list[float]) -> pl.DataFrame:
-    """Return a front with these GPU ratios along it."""
-    return curve(1.0).with_columns(pl.Series("gpu_ratio", ratios))
+def by_ratio(ratios: list[float], reach: float = 1.0) -> pl.DataFrame:
+    """Return a front with these GPU ratios along it, over so many times the interactivities."""
+    return curve(1.0).with_columns(
+        pl.Series("gpu_ratio", ratios), (reach * pl.col("interactivity")).alias("interactivity")
+    )
 
 
 @pytest.mark.parametrize(
-    ("small", "held"),
-    [([0.5, 0.45, 0.4, 0.35], True), ([0.4, 0.3, 0.2, 0.01], False), ([0.9, 0.9, 0.8, 0.8], False)],
+    ("small", "reach", "held"),
+    [
+        ([0.5, 0.45, 0.4, 0.35], 1.0, True),
+        ([0.4, 0.3, 0.2, 0.01], 1.0, False),
+        ([0.4, 0.3, 0.2, 0.01], 4.0, True),
+        ([0.9, 0.9, 0.8, 0.8], 1.0, False),
+    ],
 )
-def test_flat_is_flat_everywhere(small: list[float], held: bool) -> None:
-    """F9b: a ratio near 0.4 at one end alone is neither flat nor around 0.4."""
+def test_flat_is_flat_on_the_axis_of_all(small: list[float], reach: float, held: bool) -> None:
+    """F9b: near 0.4 in each third of what all fronts span, whatever it is beyond."""
     fronts = {NAMES[model]: by_ratio([4.0, 3.0, 2.0, 0.5]) for model in MODELS}
-    fronts[NAMES[SMALL]] = by_ratio(small)
+    fronts[NAMES[SMALL]] = by_ratio(small, reach)
     claims = {each.id: each.judged(fronts) for each in ratios.F9.statements}
     assert claims["F9b"].held == held
+    own = claims["F9b"].numbers["mean_by_third_of_its_own_front"]
+    assert isinstance(own, list)
+    assert own[2] < own[0]
 
 
 def domains(*gains: float) -> list[pl.DataFrame]:
@@ -130,12 +142,48 @@ def domains(*gains: float) -> list[pl.DataFrame]:
 
 @pytest.mark.parametrize(
     ("large", "held"),
-    [((1.1, 1.2, 1.3), True), ((1.1, 1.1, 1.1), False), ((1.1, 1.2, 1.1), False)],
+    [
+        ((1.1, 1.2, 1.3), True),
+        ((1.1, 1.1, 1.1), True),
+        ((1.1, 1.2, 1.0), False),
+        ((1.1, 1.2, 0.9), False),
+    ],
 )
-def test_every_larger_domain_must_help(large: tuple[float, ...], held: bool) -> None:
-    """F11a: a domain that adds nothing to the one before, or is worse, does not always help."""
+def test_the_largest_domain_must_help_each_model(large: tuple[float, ...], held: bool) -> None:
+    """F11a: 72 GPUs that add nothing to 8 of one model, or are worse, do not always help."""
     found = {NAMES[R1]: domains(1.1, 1.2, 1.3), NAMES[LARGE]: domains(*large)}
-    assert layouts.F11.statements[0].judged(found).held == held
+    claim = layouts.F11.statements[0].judged(found)
+    assert claim.held == held
+    steps = claim.numbers[f"share_helped_by_step {NAMES[LARGE]}"]
+    assert steps == [float(b > 1.02 * a) for a, b in pairwise((1.0, *large))]
+
+
+def test_piggybacking_is_a_chunk_beside_every_step() -> None:
+    """F6a and F8b judge the front with one; that of any mix is told beside it."""
+    names = [name for name, _, _ in chunks.CASES]
+    lost = dict(zip(names, (0.6, 0.7, 0.9), strict=True))
+    each = {name: fronts(1.0)._replace(steady=curve(kept)) for name, kept in lost.items()}
+    claims = [
+        s.judged(chunks.Piggybacking(each, dict.fromkeys(each, 0.1))) for s in chunks.F6.statements
+    ]
+    assert claims[0].held
+    assert claims[0].numbers[f"loss {names[0]}"] == pytest.approx(0.4)
+    assert claims[0].numbers[f"loss by any mix {names[0]}"] == pytest.approx(0.0, abs=1e-9)
+    traffic = {"16k/2k": 0.5, "2k/16k": 0.4}
+    cases = {name: fronts(2.0)._replace(steady=curve(kept)) for name, kept in traffic.items()}
+    assert not gains.F8.statements[1].judged(cases).held
+
+
+def test_the_chunks_beside_every_step_are_among_all(experts: Platform) -> None:
+    """No front of them lies above that of any mix, and all its chunks are a prompt's parts."""
+    models = dict.fromkeys(MODELS, experts.model)
+    lab = Laboratory(models=models, gpu=experts.gpu, fabric=experts.fabric)
+    both = lab.fronts_and_steady(R1, 2048, 128)
+    counted = lab.points
+    assert both.steady["mixed_chunk"].is_between(1, 2047).all()
+    assert (common_ratio(both.steady, both.chunked) <= 1.0 + 1e-9).all()
+    lab.steady(R1, 2048, 128)
+    assert lab.points == counted
 
 
 def test_changes_are_told_of_claims_that_do_not_hold(experts: Platform) -> None:
