@@ -50,6 +50,12 @@ class Batching:
     ``kv_blocks`` overrides the number of blocks the memory model would give, per worker.
     ``prefix_cache`` keeps the KV of prompts whose blocks have ids in the blocks that no request
     needs, until one does (vLLM, SGLang and TensorRT-LLM: on).
+    ``scheduler_recv_interval``: a worker that decodes looks for new prompts only before every so
+    many-th step (SGLang's, whose public recipes set 10 or 30); after a step with prompts, and idle,
+    it looks at once. ``batch_wait_timeout_iters`` and ``batch_wait_max_tokens_ratio``: beside
+    decodes, prompts wait until a step would have that share of ``max_num_batched_tokens``, or for
+    so many steps (TensorRT-LLM's, without attention-DP). A step here is a token of each sequence:
+    with speculative decoding an engine's holds several.
     """
 
     max_num_batched_tokens: int = 8192
@@ -61,6 +67,9 @@ class Batching:
     memory_utilization: float = 0.9
     kv_blocks: int | None = None
     prefix_cache: bool = True
+    scheduler_recv_interval: int = 1
+    batch_wait_timeout_iters: int = 0
+    batch_wait_max_tokens_ratio: float = 0.0
 
     def __post_init__(self) -> None:
         _at_least("batching", "max_num_batched_tokens", self.max_num_batched_tokens, 1)
@@ -79,6 +88,22 @@ class Batching:
             )
         if self.kv_blocks is not None:
             _at_least("batching", "kv_blocks", self.kv_blocks, 1)
+        _at_least("batching", "scheduler_recv_interval", self.scheduler_recv_interval, 1)
+        self._check_batch_wait()
+
+    def _check_batch_wait(self) -> None:
+        """Refuse what would never let a prompt wait, or ask for more than a step holds."""
+        iters, ratio = self.batch_wait_timeout_iters, self.batch_wait_max_tokens_ratio
+        _at_least("batching", "batch_wait_timeout_iters", iters, 0)
+        if not 0 <= ratio <= 1:
+            raise ConfigError(
+                f"batching: batch_wait_max_tokens_ratio must lie in [0, 1] but got {ratio!r}"
+            )
+        if bool(iters) != bool(ratio):
+            raise ConfigError(
+                "batching: batch_wait_timeout_iters and batch_wait_max_tokens_ratio go together, "
+                f"both 0 or neither, but got {iters!r} and {ratio!r}"
+            )
 
     def rank_tokens(self, ranks: int) -> int:
         """Return the token budget of each of ``ranks`` attention-DP ranks."""
@@ -106,6 +131,11 @@ class Pool:
         if self.workers > MAX_WORKERS:
             raise ConfigError(
                 f"{self.role} pool: workers must be at most {MAX_WORKERS} but got {self.workers!r}"
+            )
+        if self.batching.batch_wait_timeout_iters and self.layout.attention_dp > 1:
+            raise ConfigError(
+                f"{self.role} pool: batch_wait_timeout_iters needs attention_dp=1, as engines only "
+                f"wait without attention-DP, but got {self.layout.attention_dp!r}"
             )
 
 

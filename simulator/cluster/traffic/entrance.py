@@ -83,7 +83,7 @@ class Entrance:
     def waiting(self) -> int:
         """Prompts in the chosen worker's queue, and its share of those at the router."""
         held = 0 if self.held is None else len(self.held)
-        return len(self._worker.prompts) + len(self._worker.aside) - (-held // self.workers)
+        return self._worker.queued - (-held // self.workers)
 
     @property
     def tokens(self) -> int:

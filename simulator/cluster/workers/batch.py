@@ -12,6 +12,7 @@ from math import isnan
 
 from simulator.cluster.clock import STEP_END, Clock
 from simulator.cluster.ledger import Ledger
+from simulator.cluster.workers.intake import BatchWait, Polls
 from simulator.cluster.workers.leap import Leap
 from simulator.cluster.workers.worker import Listener, Step, Worker, WorkerSettings
 
@@ -47,6 +48,7 @@ class BatchWorker(Worker):
         "_paused",
         "_pending",
         "_piggyback",
+        "_polls",
         "_prompt_step",
         "_ready",
         "_resumed",
@@ -56,6 +58,8 @@ class BatchWorker(Worker):
         "_stalled",
         "_staying",
         "_unseen",
+        "_wait",
+        "_waits",
         "depart",
         "leap",
     )
@@ -68,6 +72,9 @@ class BatchWorker(Worker):
         self._max_seqs = settings.batching.max_num_seqs
         self._grows = settings.batching.reserve == "prompt"
         self._piggyback = settings.batching.piggyback
+        self._polls = Polls(settings.batching)
+        self._wait = BatchWait(settings.batching)
+        self._waits = False  # prompts, in the iteration under way, for more of them
         self.leap = Leap(settings.times, settings.batching.block_size, grows=self._grows)
         self._running: dict[int, int] = {}  # request -> step it ends at, youngest last
         self._ends: list[tuple[int, int]] = []  # heap of (step, request); may hold stale entries
@@ -94,6 +101,23 @@ class BatchWorker(Worker):
         self._late_since: dict[int, float] | None = None  # whose last token was when, in a stall
 
     # --- what others ask of it ---------------------------------------------------------------
+
+    def enqueue(self, request: int) -> None:
+        """Take a request in whose prompt is to be computed here, if busy as soon as it looks."""
+        if self._polls.every == 1 or self.busy_since is None:
+            super().enqueue(request)
+            return
+        self.unread.append(request)
+        self._advance()
+        ahead = self._polls.ahead(self.leap.step)
+        if self.leap.left > ahead:
+            self._shorten(ahead)
+
+    def _look(self) -> None:
+        """Take in who came since the last look."""
+        self._polls.restart(self.leap.step)
+        while self.unread:
+            super().enqueue(self.unread.popleft())
 
     def _joined(self, request: int) -> None:
         if self.prompts[0] == request:
@@ -361,10 +385,13 @@ class BatchWorker(Worker):
             self.leap.left = self.leap.growth_left = 0
             if self._prompt_step is not None:
                 self._close_prompts(self._prompt_step, now)
+                self._polls.restart(self.leap.step)
             if self._going:
                 self._let_go()
             if self._ends and self._ends[0][0] <= self.leap.step:
                 self._finish_due()
+        else:
+            self._polls.restart(self.leap.step)
         self._begin(now)
 
     def _begin(self, now: float) -> None:
@@ -381,7 +408,9 @@ class BatchWorker(Worker):
             self._join_arrived(now)
         if self._pending:
             self._grant()
-        if self.prompts or self.partial:
+        if self.unread and (self._polls.due(self.leap.step) or not self._running):
+            self._look()
+        if (self.prompts or self.partial) and not self._lets_wait():
             self._prompt_step = self._form(now, len(self._running))
         if self._prompt_step is not None:
             self._prompt_chunks(self._prompt_step, now)
@@ -401,7 +430,9 @@ class BatchWorker(Worker):
             leap.once()
         else:
             offered = self._asked or (self.depart and self._running.keys() - self._staying)
-            most = 1 if offered or self._unseen else self._ends[0][0] - leap.step
+            most = 1 if offered or self._unseen or self._waits else self._ends[0][0] - leap.step
+            if self.unread:
+                most = min(most, self._polls.ahead(leap.step))
             first, end = leap.plan(now, batch, most, self.capacity - self.used)
         self.alarm.set(end, STEP_END)
         if self._awaiting:
@@ -778,6 +809,46 @@ class BatchWorker(Worker):
             self._listener.finished(request)
 
     # --- prompts -------------------------------------------------------------------------------
+
+    def _lets_wait(self) -> bool:
+        """Tell whether prompts that could be computed beside decodes wait for more of them."""
+        self._waits = False
+        if self._wait and self._running:
+            tokens = self._near_tokens()
+            self._waits = tokens > 0 and self._wait.holds(tokens + len(self._running))
+        return self._waits
+
+    def _near_tokens(self) -> int:
+        """Return the tokens of the prompts that there are seats, tokens and blocks for now.
+
+        Prompts in progress count whole; only as many as end the wait are looked at.
+        """
+        decoding, chunked = len(self._running), self.settings.batching.chunked_prefill
+        seats = self._max_seqs - decoding
+        left = self.rank_tokens - (decoding if self._piggyback else 0)
+        if seats <= 0 or left <= 0:
+            return 0
+        tokens = sum(map(self._target, self.partial))
+        left -= sum(map(self._rest_of, self.partial))
+        room = self.capacity - self.used
+        for count, request in enumerate(self.prompts, len(self.partial)):
+            needs, blocks = self._needs(request)
+            room -= blocks
+            crowded = needs > left and not chunked and tokens > 0
+            full = count >= seats or left <= 0 or room < 0
+            if full or crowded or tokens >= self._wait.tokens:
+                break
+            tokens, left = tokens + needs, left - needs
+        return tokens
+
+    def _needs(self, request: int) -> tuple[int, int]:
+        """Return the tokens to compute of a prompt that waits, and the blocks it would take."""
+        target = self._target(request)
+        blocks = self._held(request, target + 1)
+        if self.cache is None:
+            return target, blocks
+        found = self.cache.find(request, target)
+        return target - found.blocks * self.block_size, blocks - found.blocks + found.idle
 
     def _placed(self, request: int) -> bool:
         """Tell whether a router counts the prompt's tokens, or it recomputes a preempted one's."""

@@ -163,7 +163,7 @@ class Worker:
     ``found_tokens`` need not be computed for that, which alone would have taken ``spared_s``, and
     ``kept_tokens`` not be transferred. What memories ``beneath`` have of a prompt that is begun is
     loaded first: until then it is ``loading``, and others go on. Prompts ``aside`` are not to be
-    begun before more of them is near.
+    begun before more of them is near. It has not looked at the ``unread`` ones yet.
     """
 
     __slots__ = (
@@ -202,6 +202,7 @@ class Worker:
         "slow_steps",
         "spared_s",
         "step_count",
+        "unread",
         "used",
     )
 
@@ -228,6 +229,7 @@ class Worker:
         self.beneath: Beneath | None = None
         self.loading: dict[int, Partial] = {}
         self.aside: set[int] = set()
+        self.unread: deque[int] = deque()
         self.spared_s = 0.0
         self.ranks = settings.spec.layout.attention_dp
         self.rank_tokens = settings.batching.rank_tokens(self.ranks)
@@ -269,9 +271,14 @@ class Worker:
         raise NotImplementedError
 
     @property
+    def queued(self) -> int:
+        """How many prompts wait to be begun."""
+        return len(self.prompts) + len(self.aside) + len(self.unread)
+
+    @property
     def waiting(self) -> int:
         """How many prompts wait to be begun or loaded."""
-        return len(self.prompts) + len(self.aside) + len(self.loading)
+        return self.queued + len(self.loading)
 
     def wake(self, now: float) -> None:
         """Do what is due now."""
@@ -389,7 +396,7 @@ class Worker:
     @property
     def empty(self) -> bool:
         """Whether it holds nothing at all."""
-        return not (self.used or self.prompts or self.partial or self.aside)
+        return not (self.used or self.partial or self.queued)
 
     @property
     def under_way(self) -> set[int]:
@@ -399,7 +406,7 @@ class Worker:
     def surrender(self) -> list[int]:
         """Give up the prompts that are not begun, in the order they came."""
         queued = self._line.everybody() if self.aside else self.prompts
-        given = [request for request in queued if self._placed(request)]
+        given = [request for request in (*queued, *self.unread) if self._placed(request)]
         for request in given:
             self._drop(request)
             tokens = self._ledger.prompt_tokens[request]
@@ -434,6 +441,9 @@ class Worker:
 
     def _drop(self, request: int) -> None:
         """Take a prompt out of the queue, and bring nothing more of it up."""
+        if request in self.unread:
+            self.unread.remove(request)
+            return
         self.prompts.remove(request)
         self.aside.discard(request)
         if self.beneath is not None:
@@ -446,6 +456,7 @@ class Worker:
         self._stop_loading()
         self.partial.clear()
         self.prompts.clear()
+        self.unread.clear()
         self.used = 0
         if self.cache is not None:
             self.cache.clear()

@@ -69,6 +69,8 @@ class SteppingWorker(BatchWorker):
         self.offered: set[int] = set()
         self.parked: dict[int, int] = {}
         self.alone = False
+        self.unseen_for = 0
+        self.waited = 0
         self.plain: PlainCache | None = None
         if self.settings.prompts is not None:
             self.plain = PlainCache(self.settings.prompts, self.settings.batching.block_size)
@@ -120,6 +122,14 @@ class SteppingWorker(BatchWorker):
         return self.ceil(min(length, whole))
 
     def enqueue(self, request: int) -> None:
+        """Queue a whole request, or leave it where a busy scheduler looks only now and then."""
+        busy = self.busy_since is not None
+        if busy and self.settings.batching.scheduler_recv_interval > 1:
+            self.unread.append(request)
+            return
+        self.line_up(request)
+
+    def line_up(self, request: int) -> None:
         """Queue a whole request, or let it wait until it is brought up."""
         whole = self._ledger.input_tokens[request] + self._ledger.generated[request]
         if self.beneath is not None and self.beneath.prefetch(request, whole):
@@ -156,11 +166,14 @@ class SteppingWorker(BatchWorker):
         if request in (*sequences, *prompts, *closing):
             self.gone.append(request)
             return True
-        if request in self.prompts or request in self.aside:
-            self.prompts.remove(request)
-            self.aside.discard(request)
-            if self.beneath is not None:
-                self.beneath.give_up(request)
+        if request in self.prompts or request in self.aside or request in self.unread:
+            if request in self.unread:
+                self.unread.remove(request)
+            else:
+                self.prompts.remove(request)
+                self.aside.discard(request)
+                if self.beneath is not None:
+                    self.beneath.give_up(request)
             self.disown(request)
             if request not in self.interrupted:
                 waits = self._ledger.prompt_tokens[request]
@@ -332,7 +345,7 @@ class SteppingWorker(BatchWorker):
     def empty(self) -> bool:
         """Whether nothing is here."""
         queues = self.prompts, self.landed, self.wanting, self.batch, self.coming, self.begun
-        queues = (*queues, self.aside)
+        queues = (*queues, self.aside, self.unread)
         return not (self.used or any(queues))
 
     @property
@@ -395,7 +408,7 @@ class SteppingWorker(BatchWorker):
         self.parked, self.asked = {}, {}
         self.computing, self.stepping = None, False
         queues = self.batch, self.coming, self.landed, self.wanting, self.interrupted, self.begun
-        for held in (*queues, self.prompts, self.decoding, self.due):
+        for held in (*queues, self.prompts, self.unread, self.decoding, self.due):
             held.clear()
         self.forget_blocks()
         self._rest(self._clock.now)
@@ -412,7 +425,7 @@ class SteppingWorker(BatchWorker):
     def observe(self) -> tuple[int, int]:
         """Count who waits and who is served."""
         computing = len(self.begun) + (len(self.computing.finishing) if self.computing else 0)
-        waiting = len(self.prompts) + len(self.aside) + len(self.fetching)
+        waiting = len(self.prompts) + len(self.aside) + len(self.unread) + len(self.fetching)
         return waiting + len(self.landed) + len(self.wanting), len(self.batch) + computing
 
     @property
@@ -422,7 +435,9 @@ class SteppingWorker(BatchWorker):
         loading = (each for each in self.fetching.values() if self._placed(each.request))
         waits = sum(tokens[each.request] - each.done for each in loading)
         return waits + sum(
-            tokens[each] for each in (*self.prompts, *self.aside) if self._placed(each)
+            tokens[each]
+            for each in (*self.prompts, *self.aside, *self.unread)
+            if self._placed(each)
         )
 
     @property
@@ -444,10 +459,16 @@ class SteppingWorker(BatchWorker):
 
     def wake(self, now: float) -> None:
         """End the step under way and begin the next."""
+        looks = True
         if self.stepping:
-            self.stepping = False
+            looks, self.stepping = self.counted(), False
             self.end_step(now)
-        self.begin_step(now)
+        self.begin_step(now, looks=looks)
+
+    def counted(self) -> bool:
+        """Count the step that ends; tell whether the scheduler looks for requests after it."""
+        self.unseen_for += 1000 if self.computing else 1
+        return self.unseen_for >= self.settings.batching.scheduler_recv_interval
 
     def end_step(self, now: float) -> None:
         """Give who decodes their tokens, then close computed prompts, then finish sequences."""
@@ -520,7 +541,7 @@ class SteppingWorker(BatchWorker):
                 length = ledger.input_tokens[request] + ledger.generated[request]
                 self.coming.append(Sequence(request, length, left, self.held[request], now))
 
-    def begin_step(self, now: float) -> None:
+    def begin_step(self, now: float, *, looks: bool) -> None:
         """Grow, preempt, admit, and start a step if there is anything to do."""
         if self.asked and self.batch and not self.alone:
             asked, self.asked = self.asked, {}
@@ -538,7 +559,12 @@ class SteppingWorker(BatchWorker):
         while self.landed and len(self.batch) < self.settings.batching.max_num_seqs:
             self.take(self.landed.popleft(), now)
         self.grant()
-        self.computing = self.chunks(now)
+        if looks or not self.batch:
+            self.unseen_for = 0
+            for request in self.unread:
+                self.line_up(request)
+            self.unread.clear()
+        self.computing = None if self.holds_back() else self.chunks(now)
         if self.computing is None and not self.batch:
             self._rest(now)
             return
@@ -609,6 +635,40 @@ class SteppingWorker(BatchWorker):
         ledger.recomputed_tokens[sequence.request] += sequence.length - 1
         self.interrupted[sequence.request] = now
         self.prompts.appendleft(sequence.request)
+
+    def holds_back(self) -> bool:
+        """Tell whether prompts wait until there are more of them for one step."""
+        batching, decoding = self.settings.batching, len(self.batch)
+        together = self.together()
+        if not (batching.batch_wait_timeout_iters and decoding and together):
+            return False
+        few = together + decoding < (
+            batching.batch_wait_max_tokens_ratio * batching.max_num_batched_tokens
+        )
+        waits = few and self.waited < batching.batch_wait_timeout_iters
+        self.waited = self.waited + 1 if waits else 0
+        return waits
+
+    def together(self) -> int:
+        """Return the tokens of the prompts that the next step could take."""
+        batching, decoding = self.settings.batching, len(self.batch)
+        tokens = batching.max_num_batched_tokens - decoding * batching.piggyback
+        seats, room = batching.max_num_seqs - decoding, self.capacity - self.used
+        if seats <= 0 or tokens <= 0:
+            return 0
+        total = sum(self._target(prompt.request) for prompt in self.begun)
+        tokens -= sum(self._target(prompt.request) - prompt.done for prompt in self.begun)
+        seats -= len(self.begun)
+        for request in self.prompts:
+            whole = self._target(request)
+            known = self.plain.find(request, whole) if self.plain else None
+            rest = whole - (known.blocks * batching.block_size if known else 0)
+            room -= self.need(request, whole + 1) - (known.blocks - known.idle if known else 0)
+            too_long = rest > tokens and not batching.chunked_prefill and total > 0
+            if seats <= 0 or tokens <= 0 or room < 0 or too_long:
+                break
+            total, tokens, seats = total + rest, tokens - rest, seats - 1
+        return total
 
     def chunks(self, now: float) -> Step | None:
         """Go on with the prompts begun, then begin others, within each rank's budget."""

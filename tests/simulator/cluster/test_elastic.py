@@ -83,8 +83,13 @@ TRANSFERS = st.builds(
     handover_s=st.sampled_from([0.0, 0.3]),
     recomputes=st.booleans(),
 ) | st.builds(Transfer, mode=st.sampled_from(["pull", "push"]), release=st.just("idle"))
+WAITS = st.sampled_from(
+    [{}, {}, {"batch_wait_timeout_iters": 5, "batch_wait_max_tokens_ratio": 0.7}]
+)
 BATCHINGS = st.builds(
-    Batching,
+    lambda waits, **rule: Batching(**rule, **waits),
+    waits=WAITS,
+    scheduler_recv_interval=st.sampled_from([1, 1, 4, 30]),
     max_num_batched_tokens=st.sampled_from([64, 512]),
     max_num_seqs=st.sampled_from([4, 64]),
     kv_blocks=st.sampled_from([60, 400]),

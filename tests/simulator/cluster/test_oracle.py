@@ -41,6 +41,20 @@ BATCHINGS = {
     "small blocks first": replace(SMALL_BLOCKS, piggyback=False),
     "no evict first": replace(NO_EVICT, piggyback=False),
 }
+SELDOM = {
+    "polls": replace(TIGHT, scheduler_recv_interval=10),
+    "polls, prompts first": replace(FIRST, scheduler_recv_interval=30),
+    "waits": replace(NO_EVICT, batch_wait_timeout_iters=40, batch_wait_max_tokens_ratio=0.1),
+    "waits under pressure": replace(
+        TIGHT, batch_wait_timeout_iters=5, batch_wait_max_tokens_ratio=0.9
+    ),
+    "both": replace(
+        WHOLE,
+        scheduler_recv_interval=7,
+        batch_wait_timeout_iters=20,
+        batch_wait_max_tokens_ratio=0.5,
+    ),
+}
 TRANSFERS = [
     Transfer(
         mode=mode, sharing=sharing, handover_s=0.07 * (mode != "push"), recomputes=mode != "pull"
@@ -81,6 +95,15 @@ def test_batching_equals_oracle(build: object, batching: Batching) -> None:
     record = both(deployment, poisson_traffic(400, 40, 120, 60))
     if batching.reserve == "prompt":
         assert record.requests["preemptions"].sum() > 0, "the case must exercise preemption"
+
+
+@pytest.mark.parametrize("batching", SELDOM.values(), ids=SELDOM.keys())
+@pytest.mark.parametrize("build", [disaggregated, colocated])
+def test_prompts_taken_up_late_equal_oracle(build: object, batching: Batching) -> None:
+    """Where workers look for prompts seldom, or have them wait for others, the columns agree."""
+    deployment = build(2, batching=batching, latency=LinearLatency(knee=3000.0))  # type: ignore[operator]
+    both(deployment, poisson_traffic(400, 40, 120, 60))
+    both(deployment, replace(poisson_traffic(200, 1, 100, 50), concurrency=12))
 
 
 @pytest.mark.parametrize("transfer", TRANSFERS, ids=lambda t: f"{t.mode}-{t.sharing}-{t.release}")
@@ -151,8 +174,16 @@ rules = st.fixed_dictionaries(
         "piggyback": st.booleans(),
         "chunked_prefill": st.booleans(),
         "reserve": st.sampled_from(["prompt", "full"]),
+        "scheduler_recv_interval": st.sampled_from([1, 1, 2, 3, 7, 30]),
     }
 )
+waits = st.sampled_from([(0, 0.0), (0, 0.0), (3, 0.5), (5, 1.0), (40, 0.8)])
+
+
+def waiting(rule: dict[str, Any], wait: tuple[int, float], ranks: int) -> dict[str, Any]:
+    """Return the rule with so many iterations of waiting for a share of the budget, if it may."""
+    iters, ratio = wait if ranks == 1 else (0, 0.0)
+    return rule | {"batch_wait_timeout_iters": iters, "batch_wait_max_tokens_ratio": ratio}
 
 
 @settings(max_examples=100)
@@ -165,6 +196,7 @@ rules = st.fixed_dictionaries(
     ranks=st.sampled_from([1, 1, 2, 5]),
     recomputes=st.booleans(),
     rule=rules,
+    wait=waits,
 )
 def test_any_traffic_equals_oracle(
     rows: list[tuple[int, int, int]],
@@ -175,9 +207,11 @@ def test_any_traffic_equals_oracle(
     ranks: int,
     recomputes: bool,
     rule: dict[str, Any],
+    wait: tuple[int, float],
 ) -> None:
     """Whatever arrives, ties included, leaping equals stepping and every law holds."""
     rows.sort()
+    rule = waiting(rule, wait, ranks)
     batching = Batching(kv_blocks=blocks, max_num_seqs=seqs, max_num_batched_tokens=64, **rule)
     mode = "push_layerwise" if layerwise else "pull"
     transfer = Transfer(mode=mode, recomputes=recomputes, handover_s=0.03 * recomputes)
@@ -198,6 +232,7 @@ def test_any_traffic_equals_oracle(
     ranks=st.sampled_from([1, 1, 3]),
     recomputes=st.booleans(),
     rule=rules,
+    wait=waits,
 )
 def test_ties_under_pressure_equal_oracle(
     rows: list[tuple[int, int, int]],
@@ -206,9 +241,11 @@ def test_ties_under_pressure_equal_oracle(
     ranks: int,
     recomputes: bool,
     rule: dict[str, Any],
+    wait: tuple[int, float],
 ) -> None:
     """With every event on one grid and blocks of one token, each tie is decided alike."""
     rows.sort()
+    rule = waiting(rule, wait, ranks)
     batching = Batching(
         kv_blocks=blocks, block_size=1, max_num_batched_tokens=40, max_num_seqs=16, **rule
     )
