@@ -395,7 +395,7 @@ class BatchWorker(Worker):
         self._begin(now)
 
     def _begin(self, now: float) -> None:
-        self.leap.since = now
+        self.leap.since, self._waits = now, False
         if self._running and not self._stalled:
             if self._asked or self.depart is not None:
                 self._move_out()
@@ -408,10 +408,8 @@ class BatchWorker(Worker):
             self._join_arrived(now)
         if self._pending:
             self._grant()
-        if self.unread and (self._polls.due(self.leap.step) or not self._running):
-            self._look()
-        if (self.prompts or self.partial) and not self._lets_wait():
-            self._prompt_step = self._form(now, len(self._running))
+        if self.prompts or self.partial or self.unread:
+            self._take_up(now)
         if self._prompt_step is not None:
             self._prompt_chunks(self._prompt_step, now)
         elif self._running:
@@ -420,6 +418,13 @@ class BatchWorker(Worker):
             self._rest(now)
             return
         self._work(now)
+
+    def _take_up(self, now: float) -> None:
+        """Look for new prompts if it is time to, and form a step of those there are."""
+        if self.unread and (self._polls.due(self.leap.step) or not self._running):
+            self._look()
+        if (self.prompts or self.partial) and not self._lets_wait():
+            self._prompt_step = self._form(now, len(self._running))
 
     def _plan(self, now: float) -> None:
         """Find how far the batch stays as it is, and when that is."""
@@ -812,7 +817,6 @@ class BatchWorker(Worker):
 
     def _lets_wait(self) -> bool:
         """Tell whether prompts that could be computed beside decodes wait for more of them."""
-        self._waits = False
         if self._wait and self._running:
             tokens = self._near_tokens()
             self._waits = tokens > 0 and self._wait.holds(tokens + len(self._running))
