@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from simulator.deployment import Batching
 from simulator.errors import ConfigError
 from simulator.latency.base import StepModel, WorkerSpec
 from simulator.latency.roofline import Roofline
@@ -478,6 +479,88 @@ RECIPE_RUN = {
     "tpot_ms": "",
 }
 """Six clients for each decode worker, whose recipe has four seats."""
+
+
+LAUNCHED = {
+    "source": "silicon_sample.csv",
+    "model": "DeepSeek-R1",
+    "precision": "fp4",
+    "engine": "sglang 0.5.9",
+    "gpu": "B200",
+    "mode": "agg",
+    "prefill_parallel": "TP8",
+    "decode_parallel": "TP8",
+    "isl": "1024",
+    "osl": "1024",
+    "concurrency_or_rate": "16",
+    "ttft_ms": "",
+    "tpot_ms": "",
+}
+"""A co-located run whose script is public."""
+
+
+def launched(catalogue: Catalogue, **change: str) -> Batching:
+    """Return how the worker of such a run batches."""
+    (pool,) = serving.case_of(LAUNCHED | change, catalogue).deployment.pools
+    return pool.batching
+
+
+@pytest.mark.parametrize(
+    ("change", "interval", "tokens", "seqs"),
+    [
+        ({}, 30, 16384, 256),
+        ({"concurrency_or_rate": "15"}, 10, 16384, 256),
+        ({"precision": "fp8"}, 30, 32768, 128),
+        ({"precision": "fp8", "decode_parallel": "TP4"}, 10, 8192, 32),
+        ({"precision": "fp8", "gpu": "H200"}, 1, 32768, 512),
+        ({"precision": "fp8", "gpu": "H200", "osl": "8192"}, 1, 32768, 256),
+        ({"model": "Qwen3.5-397B-A17B", "concurrency_or_rate": "200"}, 30, 32768, 200),
+        (
+            {"model": "Qwen3.5-397B-A17B", "precision": "fp8", "gpu": "B300"},
+            10,
+            16384,
+            16,
+        ),
+        ({"source": "another"}, 1, serving.STEP_TOKENS, serving.SEQS),
+        ({"engine": "vllm 0.19.0"}, 1, serving.STEP_TOKENS, serving.SEQS),
+    ],
+)
+def test_sglang_is_launched_as_its_script_says(
+    change: dict[str, str], interval: int, tokens: int, seqs: int, catalogue: Catalogue
+) -> None:
+    """By model, precision, GPU and clients; what no script speaks of has the defaults."""
+    batching = launched(catalogue, **change)
+    got = batching.scheduler_recv_interval, batching.max_num_batched_tokens, batching.max_num_seqs
+    assert got == (interval, tokens, seqs)
+
+
+@pytest.mark.parametrize(
+    ("change", "tokens", "iters"),
+    [
+        ({"engine": "trtllm"}, 1152, 0),
+        ({"engine": "trtllm", "concurrency_or_rate": "256"}, 1344, 0),
+        ({"engine": "trtllm 1.1.0rc2.post2", "isl": "8192"}, 8320, 0),
+        ({"engine": "trtllm 1.2.0rc6.post2"}, 8192, 0),
+        ({"engine": "trtllm 1.2.0rc6.post2", "concurrency_or_rate": "64"}, 8192, 40),
+        (
+            {
+                "engine": "trtllm 1.2.0rc6.post2",
+                "concurrency_or_rate": "64",
+                "decode_parallel": "ADP8 EP8",
+            },
+            8 * 8192,
+            0,
+        ),
+        ({"engine": "trtllm 1.1.0rc2.post2", "gpu": "H200"}, 1152, 0),
+    ],
+)
+def test_trtllm_is_launched_as_its_script_says(
+    change: dict[str, str], tokens: int, iters: int, catalogue: Catalogue
+) -> None:
+    """Whole prompts, one beside the decodes before 1.2, 8,192 tokens since, and 1k/1k waits."""
+    batching = launched(catalogue, **{"precision": "fp8", **change})
+    assert not batching.chunked_prefill
+    assert (batching.max_num_batched_tokens, batching.batch_wait_timeout_iters) == (tokens, iters)
 
 
 def test_a_recipes_seats_are_the_decode_workers(catalogue: Catalogue) -> None:

@@ -54,10 +54,8 @@ TARGETS: Mapping[str, Target] = {
     "e2e_throughput": Target(
         title="output throughput",
         median=10.0,
-        missed="one source's rows are an experiment, see below; it follows TTFT too, and in "
-        "SGLang's runs first tokens wait longer than for what is simulated: their recipes look "
-        "for new requests every 10 steps, from 16 clients on every 30 (InferenceX "
-        "benchmarks/dsr1_fp4_b200.sh)",
+        missed="one source's rows are an experiment, see below; it follows TPOT, and TTFT, which "
+        "in some of SGLang's runs holds seconds of compilation",
     ),
     "public_throughput": Target(
         title="throughput, figures outside the data",
@@ -515,6 +513,12 @@ _METHOD = """Every row becomes a deployment and runs through the whole simulator
   rows, so these are no evidence for them. Dynamo's front end takes decode workers in turn, its
   default; where each worker has one seat the runs waited longer than that, as if placed at random,
   which several front ends would do.
+- Co-located rows of InferenceX have what its public scripts launched their servers with
+  (`simulator/validation/launches.py`): tokens of a step, seats, share of memory, how often SGLang
+  looks for new requests (every 10 steps, mostly, and every 30 from 16 clients on), and where
+  TensorRT-LLM has prompts wait for others. Nothing of it is fitted, but it was looked for after
+  TTFT of SGLang's rows had come out 42 % too short, so what these rows gain by it is no evidence;
+  `gateway_s` was fitted anew. Runs that no script speaks of keep their engine's defaults.
 - NVIDIA's overviews name no limits of their offline runs. `trtllm-bench` chooses them itself, by
   lengths and by what KV memory seems to leave, and the overviews list the batches captured as CUDA
   graphs, of which those up to the limit count; its PyTorch backend computes prompts whole

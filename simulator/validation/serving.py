@@ -25,7 +25,7 @@ from simulator.layout import Layout, MemoryBudget, Precision, plan_memory
 from simulator.model import Model
 from simulator.policies.routing import LeastKV, RoundRobin
 from simulator.record import STATUSES, RunRecord
-from simulator.validation import choices, recipes, trtllm_bench
+from simulator.validation import choices, launches, recipes, trtllm_bench
 from simulator.validation.names import Catalogue, Unmapped, Workers, precision, unfolded, workers
 from simulator.validation.score import SILICON, Scored, batch_range
 from simulator.validation.steps import profile_of, reason_of
@@ -202,6 +202,8 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
         server = replace(server, chosen=chosen, chunked=_chunks(row))
     if mode == "disagg" and name.startswith("deepseek"):
         server = replace(server, decode_seats=_seats(row, server, dict(roles), offered))
+    if mode == "agg":
+        server = replace(server, launch=_launch(row, name, server, dict(roles)["mixed"]))
     pools = tuple(server.pool(role, given) for role, given in roles)
     deployment = Deployment(
         model=model,
@@ -210,7 +212,7 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
         latency=_captured(_latency(row), row, server),
         pools=pools,
         first_token="decode" if mode == "disagg" else "prefill",
-        decode_router=RoundRobin() if _behind_dynamo(row) else LeastKV(),
+        decode_router=RoundRobin() if _of_inferencex(row) else LeastKV(),
     )
     ours = sum(pool.workers * pool.layout.gpus for pool in pools)
     return Case(
@@ -288,6 +290,25 @@ def _seats(row: Row, server: "_Server", roles: Mapping[str, Workers], offered: L
     return seats if SEATED * room >= _under_way(row, offered) else None
 
 
+def _launch(row: Row, name: str, server: "_Server", given: Workers) -> launches.Launch:
+    """Return what a co-located row's server was launched with, as far as a public script says."""
+    if not _of_inferencex(row):
+        return launches.DEFAULT
+    return launches.launch(
+        launches.Run(
+            engine=server.engine,
+            version=tuple(map(int, re.findall(r"\d+", row["engine"])[:2])),
+            model=name,
+            weights=server.precision.weights,
+            gpu=recipes.key(server.gpu.name),
+            gpus=given.layout.gpus,
+            ranks=given.layout.attention_dp,
+            tokens=(int(number(row["isl"]) or 0), int(number(row["osl"]) or 0)),
+            clients=_clients(row),
+        )
+    )
+
+
 def _under_way(row: Row, offered: Load) -> float:
     """Return how many answers were being decoded at a time, by Little's law; 0 if not known."""
     first, each = number(row.get("ttft_ms", "")), number(row.get("tpot_ms", ""))
@@ -298,10 +319,11 @@ def _under_way(row: Row, offered: Load) -> float:
     return offered.clients * decoding / (first + decoding)
 
 
-def _behind_dynamo(row: Row) -> bool:
-    """Tell whether Dynamo placed the requests: all disaggregated runs of InferenceX.
+def _of_inferencex(row: Row) -> bool:
+    """Tell whether a row is of InferenceX' sweeps.
 
-    Its front end takes decode workers in turn unless told otherwise (``--router-mode``).
+    Behind all their disaggregated runs is Dynamo, whose front end takes decode workers in turn
+    unless told otherwise (``--router-mode``).
     """
     return "silicon_sample" in row.get("source", "")
 
@@ -489,6 +511,7 @@ class _Server:
     decode_seats: int | None = None
     chosen: trtllm_bench.Limits | None = None
     chunked: bool = True
+    launch: launches.Launch = launches.DEFAULT
 
     @property
     def block_size(self) -> int:
@@ -498,11 +521,17 @@ class _Server:
     def seqs(self) -> int:
         if self.chosen is not None:
             return self.chosen.sequences
-        return OFFLINE_SEQS if self.offline else SEQS
+        return self.launch.seqs or (OFFLINE_SEQS if self.offline else SEQS)
 
     @property
     def step_tokens(self) -> int:
-        return STEP_TOKENS if self.chosen is None else self.chosen.tokens
+        if self.chosen is not None:
+            return self.chosen.tokens
+        return self.launch.step_tokens or STEP_TOKENS
+
+    @property
+    def memory_share(self) -> float:
+        return self.launch.memory_share or (OFFLINE_SHARE if self.offline else MEMORY_SHARE)
 
     def rank_seqs(self, role: str) -> int:
         """Return how many sequences an attention rank of this role has room for."""
@@ -525,15 +554,19 @@ class _Server:
         with one rank's, since a GPU only ever holds one rank's step.
         """
         at_once = layout.attention_dp * (1 if role == "prefill" else layout.pp)
+        iters, ratio = self.launch.wait
         return Batching(
             max_num_batched_tokens=self.step_tokens * at_once,
             max_num_seqs=self.rank_seqs(role) * at_once,
             block_size=self.block_size,
             reserve="full" if self.engine == "trtllm" else "prompt",
-            chunked_prefill=self.chunked,
+            chunked_prefill=self.chunked and self.launch.chunked,
             piggyback=self.engine != "sglang",  # its default: no mixed chunks
             memory_utilization=1.0,  # kv_blocks says what is left; this only must not refuse
             kv_blocks=self.kv_blocks(role, layout),
+            scheduler_recv_interval=self.launch.recv_interval,
+            batch_wait_timeout_iters=iters,
+            batch_wait_max_tokens_ratio=ratio,
         )
 
     def kv_blocks(self, role: str, layout: Layout) -> int:
@@ -543,7 +576,7 @@ class _Server:
         """
         budget = MemoryBudget(
             block_size=self.block_size,
-            memory_utilization=OFFLINE_SHARE if self.offline else MEMORY_SHARE,
+            memory_utilization=self.memory_share,
             max_num_batched_tokens=self.step_tokens,
             max_num_seqs=self.seqs,
             role=role,
