@@ -52,7 +52,9 @@ class Batching:
     needs, until one does (vLLM, SGLang and TensorRT-LLM: on).
     ``scheduler_recv_interval``: a worker that decodes looks for new prompts only before every so
     many-th step (SGLang's, whose public recipes set 10 or 30); after a step with prompts, and idle,
-    it looks at once. ``batch_wait_timeout_iters`` and ``batch_wait_max_tokens_ratio``: beside
+    it looks at once. ``schedules_ahead``: a step is formed when the one before begins (overlap
+    scheduling), so that prompts that come meanwhile take part in the step after it at the
+    earliest. ``batch_wait_timeout_iters`` and ``batch_wait_max_tokens_ratio``: beside
     decodes, prompts wait until a step would have that share of ``max_num_batched_tokens``, or for
     so many steps (TensorRT-LLM's, without attention-DP). A step here is a token of each sequence:
     with speculative decoding an engine's holds several.
@@ -68,6 +70,7 @@ class Batching:
     kv_blocks: int | None = None
     prefix_cache: bool = True
     scheduler_recv_interval: int = 1
+    schedules_ahead: bool = False
     batch_wait_timeout_iters: int = 0
     batch_wait_max_tokens_ratio: float = 0.0
 

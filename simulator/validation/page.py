@@ -518,7 +518,9 @@ _METHOD = """Every row becomes a deployment and runs through the whole simulator
   looks for new requests (every 10 steps, mostly, and every 30 from 16 clients on), and where
   TensorRT-LLM has prompts wait for others. Nothing of it is fitted, but it was looked for after
   TTFT of SGLang's rows had come out 42 % too short, so what these rows gain by it is no evidence;
-  `gateway_s` was fitted anew. Runs that no script speaks of keep their engine's defaults.
+  `gateway_s` was fitted anew. So it is with schedulers that form a step while the one before runs
+  (`batching.schedules_ahead`), which SGLang's and TensorRT-LLM's are by their sources. Runs that
+  no script speaks of keep their engine's defaults.
 - NVIDIA's overviews name no limits of their offline runs. `trtllm-bench` chooses them itself, by
   lengths and by what KV memory seems to leave, and the overviews list the batches captured as CUDA
   graphs, of which those up to the limit count; its PyTorch backend computes prompts whole

@@ -565,6 +565,7 @@ class _Server:
             memory_utilization=1.0,  # kv_blocks says what is left; this only must not refuse
             kv_blocks=self.kv_blocks(role, layout),
             scheduler_recv_interval=self.launch.recv_interval,
+            schedules_ahead=load(profile_of(self.engine)).overlap_scheduling,
             batch_wait_timeout_iters=iters,
             batch_wait_max_tokens_ratio=ratio,
         )

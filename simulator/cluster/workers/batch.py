@@ -104,20 +104,26 @@ class BatchWorker(Worker):
 
     def enqueue(self, request: int) -> None:
         """Take a request in whose prompt is to be computed here, if busy as soon as it looks."""
-        if self._polls.every == 1 or self.busy_since is None:
+        polls = self._polls
+        if polls.at_once or self.busy_since is None:
             super().enqueue(request)
             return
-        self.unread.append(request)
         self._advance()
-        ahead = self._polls.ahead(self.leap.step)
+        seen = self.unread[request] = self.step_count + 1 + polls.lag
+        ahead = polls.next(seen) - self.step_count
         if self.leap.left > ahead:
             self._shorten(ahead)
 
     def _look(self) -> None:
-        """Take in who came since the last look."""
-        self._polls.restart(self.leap.step)
-        while self.unread:
-            super().enqueue(self.unread.popleft())
+        """Take in who came before the last look, if it is time to; with no decodes, everybody."""
+        unread, step = self.unread, self.step_count
+        if self._running and not self._polls.due(step):
+            return
+        self._polls.restart(step)
+        while unread and (not self._running or next(iter(unread.values())) <= step):
+            request = next(iter(unread))
+            del unread[request]
+            super().enqueue(request)
 
     def _joined(self, request: int) -> None:
         if self.prompts[0] == request:
@@ -385,13 +391,13 @@ class BatchWorker(Worker):
             self.leap.left = self.leap.growth_left = 0
             if self._prompt_step is not None:
                 self._close_prompts(self._prompt_step, now)
-                self._polls.restart(self.leap.step)
+                self._polls.restart(self.step_count)
             if self._going:
                 self._let_go()
             if self._ends and self._ends[0][0] <= self.leap.step:
                 self._finish_due()
         else:
-            self._polls.restart(self.leap.step)
+            self._polls.restart(self.step_count)
         self._begin(now)
 
     def _begin(self, now: float) -> None:
@@ -421,7 +427,7 @@ class BatchWorker(Worker):
 
     def _take_up(self, now: float) -> None:
         """Look for new prompts if it is time to, and form a step of those there are."""
-        if self.unread and (self._polls.due(self.leap.step) or not self._running):
+        if self.unread:
             self._look()
         if (self.prompts or self.partial) and not self._lets_wait():
             self._prompt_step = self._form(now, len(self._running))
@@ -437,7 +443,7 @@ class BatchWorker(Worker):
             offered = self._asked or (self.depart and self._running.keys() - self._staying)
             most = 1 if offered or self._unseen or self._waits else self._ends[0][0] - leap.step
             if self.unread:
-                most = min(most, self._polls.ahead(leap.step))
+                most = min(most, self._next_look() - self.step_count)
             first, end = leap.plan(now, batch, most, self.capacity - self.used)
         self.alarm.set(end, STEP_END)
         if self._awaiting:
@@ -445,6 +451,11 @@ class BatchWorker(Worker):
         if self._late:
             self._resumed = first
         self._stalled = False
+
+    def _next_look(self) -> int:
+        """Return the next step before which it looks and sees somebody."""
+        first = next(iter(self.unread.values()))
+        return self._polls.next(max(first, self.step_count + 1))
 
     def _prompt_chunks(self, step: Step, now: float) -> None:
         """Compute prompt chunks, beside one iteration or in its place."""

@@ -4,30 +4,33 @@ from simulator.deployment import Batching
 
 
 class Polls:
-    """The iterations between which a worker looks for new requests.
+    """The steps before which a worker that decodes looks for new requests.
 
-    It looks whenever it has computed prompts or is idle, and then after every ``every``-th
-    iteration of decodes alone, as SGLang's scheduler counts (``SchedulerRecvSkipper``: a decode
-    weighs 1, any other step a thousand). Iterations are numbered through.
+    It looks when it has computed prompts, and then before every ``every``-th step of decodes alone,
+    as SGLang's scheduler counts (``SchedulerRecvSkipper``: a decode weighs 1, any other step a
+    thousand). Steps are numbered through. With ``lag`` 1 the scheduler forms each step when the one
+    before begins (overlap scheduling): a look does not find who came during that.
     """
 
-    __slots__ = ("_since", "every")
+    __slots__ = ("_since", "at_once", "every", "lag")
 
     def __init__(self, batching: Batching) -> None:
         self.every = batching.scheduler_recv_interval
+        self.lag = int(batching.schedules_ahead)
+        self.at_once = self.every == 1 and not self.lag
         self._since = 0
 
     def restart(self, step: int) -> None:
-        """Look before iteration ``step``, and count from there."""
+        """Look before ``step``, and count from there."""
         self._since = step
 
     def due(self, step: int) -> bool:
-        """Tell whether it looks before iteration ``step``."""
+        """Tell whether it looks before ``step``."""
         return (step - self._since) % self.every == 0
 
-    def ahead(self, step: int) -> int:
-        """Return after how many iterations from ``step`` on it looks next, 1 at least."""
-        return self.every - (step - self._since) % self.every
+    def next(self, step: int) -> int:
+        """Return the first step at or after ``step`` before which it looks."""
+        return step + (self._since - step) % self.every
 
 
 class BatchWait:

@@ -229,7 +229,7 @@ class Worker:
         self.beneath: Beneath | None = None
         self.loading: dict[int, Partial] = {}
         self.aside: set[int] = set()
-        self.unread: deque[int] = deque()
+        self.unread: dict[int, int] = {}  # from which step on it may see them
         self.spared_s = 0.0
         self.ranks = settings.spec.layout.attention_dp
         self.rank_tokens = settings.batching.rank_tokens(self.ranks)
@@ -441,8 +441,7 @@ class Worker:
 
     def _drop(self, request: int) -> None:
         """Take a prompt out of the queue, and bring nothing more of it up."""
-        if request in self.unread:
-            self.unread.remove(request)
+        if self.unread.pop(request, None) is not None:
             return
         self.prompts.remove(request)
         self.aside.discard(request)

@@ -123,9 +123,9 @@ class SteppingWorker(BatchWorker):
 
     def enqueue(self, request: int) -> None:
         """Queue a whole request, or leave it where a busy scheduler looks only now and then."""
-        busy = self.busy_since is not None
-        if busy and self.settings.batching.scheduler_recv_interval > 1:
-            self.unread.append(request)
+        batching, busy = self.settings.batching, self.busy_since is not None
+        if busy and (batching.schedules_ahead or batching.scheduler_recv_interval > 1):
+            self.unread[request] = 0
             return
         self.line_up(request)
 
@@ -168,7 +168,7 @@ class SteppingWorker(BatchWorker):
             return True
         if request in self.prompts or request in self.aside or request in self.unread:
             if request in self.unread:
-                self.unread.remove(request)
+                del self.unread[request]
             else:
                 self.prompts.remove(request)
                 self.aside.discard(request)
@@ -559,16 +559,23 @@ class SteppingWorker(BatchWorker):
         while self.landed and len(self.batch) < self.settings.batching.max_num_seqs:
             self.take(self.landed.popleft(), now)
         self.grant()
-        if looks or not self.batch:
-            self.unseen_for = 0
-            for request in self.unread:
-                self.line_up(request)
-            self.unread.clear()
+        self.look(looks=looks)
         self.computing = None if self.holds_back() else self.chunks(now)
         if self.computing is None and not self.batch:
             self._rest(now)
             return
         self.run_step(now)
+
+    def look(self, *, looks: bool) -> None:
+        """Queue who came, if the scheduler looks or is idle; ahead, whom it could know of."""
+        if looks or not self.batch:
+            self.unseen_for = 0
+            ahead = self.settings.batching.schedules_ahead and self.batch
+            for request in [each for each, age in self.unread.items() if age or not ahead]:
+                del self.unread[request]
+                self.line_up(request)
+        for request in self.unread:
+            self.unread[request] += 1
 
     def take(self, request: int, now: float) -> None:
         """Let a transferred request join."""

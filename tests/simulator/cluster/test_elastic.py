@@ -90,6 +90,7 @@ BATCHINGS = st.builds(
     lambda waits, **rule: Batching(**rule, **waits),
     waits=WAITS,
     scheduler_recv_interval=st.sampled_from([1, 1, 4, 30]),
+    schedules_ahead=st.booleans(),
     max_num_batched_tokens=st.sampled_from([64, 512]),
     max_num_seqs=st.sampled_from([4, 64]),
     kv_blocks=st.sampled_from([60, 400]),

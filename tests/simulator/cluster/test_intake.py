@@ -47,9 +47,33 @@ def test_an_idle_worker_looks_at_once() -> None:
 
 
 @pytest.mark.parametrize("piggyback", [True, False])
+@pytest.mark.parametrize(
+    ("interval", "arrivals", "expected"),
+    [
+        (1, [0.0, 0.15, 0.25, 0.42], [0.0, 0.3, 0.4, 0.6]),
+        (3, [0.0, 0.25, 0.35, 0.45], [0.0, 0.4, 0.5, 0.6]),
+        (3, [0.0, 0.31, 0.38, 0.42], [0.0, 0.7, 0.7, 0.7]),
+    ],
+)
+def test_a_step_formed_ahead_lacks_who_comes_meanwhile(
+    interval: int, arrivals: list[float], expected: list[float], piggyback: bool
+) -> None:
+    """Who comes during a step takes part in the one after the next, at a look.
+
+    With an interval of 3 the look at 0.4 s finds who came before 0.3 s. If that is somebody, those
+    who came before 0.4 s are found when his step ends, else only at 0.7 s.
+    """
+    rule = {"scheduler_recv_interval": interval, "schedules_ahead": True, "piggyback": piggyback}
+    assert began(arrivals, [10] * 4, [100, 2, 2, 2], **rule) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("piggyback", [True, False])
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("interval", [1, 10, 30])
-def test_isolated_arrivals_wait_half_an_interval_on_average(interval: int, piggyback: bool) -> None:
-    """At a worker that decodes without end the mean wait is of half a step and (N - 1) / 2."""
+def test_isolated_arrivals_wait_half_an_interval_on_average(
+    interval: int, ahead: bool, piggyback: bool
+) -> None:
+    """At a worker that decodes without end: N / 2 steps, and one more if steps are formed ahead."""
     rng, count = np.random.default_rng(interval), 400
     arrivals = np.cumsum(rng.uniform(40, 60, count) * STEP)
     rows = [0.0, *arrivals.tolist()]
@@ -58,12 +82,13 @@ def test_isolated_arrivals_wait_half_an_interval_on_average(interval: int, piggy
         [10] * (count + 1),
         [30_000, *[2] * count],
         scheduler_recv_interval=interval,
+        schedules_ahead=ahead,
         piggyback=piggyback,
     )
     waits = (np.array(found[1:]) - arrivals) / STEP
     error = interval / np.sqrt(12 * count)
-    assert waits.mean() == pytest.approx(interval / 2, abs=4 * error)
-    assert waits.max() <= interval + 1e-6
+    assert waits.mean() == pytest.approx(interval / 2 + ahead, abs=4 * error)
+    assert waits.max() <= interval + ahead + 1e-6
 
 
 def test_prompts_wait_for_others_or_for_so_many_steps() -> None:

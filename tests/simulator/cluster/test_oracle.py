@@ -42,8 +42,10 @@ BATCHINGS = {
     "no evict first": replace(NO_EVICT, piggyback=False),
 }
 SELDOM = {
+    "ahead": replace(TIGHT, schedules_ahead=True),
+    "ahead, prompts first": replace(FIRST, schedules_ahead=True),
     "polls": replace(TIGHT, scheduler_recv_interval=10),
-    "polls, prompts first": replace(FIRST, scheduler_recv_interval=30),
+    "polls, prompts first": replace(FIRST, scheduler_recv_interval=30, schedules_ahead=True),
     "waits": replace(NO_EVICT, batch_wait_timeout_iters=40, batch_wait_max_tokens_ratio=0.1),
     "waits under pressure": replace(
         TIGHT, batch_wait_timeout_iters=5, batch_wait_max_tokens_ratio=0.9
@@ -175,6 +177,7 @@ rules = st.fixed_dictionaries(
         "chunked_prefill": st.booleans(),
         "reserve": st.sampled_from(["prompt", "full"]),
         "scheduler_recv_interval": st.sampled_from([1, 1, 2, 3, 7, 30]),
+        "schedules_ahead": st.booleans(),
     }
 )
 waits = st.sampled_from([(0, 0.0), (0, 0.0), (3, 0.5), (5, 1.0), (40, 0.8)])
