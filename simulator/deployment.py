@@ -56,7 +56,9 @@ class Batching:
     scheduling), so that prompts that come meanwhile take part in the step after it at the
     earliest. ``batch_wait_timeout_iters`` and ``batch_wait_max_tokens_ratio``: beside
     decodes, prompts wait until a step would have that share of ``max_num_batched_tokens``, or for
-    so many steps (TensorRT-LLM's, without attention-DP). A step here is a token of each sequence:
+    so many steps (TensorRT-LLM's, without attention-DP). ``attention_dp_timeout_iters``: they wait
+    until there is one for every rank, or for every so many-th step (its ``attention_dp_config``
+    with ``enable_balance``; 0: they do not). A step here is a token of each sequence:
     with speculative decoding an engine's holds several.
     """
 
@@ -73,6 +75,7 @@ class Batching:
     schedules_ahead: bool = False
     batch_wait_timeout_iters: int = 0
     batch_wait_max_tokens_ratio: float = 0.0
+    attention_dp_timeout_iters: int = 0
 
     def __post_init__(self) -> None:
         _at_least("batching", "max_num_batched_tokens", self.max_num_batched_tokens, 1)
@@ -92,6 +95,7 @@ class Batching:
         if self.kv_blocks is not None:
             _at_least("batching", "kv_blocks", self.kv_blocks, 1)
         _at_least("batching", "scheduler_recv_interval", self.scheduler_recv_interval, 1)
+        _at_least("batching", "attention_dp_timeout_iters", self.attention_dp_timeout_iters, 0)
         self._check_batch_wait()
 
     def _check_batch_wait(self) -> None:

@@ -561,6 +561,8 @@ def test_trtllm_is_launched_as_its_script_says(
     batching = launched(catalogue, **{"precision": "fp8", **change})
     assert not batching.chunked_prefill
     assert (batching.max_num_batched_tokens, batching.batch_wait_timeout_iters) == (tokens, iters)
+    ranks = change.get("decode_parallel", "").startswith("ADP")
+    assert batching.attention_dp_timeout_iters == (60 if ranks else 0)
 
 
 def test_a_recipes_seats_are_the_decode_workers(catalogue: Catalogue) -> None:

@@ -46,6 +46,8 @@ WAITING_CLIENTS = 64
 """Clients from which dsr1_fp8_b200_trt.sh has prompts of 1k/1k wait for others."""
 WAIT = (40, 0.8)
 """Its batch_wait_timeout_iters and batch_wait_max_tokens_ratio."""
+BALANCE_ITERS = 60
+"""timeout_iters of attention_dp_config with enable_balance, wherever attention-DP is on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,7 @@ class Launch:
     chunked: bool = True
     recv_interval: int = 1
     wait: tuple[int, float] = (0, 0.0)
+    balance_iters: int = 0
 
 
 DEFAULT = Launch()
@@ -105,6 +108,7 @@ def _trtllm(run: Run) -> Launch:
         memory_share=TRTLLM_SHARES[run.gpu],
         chunked=False,
         wait=WAIT if waits else (0, 0.0),
+        balance_iters=BALANCE_ITERS if run.ranks > 1 else 0,
     )
 
 

@@ -568,6 +568,7 @@ class _Server:
             schedules_ahead=load(profile_of(self.engine)).overlap_scheduling,
             batch_wait_timeout_iters=iters,
             batch_wait_max_tokens_ratio=ratio,
+            attention_dp_timeout_iters=self.launch.balance_iters,
         )
 
     def kv_blocks(self, role: str, layout: Layout) -> int:

@@ -12,7 +12,7 @@ from math import isnan
 
 from simulator.cluster.clock import STEP_END, Clock
 from simulator.cluster.ledger import Ledger
-from simulator.cluster.workers.intake import BatchWait, Polls
+from simulator.cluster.workers.intake import BatchWait, Polls, RankBalance
 from simulator.cluster.workers.leap import Leap
 from simulator.cluster.workers.worker import Listener, Step, Worker, WorkerSettings
 
@@ -34,6 +34,7 @@ class BatchWorker(Worker):
         "_arrived",
         "_asked",
         "_awaiting",
+        "_balance",
         "_coming",
         "_ends",
         "_fresh",
@@ -74,6 +75,7 @@ class BatchWorker(Worker):
         self._piggyback = settings.batching.piggyback
         self._polls = Polls(settings.batching)
         self._wait = BatchWait(settings.batching)
+        self._balance = RankBalance(settings.batching, self.ranks)
         self._waits = False  # prompts, in the iteration under way, for more of them
         self.leap = Leap(settings.times, settings.batching.block_size, grows=self._grows)
         self._running: dict[int, int] = {}  # request -> step it ends at, youngest last
@@ -414,7 +416,7 @@ class BatchWorker(Worker):
             self._join_arrived(now)
         if self._pending:
             self._grant()
-        if self.prompts or self.partial or self.unread:
+        if self.prompts or self.partial or self.unread or self._balance:
             self._take_up(now)
         if self._prompt_step is not None:
             self._prompt_chunks(self._prompt_step, now)
@@ -429,6 +431,8 @@ class BatchWorker(Worker):
         """Look for new prompts if it is time to, and form a step of those there are."""
         if self.unread:
             self._look()
+        if self._balance:
+            self._balance.begins(self.step_count, len(self._running))
         if (self.prompts or self.partial) and not self._lets_wait():
             self._prompt_step = self._form(now, len(self._running))
 
@@ -831,7 +835,24 @@ class BatchWorker(Worker):
         if self._wait and self._running:
             tokens = self._near_tokens()
             self._waits = tokens > 0 and self._wait.holds(tokens + len(self._running))
+        elif self._balance:
+            near = self._near_prompts()
+            self._waits = near > 0 and self._balance.holds(self.step_count, near)
         return self._waits
+
+    def _near_prompts(self) -> int:
+        """Return how many prompts, up to the ranks, there are seats, tokens and blocks for now."""
+        decoding, room = len(self._running), self.capacity - self.used
+        seats = self._max_seqs - decoding
+        if seats <= 0 or self.rank_tokens <= -(-decoding // self.ranks) * self._piggyback:
+            return 0
+        count = len(self.partial)
+        for request in self.prompts:
+            room -= self._needs(request)[1]
+            if count >= min(seats, self.ranks) or room < 0:
+                break
+            count += 1
+        return count
 
     def _near_tokens(self) -> int:
         """Return the tokens of the prompts that there are seats, tokens and blocks for now.

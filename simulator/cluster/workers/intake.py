@@ -57,3 +57,38 @@ class BatchWait:
             return True
         self._count = 0
         return False
+
+
+class RankBalance:
+    """Steps for which prompts wait until there is one for every attention-DP rank.
+
+    As TensorRT-LLM's ``attention_dp_config`` with ``enable_balance`` and ``timeout_iters``
+    (``_balance_adp_requests`` of py_executor.py): steps are counted from the last that had a prompt
+    for each rank, or fewer decodes than ranks, whether or not anybody waits, and every so many-th
+    takes whoever is there.
+    """
+
+    __slots__ = ("_few", "_since", "_timeout", "ranks")
+
+    def __init__(self, batching: Batching, ranks: int) -> None:
+        self._timeout = batching.attention_dp_timeout_iters
+        self.ranks = ranks
+        self._since, self._few = 0, True
+
+    def __bool__(self) -> bool:
+        return self._timeout > 0
+
+    def begins(self, step: int, decoding: int) -> None:
+        """Hear that ``step`` begins with so many decodes, as all since the last heard of."""
+        if self._few:
+            self._since = step - 1
+        self._few = decoding < self.ranks
+
+    def holds(self, step: int, prompts: int) -> bool:
+        """Tell whether ``step`` has its prompts, so many, wait once more."""
+        if self._few:
+            return False
+        if prompts >= self.ranks:
+            self._since = step
+            return False
+        return (step - self._since) % self._timeout != 0

@@ -71,6 +71,7 @@ class SteppingWorker(BatchWorker):
         self.alone = False
         self.unseen_for = 0
         self.waited = 0
+        self.unbalanced = 0
         self.plain: PlainCache | None = None
         if self.settings.prompts is not None:
             self.plain = PlainCache(self.settings.prompts, self.settings.batching.block_size)
@@ -646,6 +647,8 @@ class SteppingWorker(BatchWorker):
     def holds_back(self) -> bool:
         """Tell whether prompts wait until there are more of them for one step."""
         batching, decoding = self.settings.batching, len(self.batch)
+        if batching.attention_dp_timeout_iters:
+            return self.unbalances()
         together = self.together()
         if not (batching.batch_wait_timeout_iters and decoding and together):
             return False
@@ -655,6 +658,29 @@ class SteppingWorker(BatchWorker):
         waits = few and self.waited < batching.batch_wait_timeout_iters
         self.waited = self.waited + 1 if waits else 0
         return waits
+
+    def unbalances(self) -> bool:
+        """Tell whether prompts wait until each rank can have one."""
+        batching, ranks = self.settings.batching, self.settings.spec.layout.attention_dp
+        seats, room = batching.max_num_seqs - len(self.batch), self.capacity - self.used
+        begins = len(self.begun)
+        for request in self.prompts:
+            whole = self._target(request)
+            known = self.plain.find(request, whole) if self.plain else None
+            room -= self.need(request, whole + 1) - (known.blocks - known.idle if known else 0)
+            if begins == seats or room < 0:
+                break
+            begins += 1
+        budget = self.ceil_of(batching.max_num_batched_tokens, ranks)
+        budget -= self.ceil_of(len(self.batch), ranks) if batching.piggyback else 0
+        if len(self.batch) < ranks or (begins >= ranks and seats > 0 and budget > 0):
+            self.unbalanced = 0
+            return False
+        self.unbalanced += 1
+        if self.unbalanced < batching.attention_dp_timeout_iters:
+            return True
+        self.unbalanced = 0
+        return False
 
     def together(self) -> int:
         """Return the tokens of the prompts that the next step could take."""

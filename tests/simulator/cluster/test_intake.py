@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import LinearLatency, colocated, traffic
+from builders import LinearLatency, colocated, spread, traffic
 
 from simulator.cluster.simulation import RunOptions, run
 from simulator.deployment import Batching, Pool
@@ -112,6 +112,27 @@ def test_nobody_waits_beside_no_decodes() -> None:
     assert began([0.0, 5.0], [20, 20], [2, 2], **rule) == pytest.approx([0.0, 5.0])
 
 
+def test_ranks_wait_for_a_prompt_each_or_for_every_fifth_step() -> None:
+    """Two decodes on two ranks since 0.1 s: one prompt waits until 0.5 s, two begin at once.
+
+    From their step at 0.6 s on the next prompt waits five steps.
+    """
+    batching = Batching(attention_dp_timeout_iters=5)
+    deployment = spread(colocated(1, latency=FLAT, batching=batching), 2)
+    load = traffic([0.0, 0.0, 0.15, 0.55, 0.55, 0.65], 10, [100, 100, 2, 2, 2, 2])
+    found = run(deployment, load, RunOptions()).requests["prefill_start_s"]
+    assert found == pytest.approx([0.0, 0.0, 0.5, 0.6, 0.6, 1.1])
+
+
+def test_ranks_without_decodes_do_not_wait() -> None:
+    """With one decode on two ranks a prompt begins with the next step."""
+    batching = Batching(attention_dp_timeout_iters=60)
+    deployment = spread(colocated(1, latency=FLAT, batching=batching), 2)
+    load = traffic([0.0, 0.25], 10, [100, 2])
+    found = run(deployment, load, RunOptions()).requests["prefill_start_s"]
+    assert found == pytest.approx([0.0, 0.3])
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
@@ -122,6 +143,10 @@ def test_nobody_waits_beside_no_decodes() -> None:
         (
             {"batch_wait_timeout_iters": -1},
             "batching: batch_wait_timeout_iters must be at least 0 but got -1",
+        ),
+        (
+            {"attention_dp_timeout_iters": -1},
+            "batching: attention_dp_timeout_iters must be at least 0 but got -1",
         ),
         (
             {"batch_wait_timeout_iters": 40, "batch_wait_max_tokens_ratio": 1.5},

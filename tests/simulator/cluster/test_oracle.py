@@ -148,6 +148,10 @@ def test_attention_ranks_equal_oracle(build: object, batching: Batching) -> None
     deployment = build(2, batching=batching, latency=LinearLatency(knee=3000.0))  # type: ignore[operator]
     for ranks in (2, 3):
         record = both(spread(deployment, ranks), poisson_traffic(300, 40, 120, 60))
+        waits = build(  # type: ignore[operator]
+            2, batching=replace(batching, attention_dp_timeout_iters=20), latency=LinearLatency()
+        )
+        both(spread(waits, ranks), poisson_traffic(200, 20, 120, 60))
         if batching.reserve == "prompt":
             assert record.requests["preemptions"].sum() > 0, "the case must exercise preemption"
 
@@ -178,6 +182,7 @@ rules = st.fixed_dictionaries(
         "reserve": st.sampled_from(["prompt", "full"]),
         "scheduler_recv_interval": st.sampled_from([1, 1, 2, 3, 7, 30]),
         "schedules_ahead": st.booleans(),
+        "attention_dp_timeout_iters": st.sampled_from([0, 0, 5, 60]),
     }
 )
 waits = st.sampled_from([(0, 0.0), (0, 0.0), (3, 0.5), (5, 1.0), (40, 0.8)])
@@ -186,6 +191,7 @@ waits = st.sampled_from([(0, 0.0), (0, 0.0), (3, 0.5), (5, 1.0), (40, 0.8)])
 def waiting(rule: dict[str, Any], wait: tuple[int, float], ranks: int) -> dict[str, Any]:
     """Return the rule with so many iterations of waiting for a share of the budget, if it may."""
     iters, ratio = wait if ranks == 1 else (0, 0.0)
+    rule = rule | {"attention_dp_timeout_iters": (ranks > 1) * rule["attention_dp_timeout_iters"]}
     return rule | {"batch_wait_timeout_iters": iters, "batch_wait_max_tokens_ratio": ratio}
 
 
