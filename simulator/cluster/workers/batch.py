@@ -74,8 +74,10 @@ class BatchWorker(Worker):
         self._grows = settings.batching.reserve == "prompt"
         self._piggyback = settings.batching.piggyback
         self._polls = Polls(settings.batching)
-        self._wait = BatchWait(settings.batching)
-        self._balance = RankBalance(settings.batching, self.ranks)
+        batching = settings.batching
+        waits, balances = batching.batch_wait_timeout_iters, batching.attention_dp_timeout_iters
+        self._wait = BatchWait(batching) if waits else None
+        self._balance = RankBalance(batching, self.ranks) if balances else None
         self._waits = False  # prompts, in the iteration under way, for more of them
         self.leap = Leap(settings.times, settings.batching.block_size, grows=self._grows)
         self._running: dict[int, int] = {}  # request -> step it ends at, youngest last
@@ -833,7 +835,7 @@ class BatchWorker(Worker):
     def _lets_wait(self) -> bool:
         """Tell whether prompts that could be computed beside decodes wait for more of them."""
         if self._wait and self._running:
-            tokens = self._near_tokens()
+            tokens = self._near_tokens(self._wait.tokens)
             self._waits = tokens > 0 and self._wait.holds(tokens + len(self._running))
         elif self._balance:
             near = self._near_prompts()
@@ -854,10 +856,10 @@ class BatchWorker(Worker):
             count += 1
         return count
 
-    def _near_tokens(self) -> int:
+    def _near_tokens(self, enough: float) -> int:
         """Return the tokens of the prompts that there are seats, tokens and blocks for now.
 
-        Prompts in progress count whole; only as many as end the wait are looked at.
+        Prompts in progress count whole; no more are looked at once there are ``enough``.
         """
         decoding, chunked = len(self._running), self.settings.batching.chunked_prefill
         seats = self._max_seqs - decoding
@@ -872,7 +874,7 @@ class BatchWorker(Worker):
             room -= blocks
             crowded = needs > left and not chunked and tokens > 0
             full = count >= seats or left <= 0 or room < 0
-            if full or crowded or tokens >= self._wait.tokens:
+            if full or crowded or tokens >= enough:
                 break
             tokens, left = tokens + needs, left - needs
         return tokens

@@ -47,9 +47,6 @@ class BatchWait:
         self.tokens = batching.batch_wait_max_tokens_ratio * batching.max_num_batched_tokens
         self._count = 0
 
-    def __bool__(self) -> bool:
-        return self._timeout > 0
-
     def holds(self, tokens: int) -> bool:
         """Tell whether a step of ``tokens``, decodes included, has its prompts wait once more."""
         if self._count < self._timeout and tokens < self.tokens:
@@ -74,9 +71,6 @@ class RankBalance:
         self._timeout = batching.attention_dp_timeout_iters
         self.ranks = ranks
         self._since, self._few = 0, True
-
-    def __bool__(self) -> bool:
-        return self._timeout > 0
 
     def begins(self, step: int, decoding: int) -> None:
         """Hear that ``step`` begins with so many decodes, as all since the last heard of."""
