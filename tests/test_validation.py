@@ -602,6 +602,28 @@ def test_a_recipe_with_fewer_seats_than_were_taken_is_anothers(catalogue: Catalo
     assert dropped.deployment.pools[1].batching.max_num_seqs == serving.SEQS
 
 
+def test_offline_overviews_have_their_backend_of_experts(catalogue: Catalogue) -> None:
+    """CUTLASS in NVIDIA's overviews alone: scripts of other runs differ by version."""
+    row = {
+        "model": "Qwen3-235B-A22B",
+        "precision": "fp4",
+        "gpu": "B200",
+        "mode": "agg",
+        "prefill_parallel": "DEP4",
+        "decode_parallel": "DEP4",
+        "isl": "1000",
+        "osl": "1000",
+        "concurrency_or_rate": "inf (offline max load)",
+        "engine": "TensorRT-LLM (pytorch backend)",
+        "source": "NVIDIA/TensorRT-LLM docs/source/developer-guide/perf-overview.md",
+        "notes": "",
+    }
+    served = {**row, "concurrency_or_rate": "256", "source": ""}
+    found = [serving.case_of(each, catalogue).deployment.latency for each in (row, served)]
+    backends = [each.moe_backend for each in found if isinstance(each, Roofline)]
+    assert backends == ["cutlass", None]
+
+
 def test_recipes_name_shipped_gpus_and_do_not_contradict(catalogue: Catalogue) -> None:
     """Every recipe is of a GPU that exists, and no run has two."""
     names = {recipes.key(gpu.name) for gpu in catalogue.gpus.values()}

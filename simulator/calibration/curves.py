@@ -21,13 +21,14 @@ class Key(NamedTuple):
 PARAMETERS = ("compute", "memory", "floor_us", "ramp", "narrow", "overlap", "thin")
 COUNT = len(PARAMETERS)
 Prior = tuple[float, float, float, float, float, float, float]
-THIN = ("gemm", "decode_attention", "decode_mla")
-"""Kinds whose reads fall short of the bandwidth where there is little for each multiprocessor."""
+THIN = ("gemm", "decode_attention", "decode_mla", "experts")
+"""Kinds whose reads fall short of the bandwidth where there is little for each multiprocessor, and
+experts, which move values of every token beside those of the experts'."""
 
 PRIORS: Mapping[str, Prior] = MappingProxyType(
     {
         "gemm": (0.65, 0.75, 3.0, 30.0, 30.0, 0.2, 500.0),
-        "experts": (0.5, 0.7, 6.0, 16.0, 300.0, 0.2, 1.0),
+        "experts": (0.5, 0.7, 6.0, 16.0, 300.0, 0.2, 5.0),
         "absorb": (0.5, 0.7, 3.0, 30.0, 1.0, 0.2, 1.0),
         "prefill_attention": (0.5, 0.7, 5.0, 500.0, 1.0, 0.2, 1.0),
         "prefill_mla": (0.6, 0.7, 5.0, 500.0, 1.0, 0.2, 1.0),

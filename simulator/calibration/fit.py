@@ -315,7 +315,8 @@ def fit(data: Path, architecture: str, steps: pl.DataFrame, alone: AloneOf) -> F
     network, errors["network"] = fit_network(data, hopper)
     flat = Flat()
     for group in groups(steps, systems):
-        flat.add(group, bare(collectives, network))
+        if group.moe_backend is None:  # CUTLASS was composed of calls that were not tuned
+            flat.add(group, bare(collectives, network))
     gemms = gemm_priors(data, systems)
     pulls = {key: pulled(key, alone, gemms) for key in flat.keys}
     curves, ring, skew = fit_kernels(flat.fields(), pulls)

@@ -90,7 +90,9 @@ def errors_of(steps: pl.DataFrame, efficiencies: Mapping[str, Efficiency]) -> pl
         for group in groups(steps, ARCHITECTURES[architecture]):
             machine = Machine(
                 gpu=gpu_of(group.system),
-                efficiency=efficiency.for_engine(group.engine or "trtllm"),
+                efficiency=efficiency.for_engine(
+                    group.engine or "trtllm", moe_backend=group.moe_backend
+                ),
                 network=network_of(group.system),
             )
             spec = replace(group.spec, moe_skew=efficiency.moe_skew)

@@ -25,6 +25,7 @@ from simulator.latency.collectives import Network
 from simulator.latency.passes import Load, PassSpec
 from simulator.layout import Layout, Precision
 from simulator.model import Model
+from simulator.validation.composed import moe_backend
 from simulator.validation.tables import numbers_of, read_frame
 from simulator.yaml_text import parse
 
@@ -130,7 +131,10 @@ def network_of(system: str) -> Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The rows of one (model, GPU, layout, precision): one pass spec, arrays of loads."""
+    """The rows of one (model, GPU, layout, precision): one pass spec, arrays of loads.
+
+    Their experts are computed by ``moe_backend`` (``None``: as the engine's own).
+    """
 
     spec: PassSpec
     system: str
@@ -138,6 +142,7 @@ class Group:
     seconds: Floats
     engine: str
     rows: pl.DataFrame
+    moe_backend: str | None = None
 
 
 def groups(steps: pl.DataFrame, systems: Sequence[str]) -> Iterator[Group]:
@@ -147,7 +152,8 @@ def groups(steps: pl.DataFrame, systems: Sequence[str]) -> Iterator[Group]:
     measured alone, and of TensorRT-LLM's FP8 products each with a scale found first.
     """
     chosen = steps.filter(pl.col("system").is_in(list(systems)))
-    for _, rows in chosen.group_by(list(GROUPED), maintain_order=True):
+    chosen = chosen.with_columns(moe_backend=moe_backends(chosen))
+    for _, rows in chosen.group_by([*GROUPED, "moe_backend"], maintain_order=True):
         first = rows.row(0, named=True)
         layout = Layout(
             tp=first["tp"], pp=first["pp"], ep=first["moe_ep"], attention_dp=first["dp"]
@@ -165,8 +171,19 @@ def groups(steps: pl.DataFrame, systems: Sequence[str]) -> Iterator[Group]:
             system=first["system"],
             load=loads(rows),
             seconds=rows["latency_ms"].to_numpy() * 1e-3,
-            rows=rows,
+            rows=rows.drop("moe_backend"),
+            moe_backend=first["moe_backend"] or None,
         )
+
+
+def moe_backends(steps: pl.DataFrame) -> pl.Series:
+    """Return the backend of the experts of each step, "" for the engine's own."""
+    names = ("backend", "moe", "system", "phase", "batch", "isl", "dp")
+    found = []
+    for row in steps.select(names).iter_rows(named=True):
+        each = row["isl"] if row["phase"] == "prefill" else 1
+        found.append(moe_backend(row, row["batch"] * row["dp"] * each) or "")
+    return pl.Series(found, dtype=pl.String)
 
 
 def precision_of(row: Mapping[str, str]) -> Precision:

@@ -19,6 +19,8 @@ from simulator.yaml_text import parse
 
 SHIPPED = "conf"
 FOLDER = "calibration"
+MOE_FAMILY = "moe_{}"
+"""Name of the kernels of experts by one of the backends an engine can be given (``engines``)."""
 MOVING = ("quantise", "scaling", "prefill_recurrence", "decode_recurrence")
 """Kernels that are taken to only read and write where nobody measured them."""
 
@@ -34,7 +36,9 @@ class Curve:
     keys), ``narrow`` the columns at which half of that compute and ``thin`` the columns (or a
     decoding sequence's keys) at which half of that bandwidth is reached, as fewer do not give
     all of a GPU's multiprocessors some to read, and ``overlap`` the share of the lesser side that
-    is not hidden behind the greater.
+    is not hidden behind the greater. Of experts ``thin`` is bytes per value of every token that
+    comes to their rank, which their kernels move beside what the experts themselves read and write:
+    routing, quantising, the sum of what a token's experts answer.
     """
 
     compute: float
@@ -98,10 +102,11 @@ class Efficiency:
     """Everything fitted for one architecture.
 
     ``kernels`` maps kind → dtype → :class:`Curve`, ``engines`` the same by serving engine where
-    its kernels differ, ``collectives`` algorithm → :class:`CollectiveCurve`. ``measured_on`` lists
-    the GPUs whose measurements it was fitted to. ``inherits`` names the parent that stands in for
-    an architecture nobody measured; ``measured_on`` is the parent's then. A measured one may take
-    from a parent what it does not state itself.
+    its kernels differ and by backend of experts (:data:`MOE_FAMILY`), ``collectives`` algorithm →
+    :class:`CollectiveCurve`. ``measured_on`` lists the GPUs whose measurements it was fitted to.
+    ``inherits`` names the parent that stands in for an architecture nobody measured;
+    ``measured_on`` is the parent's then. A measured one may take from a parent what it does not
+    state itself.
     """
 
     architecture: str
@@ -118,12 +123,17 @@ class Efficiency:
         if not self.moe_skew >= 1.0:
             raise ConfigError(f"calibration: moe_skew must be at least 1 but got {self.moe_skew!r}")
 
-    def for_engine(self, engine: str, factor: float = 1.0) -> "Efficiency":
+    def for_engine(
+        self, engine: str, factor: float = 1.0, moe_backend: str | None = None
+    ) -> "Efficiency":
         """Return this efficiency with the kernels of one serving engine.
 
-        They take ``factor`` times as long, yet never less than the data sheet allows.
+        They take ``factor`` times as long, yet never less than the data sheet allows. Experts are
+        those of ``moe_backend`` in the dtypes that it was measured apart in.
         """
         kernels = _merged(self.kernels, self.engines.get(engine, {}))
+        if moe_backend is not None:
+            kernels = _merged(kernels, self.engines.get(MOE_FAMILY.format(moe_backend), {}))
         if factor != 1.0:
             kernels = {
                 kind: {dtype: curve.slowed(factor) for dtype, curve in curves.items()}

@@ -326,7 +326,9 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
     both together as independent deviations do; the busiest rank has as many tokens more than the
     mean as the expected highest of ``ep`` normal ones (a single rank has all of them). The
     distinct experts it reads are those that so many tokens hit: of an expert chosen with chance p,
-    ``1 − (1 − p)^t``. Where ranks hold copies of some experts to be full, those count too.
+    ``1 − (1 − p)^t``. Where ranks hold copies of some experts to be full, those count too. Beside
+    what experts read and write, a rank moves values of every token that comes to it (routing,
+    quantising, gathering their sum): all that were gathered, or those sent to its experts.
     """
     model, layout = spec.model, spec.layout
     width = model.moe_intermediate / layout.expert_tp
@@ -339,6 +341,7 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
     served = np.minimum(everyone + above, everyone * min(model.top_k, local) / (share * local))
     hit = local * _hit(share, spec.moe_skew, served)
     copies = share * local * served
+    coming = np.minimum(everyone, copies) if spec.dispatches else everyone
     matrices = 3 if model.gated_ffn else 2
     weights = matrices * model.hidden * width
     io = 2 * model.hidden * spec.precision.activation_bytes + 2 * width * RESIDUAL_BYTES
@@ -350,6 +353,7 @@ def _routed(spec: PassSpec, layers: int, rows: Number) -> Operator:
         flops=layers * 2.0 * weights * copies,
         ramp=layers * 2.0 * weights * hit,
         narrow=layers * 2.0 * matrices * model.hidden * copies,
+        thin=layers * model.hidden * coming,
         bytes=layers * (weights * spec.precision.weight_bytes * hit + io * copies),
     )
 

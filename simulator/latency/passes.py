@@ -144,7 +144,8 @@ class Operator:
     ``flops`` and ``bytes`` (moved through HBM) are totals over the calls; ``ramp`` and
     ``narrow`` are the FLOPs one more row (of products; key, of attention) and one more column
     would add, ``thin`` the bytes one more column (or key of each decoding sequence) would, by
-    which efficiency curves charge small shapes. Collectives have ``ranks`` and a
+    which efficiency curves charge small shapes (of experts: values of all tokens that come to
+    the rank). Collectives have ``ranks`` and a
     ``message``: bytes one rank holds, per call (of an all-to-all, what one rank sends in all,
     each token to the distinct ranks of its ``copies`` experts). What runs ``beside`` others has
     its floor hidden behind them. A ``bare`` product leaves quantising what it multiplies to others.

@@ -23,6 +23,7 @@ from simulator.layout import PARTS, TENSOR_DTYPE
 log = logging.getLogger(__name__)
 
 EXCHANGES = ("all_to_all", "all_gather")
+MOE_BACKENDS = ("cutlass", "trtllm")
 
 
 MEASURED_SKEW = 1.49
@@ -43,6 +44,9 @@ class Roofline:
     ``cache_upprojected_kv`` spares chunked MLA prefill from redoing the up-projection of
     earlier chunks. ``expert_exchange`` is ``all_to_all`` (dispatch and combine kernels) or
     ``all_gather`` (plain collectives over the attention-DP ranks; ``None``: as the engine does).
+    ``moe_backend`` computes experts by kernels other than the engine's own, one of
+    :data:`MOE_BACKENDS`, where those were measured apart (datacentre Blackwell: ``cutlass`` in
+    NVFP4, ``trtllm`` in FP8 with block scales; ``None``: the engine's own).
     ``two_batch_overlap`` runs the
     all-to-all of one half of a step beside the compute of the other. ``speculative`` decodes
     several tokens per step. Every step takes ``scale`` times what all this says.
@@ -55,6 +59,7 @@ class Roofline:
     busiest_rank: bool = True
     cache_upprojected_kv: bool = False
     expert_exchange: str | None = None
+    moe_backend: str | None = None
     two_batch_overlap: bool = False
     speculative: Speculative | None = None
     scale: float = 1.0
@@ -72,6 +77,8 @@ class Roofline:
         check_scale("roofline", self.scale)
         if self.expert_exchange is not None:
             _one_of("expert_exchange", self.expert_exchange, EXCHANGES)
+        if self.moe_backend is not None:
+            _one_of("moe_backend", self.moe_backend, MOE_BACKENDS)
         if isinstance(self.engine, str):
             _one_of("engine", self.engine, tuple(known()))
 
@@ -108,7 +115,7 @@ class Roofline:
         """Return the GPU with its efficiency; the log says so where that is inherited."""
         engine = self.profile
         measured = load(gpu.architecture, self.calibration)
-        efficiency = measured.for_engine(engine.kernels, engine.kernel_factor)
+        efficiency = measured.for_engine(engine.kernels, engine.kernel_factor, self.moe_backend)
         if efficiency.inherits is not None:
             log.info(
                 "%s (%s) has no measurements: its efficiency is inherited from %s, measured on %s",

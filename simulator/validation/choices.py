@@ -85,6 +85,11 @@ CHOICES: Mapping[str, Choice] = MappingProxyType(
             otherwise=_serving(lambda engine: replace(engine, rank_wait=0.0)),
             wide=True,
         ),
+        "moe_backend": Choice(
+            title="offline overviews' experts by CUTLASS, otherwise the engine's own",
+            otherwise=lambda latency: replace(latency, moe_backend=None),
+            sparse=True,
+        ),
         "fp8_scales": Choice(
             title="FP8 products by known scales, otherwise finding them in every call",
             otherwise=_serving(
@@ -138,7 +143,7 @@ def touches(name: str, *, sparse: bool, wide: bool, fp8: bool) -> bool:
 def without(latency: Roofline, name: str) -> Roofline | None:
     """Return the latency model without a choice; ``None`` where its engine never made it."""
     other = CHOICES[name].otherwise(latency)
-    same = other == latency or other.engine == latency.profile
+    same = replace(other, engine=other.profile) == replace(latency, engine=latency.profile)
     return None if same else other
 
 

@@ -455,9 +455,20 @@ that only a bound holds (`on_bound`). B300 and GB300 have kernels of their own (
 attention over prompts 1.2 to 1.3 times as fast, decodes alike) and take what no kernel tells from
 B200 and GB200. Before, one curve stood for all four, whose NVFP4 peaks differ by half: apart, the
 error on models left out fell from 5.4 to 5.0 % (p90 32.5 to 30.0 %), on GPUs left out from 4.9
-to 4.7 % (p90 18.5 to 17.7 %). What the model does for a model or a GPU it was not fitted to is
-measured by `scripts/calibrate --left-out`, which fits without one model (its quantised copies and
-the experts of its shape), or without one GPU, at a time.
+to 4.7 % (p90 18.5 to 17.7 %). Experts' kernels move values of every token that comes to their rank
+(routing, quantising, summing what a token's experts answer), however few of its experts it meets
+there: charged for that, which before was spread over their products, they were half as far off on
+shapes held out for several engines, and nowhere much farther. TensorRT-LLM's experts in NVFP4 are
+of two backends on datacentre Blackwell, of which CUTLASS takes 1.3 to 2.4 times as long as
+TRTLLM-gen: the tables' steps are composed of the former beyond 128 tokens, some of them by calls
+that were not tuned (1.5 to 1.9 times what the same call takes on the same GPU's other system), so
+nothing is fitted to those steps, which are two in five of those beyond the 90th percentile below.
+Runs have the engine's own backend, TRTLLM-gen (`latency.moe_backend`), but for NVIDIA's offline
+overviews, whose commands say CUTLASS; public scripts of other runs name the one or the other from
+version to version. Both were looked for after errors of offline rows had been seen. What the model
+does for a model or a GPU it was not fitted to is measured by `scripts/calibrate --left-out`, which
+fits without one model (its quantised copies and the experts of its shape), or without one GPU, at a
+time.
 
 The gateway and the hand-over of the engine profiles are medians of what measured TTFT exceeds the
 simulated by in serving runs at low concurrency (`scripts/calibrate_engine --first-token`; each

@@ -141,7 +141,8 @@ def _otherwise(row: Row, catalogue: Catalogue, name: str) -> Case | None:
     fp8 = any(pool.precision.weights == "fp8" for pool in deployment.pools)
     if not choices.touches(name, sparse=sparse, wide=wide, fp8=fp8):
         return None
-    latency = choices.without(_latency(row), name)
+    own = deployment.latency
+    latency = choices.without(own, name) if isinstance(own, Roofline) else None
     if latency is None:
         return None
     return replace(case, deployment=replace(deployment, latency=latency))
@@ -252,9 +253,13 @@ def _chunks(row: Row) -> bool:
 
 
 def _captured(latency: Roofline, row: Row, server: "_Server") -> Roofline:
-    """Return the latency with the CUDA graphs of an offline benchmark; engines have none."""
+    """Return the latency with the CUDA graphs of an offline benchmark; engines have none.
+
+    And with the experts of its backend.
+    """
     if server.chosen is None:
         return latency
+    latency = replace(latency, moe_backend=trtllm_bench.MOE_BACKEND)
     if _chunks(row):
         return replace(latency, engine=replace(latency.profile, graph_sizes=()))
     return replace(latency, engine=trtllm_bench.captured(latency.profile, server.chosen.sequences))

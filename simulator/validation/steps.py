@@ -12,6 +12,7 @@ from simulator.latency.engine import Engine, known, load
 from simulator.latency.passes import Load
 from simulator.latency.roofline import Roofline
 from simulator.layout import Layout, Memory, Precision
+from simulator.validation.composed import moe_backend
 from simulator.validation.names import Catalogue, Unmapped, dtype, product
 from simulator.validation.score import Scored, batch_range
 from simulator.validation.tables import Row, number, whole
@@ -61,7 +62,7 @@ def _group(rows: Sequence[tuple[int, Row]], catalogue: Catalogue) -> Iterator[Sc
             yield _scored(row, at, problem=problem)
     try:
         worker = _worker(rows[0][1], catalogue)
-        seconds = _predict(worker, rows[0][1], usable)
+        seconds = _predicted(worker, rows[0][1], usable)
     except (Unmapped, ConfigError) as problem:
         for given in usable:
             yield _scored(given.row, given.number, given, problem=problem)
@@ -128,7 +129,20 @@ def _kernels_only(backend: str) -> Engine:
     )
 
 
-def _predict(worker: WorkerSpec, row: Row, given: Sequence[Given]) -> np.ndarray:
+def _predicted(worker: WorkerSpec, row: Row, given: Sequence[Given]) -> np.ndarray:
+    """Return seconds per row, each with the experts of the backend that it was composed of."""
+    ranks = worker.layout.attention_dp
+    backends = [
+        moe_backend(row, each.batch * ranks * (each.tokens if each.phase == "prefill" else 1))
+        for each in given
+    ]
+    seconds = {each: _predict(worker, row, given, each) for each in set(backends)}
+    return np.array([seconds[each][at] for at, each in enumerate(backends)])
+
+
+def _predict(
+    worker: WorkerSpec, row: Row, given: Sequence[Given], experts: str | None
+) -> np.ndarray:
     """Return seconds per row; ``batch`` counts per attention rank, as the loads of a pass do."""
     prefill = np.array([float(each.phase == "prefill") for each in given])
     batch = np.array([each.batch for each in given])
@@ -147,6 +161,7 @@ def _predict(worker: WorkerSpec, row: Row, given: Sequence[Given]) -> np.ndarray
         engine=engine,
         host_overhead_s=0.0,
         expert_exchange="all_gather",
+        moe_backend=experts,
         busiest_rank=False,
         moe_skew=load_efficiency(worker.gpu.architecture).moe_skew,
     )

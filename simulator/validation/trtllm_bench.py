@@ -22,6 +22,10 @@ PACKED_VALUES = 0.5625
 """Values that a checkpoint in NVFP4 seems to have: two a byte, and a scale for 16 of them."""
 GRAPHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512, 1024, 2048, 4096, 8192)
 """Batches that the overviews of the PyTorch backend have captured."""
+MOE_BACKEND = "cutlass"
+"""Of experts: the overviews name it for DeepSeek-R1 and none for Qwen3 and Llama 4, for which it is
+the default (docs/source/developer-guide/perf-overview.md@03e27c7d, tensorrt_llm/_torch/
+model_config.py, resolve_moe_backend)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

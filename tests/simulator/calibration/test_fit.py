@@ -27,12 +27,14 @@ from simulator.calibration.kernel_rows import NUMBERS, alone, fit_alone, read_ke
 from simulator.calibration.kernel_tables import (
     decode_mla,
     experts,
+    families,
     gemm,
     prefill_attention,
     quantise,
     recurrence,
     scaling,
     spared,
+    tuned,
 )
 from simulator.calibration.sources import ARCHITECTURES, MODELS, groups, read
 from simulator.errors import ConfigError
@@ -334,6 +336,7 @@ def test_public_tables_become_calls_of_our_operators() -> None:
     even, all_of_a_rank = 2 * 3 * 7168 * 2048 * 1024, 2 * 3 * 7168 * 2048 * 32
     assert 1.3 < grouped["flops"] / even < 1.8  # the busiest of 8 ranks
     assert 0.8 < grouped["ramp"] / all_of_a_rank <= 1.0
+    assert grouped["thin"] == 7168 * 1024  # every token comes to the rank
     balanced = pl.DataFrame([{**routed, "distribution": "balanced"}])
     assert experts(balanced).is_empty()
 
@@ -399,6 +402,71 @@ def test_weights_that_were_widened_first_are_no_kernel_of_narrow_ones() -> None:
     ]
     table = pl.DataFrame([{**call, "moe_dtype": d, "kernel_source": k} for d, k in kinds])
     assert experts(table)["dtype"].to_list() == ["bf16", "w4a16"]
+
+
+SOURCES = ("moe_torch_flow_min_latency", "moe_torch_flow_cutlass", "sglang_flashinfer_trtllm_moe")
+
+
+@pytest.mark.parametrize(
+    ("engine", "system", "dtype", "expected"),
+    [
+        ("trtllm", "b200_sxm", "nvfp4", {"moe_cutlass": [1], "": [0, 2]}),
+        ("trtllm", "rtx_pro_6000_server", "nvfp4", {"": [0, 1, 2]}),
+        ("trtllm", "b200_sxm", "fp8", {"": [0, 1, 2]}),
+        ("sglang", "b300_sxm", "nvfp4", {"": [2], "sglang": [0, 1, 2]}),
+        ("sglang", "b200_sxm", "nvfp4", {"sglang": [0, 1, 2]}),
+        ("sglang", "b200_sxm", "fp8_block", {"moe_trtllm": [2], "sglang": [0, 1, 2]}),
+    ],
+)
+def test_experts_are_of_the_backend_that_computed_them(
+    engine: str, system: str, dtype: str, expected: dict[str, list[int]]
+) -> None:
+    """Backends are apart where an engine has to be told to use them, and shared where it is not."""
+    rows = [{"kernel_source": name, "dtype": dtype, "at": at} for at, name in enumerate(SOURCES)]
+    found = families(pl.DataFrame(rows), engine, system)
+    assert {family: own["at"].to_list() for family, own in found} == expected
+
+
+def test_calls_that_were_not_tuned_are_left_out() -> None:
+    """Those of a backend asked for that took far longer on the same GPU of another system."""
+    rows = [
+        {"num_tokens": 8, "asked": True, "kernel_source": "x", "seconds": 1.0},
+        {"num_tokens": 16, "asked": True, "kernel_source": "x", "seconds": 2.0},
+        {"num_tokens": 16, "asked": False, "kernel_source": "y", "seconds": 9.0},
+        {"num_tokens": 32, "asked": True, "kernel_source": "x", "seconds": 9.0},
+    ]
+    calls = pl.DataFrame(rows)
+    others = pl.DataFrame([{**row, "seconds": 1.0} for row in rows[:3]])
+    assert tuned(calls, others)["seconds"].to_list() == [1.0, 9.0, 9.0]
+    assert tuned(calls, calls).equals(calls)
+
+
+def test_composed_steps_of_cutlass_are_no_evidence() -> None:
+    """Experts in NVFP4 of more than 128 tokens, of all ranks, are CUTLASS's, and not fitted to."""
+    step = {
+        "model": "nvidia/DeepSeek-V3.1-NVFP4",
+        "system": "b200_sxm",
+        "backend": "trtllm",
+        "gemm": "nvfp4",
+        "moe": "nvfp4",
+        "kvcache": "fp8",
+        "phase": "decode",
+        "isl": None,
+        "tp": 1,
+        "pp": 1,
+        "dp": 8,
+        "moe_tp": 1,
+        "moe_ep": 8,
+        "context": 1024,
+        "batch": 16,
+        "latency_ms": 20.0,
+    }
+    rows = [step, {**step, "batch": 17}, {**step, "system": "b300_sxm"}]
+    found = [
+        (group.system, group.moe_backend)
+        for group in groups(pl.DataFrame(rows), ("b200_sxm", "b300_sxm"))
+    ]
+    assert found == [("b200_sxm", None), ("b200_sxm", "cutlass"), ("b300_sxm", "cutlass")]
 
 
 def test_a_gated_delta_layer_is_its_convolution_and_its_recurrence() -> None:

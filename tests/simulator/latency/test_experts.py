@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from simulator.errors import ConfigError
 from simulator.latency.base import WorkerSpec
 from simulator.latency.operators import forward_pass
 from simulator.latency.passes import (
@@ -217,3 +218,36 @@ def test_integer_activations_are_computed_as_integers(spec: PassSpec) -> None:
     mixed = replace(spec, precision=Precision(weights="int4", activations="int8"))
     assert mixed.dtype == "w4a8_int"
     assert PEAK_OF[mixed.dtype] == "int8"
+
+
+def test_every_token_that_comes_to_a_rank_is_moved(workers: dict[str, WorkerSpec]) -> None:
+    """All tokens where they were gathered, and where they are sent no more than copies arrive."""
+    spec = Roofline().step(workers["dep"]).spec
+    ranks, hidden, layers = spec.layout.attention_dp, spec.model.hidden, spec.model.moe_layers
+    for rows in (1.0, 16.0, 256.0):
+        gathered = experts(replace(spec, expert_exchange="all_gather"), rows)
+        sent = experts(replace(spec, expert_exchange="all_to_all"), rows)
+        assert gathered.thin == pytest.approx(rows * ranks * hidden * layers)
+        assert 0.0 < sent.thin <= gathered.thin
+        weights = 2.0 * 3 * hidden * spec.model.moe_intermediate
+        assert sent.thin <= float(sent.flops) / weights * hidden * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("backend", "dtype"), [("cutlass", "nvfp4"), ("trtllm", "fp8_block")])
+def test_a_backend_has_experts_of_its_own(
+    workers: dict[str, WorkerSpec], backend: str, dtype: str
+) -> None:
+    """Only in the dtype it was measured apart in do experts take another time, and nothing else."""
+    for weights in ("nvfp4", "fp8_block"):
+        worker = replace(workers["tep"], precision=Precision(weights=weights, activations=weights))
+        own = Roofline(engine="trtllm").step(worker)
+        other = Roofline(engine="trtllm", moe_backend=backend).step(worker)
+        for op in forward_pass(own.spec, Load(batch=64.0, context=6400.0)):
+            same = other.machine.seconds(op) == own.machine.seconds(op)
+            assert same == (op.kind != "experts" or weights != dtype), op.name
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    """The sentence names those there are."""
+    with pytest.raises(ConfigError, match="moe_backend must be one of cutlass, trtllm but got 'x'"):
+        Roofline(moe_backend="x")
