@@ -9,13 +9,22 @@ import numpy as np
 import polars as pl
 from scipy.optimize import least_squares
 
-from simulator.calibration.sources import BADLY_CONNECTED, Floats, network_of
-from simulator.latency.collectives import MULTICAST, PEERS, collective_seconds
+from simulator.calibration.sources import BADLY_CONNECTED, Floats, gpu_of, network_of
+from simulator.latency.collectives import (
+    CUSTOM,
+    MULTICAST,
+    ONE_SHOT_BYTES,
+    PEERS,
+    collective_seconds,
+)
 from simulator.latency.efficiency import CollectiveCurve, Efficiency
 from simulator.latency.passes import Operator
 
 MESSAGES = ("8192", "131072", "1048576", "8388608")
 """Message sizes of the all-reduce table, in elements of two bytes."""
+FIRST_CUSTOM = (("sglang", "0.5.9"), ("sglang", "0.5.10"), ("vllm", "0.14.0"))
+"""Engines and versions whose all-reduces are of vLLM's first custom kernels: of 16 MB and more
+NCCL's."""
 BUFFERS = ("1024", "131072", "1048576", "16777216", "134217728")
 """Those of NCCL's."""
 MULTICAST_US: Mapping[int, Mapping[int, float]] = MappingProxyType(
@@ -51,6 +60,11 @@ def fit_collectives(data: Path, systems: Sequence[str]) -> tuple[Curves, dict[st
     """Return the curves of these systems by algorithm, and the median error of each table."""
     errors: dict[str, float] = {}
     curves, errors["all_reduce"] = fit_lines(list(allreduce_rows(data, systems)), PEERS)
+    for shot, (name, own) in enumerate(zip(PEERS, CUSTOM, strict=True)):
+        rows = list(custom_rows(data, systems, two_shot=bool(shot)))
+        if len({row.ranks for row in rows}) > 1:
+            fitted, errors[own] = fit_lines(rows, (name,))
+            curves[own] = fitted[name]
     if any(network_of(system).multicast for system in systems):
         multicast, errors["all_reduce_multicast"] = fit_lines(list(multicast_rows()), MULTICAST)
         curves.update(multicast)
@@ -78,6 +92,27 @@ def allreduce_rows(data: Path, systems: Sequence[str]) -> Iterator[Row]:
             if row[size] is not None:
                 seconds = float(row[size]) * 1e-6
                 yield Row("all_reduce", row["sys"], row["n"], 2.0 * int(size), seconds)
+
+
+def custom_rows(data: Path, systems: Sequence[str], *, two_shot: bool) -> Iterator[Row]:
+    """Yield what the first custom kernels took in one shot, or in two, in boxes of NVLink.
+
+    Both engines' were measured; of each size the median counts. Pairs' long messages in one shot
+    are passed over, as decodes have none.
+    """
+    boxed = [s for s in systems if gpu_of(s).scale_up_domain > 1]
+    named = pl.struct("fw", "ver").is_in([{"fw": fw, "ver": ver} for fw, ver in FIRST_CUSTOM])
+    table = pl.read_csv(data / "allreduce_latency_us.csv")
+    graph = pl.col("backend").str.ends_with("graph")
+    chosen = table.filter(pl.col("sys").is_in(boxed) & graph & named)
+    middle = chosen.group_by("sys", "n", maintain_order=True).agg(pl.col(MESSAGES[:-1]).median())
+    for row in middle.iter_rows(named=True):
+        once = next(most for ranks, most in ONE_SHOT_BYTES.items() if row["n"] <= ranks)
+        for size in MESSAGES[:-1]:
+            message = 2.0 * int(size)
+            short = message < min(once, ONE_SHOT_BYTES[4])
+            if row[size] is not None and (message >= once if two_shot else short):
+                yield Row("all_reduce", row["sys"], row["n"], message, float(row[size]) * 1e-6)
 
 
 def multicast_rows() -> Iterator[Row]:

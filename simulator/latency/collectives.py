@@ -6,6 +6,7 @@ domains goes through each GPU's NIC for what leaves the domain.
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,13 @@ PEERS = ("all_reduce_one_shot", "all_reduce_two_shot")
 """All-reduces whose kernels write into each peer's memory by itself."""
 MULTICAST = ("all_reduce_multicast_one_shot", "all_reduce_multicast_two_shot")
 """Those that let the switch multicast what a rank writes, which reach across a rack's hosts."""
+CUSTOM = ("all_reduce_custom_one_shot", "all_reduce_custom_two_shot")
+"""Those of vLLM's first kernels, and SGLang's until 2026."""
+ONE_SHOT_BYTES = {2: math.inf, 4: 512 * 1024, 8: 256 * 1024}
+"""Messages below which they take one shot, by ranks at most (vLLM csrc/custom_all_reduce.cuh):
+two take 26 µs where one would 11 among 8 B200s, which SGLang pull request 24363 did away with."""
+CUSTOM_BYTES = 8 * 1024**2
+"""Messages up to which they are used (vLLM custom_all_reduce.py, ``max_size``): NCCL's after it."""
 
 NCCL_START_S, NCCL_RANK_S = 4.7e-6, 1.57e-6
 """Start of NCCL's all-reduce inside a box, and of each rank more: 6.3, 9.6 and 15.7 µs among 2, 4
@@ -134,7 +142,30 @@ def _reduced_inside(op: Operator, ranks: int, network: Network, efficiency: Effi
         for name, each in zip(names, per_byte, strict=True)
         if name in curves
     ]
-    return functools.reduce(np.minimum, times)
+    fastest = functools.reduce(np.minimum, times)
+    boxed = op.ranks <= max(ONE_SHOT_BYTES)
+    if efficiency.all_reduce != "custom" or not boxed or not set(CUSTOM) <= set(curves):
+        return fastest
+    return np.maximum(fastest, _custom(op.message, ranks, per_byte, curves))
+
+
+def _custom(
+    message: Number,
+    ranks: int,
+    per_byte: tuple[float, float],
+    curves: Mapping[str, CollectiveCurve],
+) -> Number:
+    """Return what the first custom kernels take, by the size at which they change algorithms.
+
+    Longer messages than they are used for are NCCL's, and take no less than their longest.
+    """
+    held = np.minimum(message, CUSTOM_BYTES)
+    one, two = (
+        _line(curves[name], ranks, np.sign(held), held, each)
+        for name, each in zip(CUSTOM, per_byte, strict=True)
+    )
+    once = next(size for most, size in ONE_SHOT_BYTES.items() if ranks <= most)
+    return np.where(held < once, one, np.maximum(one, two))
 
 
 def _line(

@@ -115,6 +115,7 @@ class Efficiency:
     network: CollectiveCurve
     moe_skew: float
     engines: Mapping[str, Kernels] = field(default_factory=dict)
+    all_reduce: str = ""
     measured_on: tuple[str, ...] = ()
     inherits: str | None = None
     source: str = ""

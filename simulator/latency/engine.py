@@ -28,6 +28,9 @@ SECONDS = (
 """What of an engine is seconds."""
 
 
+ALL_REDUCES = ("", "custom")
+"""``custom``: vLLM's first kernels, which SGLang had too until its pull request 24363; otherwise
+the fastest measured, as fused ones and later versions are."""
 EXCHANGES = ("all_to_all", "all_gather", "unless_boxed")
 """``unless_boxed``: all-to-all kernels in NVLink racks and over several boxes, gathers in one."""
 
@@ -56,7 +59,8 @@ class Engine:
     pipeline take turns at the host, each over its own sequences or, with ``turns_see_all``, over
     those of all (its scheduler passes over what is in flight). ``memory`` is how the engine divides
     a GPU's memory. ``expert_exchange`` is how their tokens meet their experts where settings do not
-    say, one of :data:`EXCHANGES`; what is gathered is quantised first with ``gathers_quantized``.
+    say, one of :data:`EXCHANGES`, ``all_reduce`` the kernels that sum inside a box, one of
+    :data:`ALL_REDUCES`; what is gathered is quantised first with ``gathers_quantized``.
     ``fp8_scales`` says how what enters FP8 products is quantised
     (:class:`~simulator.latency.passes.PassSpec`).
 
@@ -85,6 +89,7 @@ class Engine:
     launch_s: float = 0.0
     companion_s: float = 0.0
     shared_beside: bool = False
+    all_reduce: str = ""
     expert_exchange: str = "all_to_all"
     gathers_quantized: bool = False
     fp8_scales: str = ""
@@ -116,6 +121,11 @@ class Engine:
                 raise ConfigError(f"engine: graph_sizes must rise but {left} is before {right}")
 
     def _check_choices(self) -> None:
+        if self.all_reduce not in ALL_REDUCES:
+            raise ConfigError(
+                f"engine: all_reduce must be one of {', '.join(map(repr, ALL_REDUCES))} but got "
+                f"{self.all_reduce!r}"
+            )
         if self.expert_exchange not in EXCHANGES:
             raise ConfigError(
                 f"engine: expert_exchange must be one of {', '.join(EXCHANGES)} but got "

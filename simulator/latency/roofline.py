@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
@@ -116,6 +116,7 @@ class Roofline:
         engine = self.profile
         measured = load(gpu.architecture, self.calibration)
         efficiency = measured.for_engine(engine.kernels, engine.kernel_factor, self.moe_backend)
+        efficiency = replace(efficiency, all_reduce=engine.all_reduce)
         if efficiency.inherits is not None:
             log.info(
                 "%s (%s) has no measurements: its efficiency is inherited from %s, measured on %s",

@@ -5,8 +5,10 @@ nothing is fitted. A run that no script speaks of keeps its engine's defaults.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
+
+from simulator.model import Model
 
 SOURCES = MappingProxyType(
     {
@@ -21,20 +23,30 @@ SOURCES = MappingProxyType(
 )
 
 _SGLANG = """
-deepseek nvfp4     b200_sxm,b300_sxm * *         16384 256     0.85 10,30
-deepseek fp8_block b200_sxm,b300_sxm 8 *         32768 128     0.82 10,30
-deepseek fp8_block b200_sxm,b300_sxm 4 *          8192 32      0.95 10,10
-deepseek fp8_block h200_sxm          * 1024/1024 32768 512     0.82 1,1
-deepseek fp8_block h200_sxm          * *         32768 256     0.82 1,1
-qwen3_5  bf16      b200_sxm,b300_sxm * *         32768 128     0.82 10,30
-qwen3_5  fp8_block b200_sxm          * *         32768 128     0.82 10,30
-qwen3_5  nvfp4     b200_sxm          * *         32768 128+    0.85 30,30
-qwen3_5  fp8_block b300_sxm          * *         16384 0+      0.8  10,10
-qwen3_5  nvfp4     b300_sxm          * *         32768 128     0.8  10,30
+deepseek nvfp4     b200_sxm,b300_sxm * *         16384 256     0.85 10,30 fused -
+deepseek fp8_block b200_sxm,b300_sxm 8 *         32768 128     0.82 10,30 fused -
+deepseek fp8_block b200_sxm,b300_sxm 4 *          8192 32      0.95 10,10 fused -
+deepseek fp8_block h200_sxm          * 1024/1024 32768 512     0.82 1,1   fused -
+deepseek fp8_block h200_sxm          * *         32768 256     0.82 1,1   fused -
+qwen3_5  bf16      b200_sxm,b300_sxm * *         32768 128     0.82 10,30 fused -
+qwen3_5  fp8_block b200_sxm          * *         32768 128     0.82 10,30 own   -
+qwen3_5  nvfp4     b200_sxm          * *         32768 128+    0.85 30,30 own   -
+qwen3_5  fp8_block b300_sxm          * *         16384 0+      0.8  10,10 nccl  bf16
+qwen3_5  nvfp4     b300_sxm          8 *         32768 128     0.8  10,30 fused bf16
+qwen3_5  nvfp4     b300_sxm          * *         32768 128     0.8  10,30 own   bf16
 """
 # model, weights, GPUs, GPUs of a worker, input/output tokens, chunked-prefill-size,
 # max-running-requests (+: or as many as clients, if these are more), mem-fraction-static,
-# scheduler-recv-interval below MANY clients and from there. Of the lines of a run the first counts.
+# scheduler-recv-interval below MANY clients and from there, how all-reduces are done (fused with
+# the norm after them, by SGLang's own kernels, or by NCCL over symmetric memory), and
+# mamba-ssm-dtype. Of the lines of a run the first counts.
+
+FUSED = ("deepseek", "gpt_oss", "glm_4", "qwen3_235b", "qwen3_30b", "qwen3_coder")
+"""Models whose all-reduces SGLang fuses unasked inside a box (its pull request 12724 and after)."""
+FIRST_FAST = (0, 5, 11)
+BUILT_FAST = 20260504
+"""Version, and day of a nightly build, from which SGLang's own all-reduces are as fast as any (pull
+request 24363)."""
 
 MANY = 16
 """Clients from which SGLang's scripts let it look for requests less often."""
@@ -52,10 +64,11 @@ BALANCE_ITERS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What of a measured run its script asks for; ``version`` ``()`` is of before the first said.
+    """What of a measured run its script asks for.
 
-    ``gpus`` are those of a worker, ``ranks`` its attention-DP ranks, ``tokens`` the nominal lengths
-    of prompts and answers.
+    ``version`` is of up to three numbers, of a nightly build its day first, and ``()`` of before
+    the first said. ``gpus`` are those of a worker, ``ranks`` its attention-DP ranks, ``tokens`` the
+    nominal lengths of prompts and answers.
     """
 
     engine: str
@@ -73,7 +86,8 @@ class Run:
 class Launch:
     """A server's limits of a step, per attention rank, its share of memory and how it admits.
 
-    ``None``: the engine's default.
+    ``unfused``: all-reduces are of SGLang's first custom kernels; ``linear_state``: the dtype of
+    linear layers' states. ``None``: the engine's default.
     """
 
     step_tokens: int | None = None
@@ -83,6 +97,12 @@ class Launch:
     recv_interval: int = 1
     wait: tuple[int, float] = (0, 0.0)
     balance_iters: int = 0
+    unfused: bool = False
+    linear_state: str | None = None
+
+    def served(self, model: Model) -> Model:
+        """Return the model with linear layers' states as they are kept."""
+        return replace(model, linear_state=self.linear_state) if self.linear_state else model
 
 
 DEFAULT = Launch()
@@ -91,10 +111,18 @@ DEFAULT = Launch()
 def launch(run: Run) -> Launch:
     """Return what the server of a run was launched with, as far as its script says."""
     if run.engine == "sglang":
-        return next((rule.launch(run) for rule in RULES if rule.is_of(run)), DEFAULT)
+        plain = Launch(unfused=_slow(run.version) and not run.model.startswith(FUSED))
+        return next((rule.launch(run) for rule in RULES if rule.is_of(run)), plain)
     if run.engine == "trtllm" and run.model.startswith("deepseek") and run.gpu in TRTLLM_SHARES:
         return _trtllm(run)
     return DEFAULT
+
+
+def _slow(version: tuple[int, ...]) -> bool:
+    """Tell whether SGLang's own all-reduces were of the first custom kernels."""
+    if not version:
+        return False
+    return version[0] < BUILT_FAST if version[0] > FIRST_FAST[0] + 1000 else version < FIRST_FAST
 
 
 def _trtllm(run: Run) -> Launch:
@@ -126,6 +154,8 @@ class Rule:
     follows: bool
     memory_share: float
     intervals: tuple[int, int]
+    reduces: str
+    state: str | None
 
     def is_of(self, run: Run) -> bool:
         """Tell whether it speaks of a run."""
@@ -144,12 +174,15 @@ class Rule:
             seqs=max(self.seqs, run.clients) if self.follows else self.seqs,
             memory_share=self.memory_share,
             recv_interval=self.intervals[run.clients >= MANY],
+            unfused=self.reduces == "own" and _slow(run.version),
+            linear_state=self.state,
         )
 
 
 def _parsed() -> Iterator[Rule]:
     for line in _SGLANG.strip().splitlines():
-        model, weights, cards, gpus, lengths, tokens, seqs, share, intervals = line.split()
+        model, weights, cards, gpus, lengths, tokens, seqs, share, *last = line.split()
+        intervals, reduces, state = last
         few, many = map(int, intervals.split(","))
         prompt, _, answer = lengths.partition("/")
         yield Rule(
@@ -163,6 +196,8 @@ def _parsed() -> Iterator[Rule]:
             follows=seqs.endswith("+"),
             memory_share=float(share),
             intervals=(few, many),
+            reduces=reduces,
+            state=None if state == "-" else state,
         )
 
 

@@ -526,13 +526,15 @@ _METHOD = """Every row becomes a deployment and runs through the whole simulator
   which several front ends would do.
 - Co-located rows of InferenceX have what its public scripts launched their servers with
   (`simulator/validation/launches.py`): tokens of a step, seats, share of memory, how often SGLang
-  looks for new requests (every 10 steps, mostly, and every 30 from 16 clients on), and where
-  TensorRT-LLM has prompts wait for others, or for one on every attention-DP rank. Nothing of it is
-  fitted, but it was looked for after
-  TTFT of SGLang's rows had come out 42 % too short, so what these rows gain by it is no evidence;
-  `gateway_s` was fitted anew. So it is with schedulers that form a step while the one before runs
-  (`batching.schedules_ahead`), which SGLang's and TensorRT-LLM's are by their sources. Runs that
-  no script speaks of keep their engine's defaults.
+  looks for new requests (every 10 steps, mostly, and every 30 from 16 clients on), where
+  TensorRT-LLM has prompts wait for others, or for one on every attention-DP rank, whether SGLang
+  fuses all-reduces, which before May 2026 were slow otherwise, and the dtype of linear layers'
+  states. Nothing of it is fitted, but it was
+  looked for after TTFT of SGLang's rows had come out 42 % too short, and Qwen3.5's steps a fifth,
+  so what these rows gain by it is no evidence; `gateway_s` was fitted anew. So it is with
+  schedulers that form a step while the one before runs (`batching.schedules_ahead`), which SGLang's
+  and TensorRT-LLM's are by their sources. Runs that no script speaks of keep their engine's
+  defaults.
 - NVIDIA's overviews name no limits of their offline runs. `trtllm-bench` chooses them itself, by
   lengths and by what KV memory seems to leave, and the overviews list the batches captured as CUDA
   graphs, of which those up to the limit count; its PyTorch backend computes prompts whole

@@ -64,6 +64,8 @@ SEATED = 1.05
 """Of a recipe's seats, at most so many may be taken on average: what Little's law is off by."""
 KV_AS_STORED = ("sglang", "vllm")
 """Engines that keep KV in the checkpoint's dtype unless told otherwise."""
+SGLANG_UNFUSED = "sglang_0_5_10"
+"""Profile of SGLang whose all-reduces are not fused."""
 BLOCK = 128
 """Columns that share a scale in FP8 checkpoints with block scales."""
 NEVER = 1e9
@@ -204,13 +206,14 @@ def case_of(row: Row, catalogue: Catalogue) -> Case:
     if mode == "disagg" and name.startswith("deepseek"):
         server = replace(server, decode_seats=_seats(row, server, dict(roles), offered))
     if mode == "agg":
-        server = replace(server, launch=_launch(row, name, server, dict(roles)["mixed"]))
+        own = _launch(row, name, server, dict(roles)["mixed"])
+        server = replace(server, launch=own, model=own.served(model))
     pools = tuple(server.pool(role, given) for role, given in roles)
     deployment = Deployment(
-        model=model,
+        model=server.model,
         gpu=gpu,
         fabric=catalogue.fabric(gpu),
-        latency=_captured(_latency(row), row, server),
+        latency=_captured(_latency(row, server.launch), row, server),
         pools=pools,
         first_token="decode" if mode == "disagg" else "prefill",
         decode_router=RoundRobin() if _of_inferencex(row) else LeastKV(),
@@ -302,7 +305,7 @@ def _launch(row: Row, name: str, server: "_Server", given: Workers) -> launches.
     return launches.launch(
         launches.Run(
             engine=server.engine,
-            version=tuple(map(int, re.findall(r"\d+", row["engine"])[:2])),
+            version=tuple(map(int, re.findall(r"\d+", row["engine"])[:3])),
             model=name,
             weights=server.precision.weights,
             gpu=recipes.key(server.gpu.name),
@@ -344,9 +347,10 @@ def _offline(row: Row) -> bool:
     return row["concurrency_or_rate"].lower().startswith(("inf", "offline"))
 
 
-def _latency(row: Row) -> Roofline:
-    """Return the roofline of the row's engine."""
-    return Roofline(engine=profile_of(engine_of(row)), speculative=_speculative(row))
+def _latency(row: Row, own: launches.Launch = launches.DEFAULT) -> Roofline:
+    """Return the roofline of the row's engine, launched so."""
+    engine = SGLANG_UNFUSED if own.unfused else profile_of(engine_of(row))
+    return Roofline(engine=engine, speculative=_speculative(row))
 
 
 def _on_silicon(case: Case, row: Row) -> Case:

@@ -7,8 +7,8 @@ import pytest
 
 from hardware.fabric import Fabric
 from hardware.gpu import GPU
-from simulator.latency.collectives import Network, collective_seconds
-from simulator.latency.efficiency import load
+from simulator.latency.collectives import CUSTOM, Network, collective_seconds
+from simulator.latency.efficiency import CollectiveCurve, Efficiency, load
 from simulator.latency.passes import Operator
 
 
@@ -114,3 +114,52 @@ def test_cards_without_p2p_reduce_more_slowly(spec_from: Any) -> None:
     near = seconds(spec_from, "rtx_pro_6000_server", "pcie_box", 8, 1e8)
     through = seconds(spec_from, "rtx_pro_6000_server", "pcie_box_no_p2p", 8, 1e8)
     assert through / near == pytest.approx(64 / 26, rel=0.02)
+
+
+@pytest.fixture
+def slow() -> Efficiency:
+    """Blackwell with first custom kernels that start in 9 and 25 µs."""
+    own = {
+        name: CollectiveCurve(alpha_s=alpha, bandwidth=0.7)
+        for name, alpha in zip(CUSTOM, (9e-6, 25e-6), strict=True)
+    }
+    shipped = load("blackwell")
+    return replace(shipped, collectives={**shipped.collectives, **own}, all_reduce="custom")
+
+
+def summed(spec_from: Any, efficiency: Efficiency, ranks: int, message: float) -> float:
+    """Return the seconds of an all-reduce in a box of B200s."""
+    network = Network.of(
+        spec_from("hardware", "b200_sxm", GPU), spec_from("fabric", "hgx8", Fabric)
+    )
+    operator = Operator(name="", kind="all_reduce", message=message, ranks=ranks)
+    return float(collective_seconds(operator, network, efficiency))
+
+
+def test_first_custom_kernels_take_two_shots_from_a_size(slow: Efficiency, spec_from: Any) -> None:
+    """256 KB among eight, 512 among four, never among two: there the start of two comes in."""
+    for ranks, once in ((8, 2**18), (4, 2**19)):
+        below, at = (summed(spec_from, slow, ranks, float(m)) for m in (once - 16, once))
+        assert below < 15e-6 < 25e-6 < at
+    assert summed(spec_from, slow, 2, 2.0**19) < 15e-6
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8, 16])
+def test_custom_kernels_are_never_ahead_of_the_fastest(
+    ranks: int, slow: Efficiency, spec_from: Any
+) -> None:
+    """More takes longer, above the longest they are used for too; groups of boxes have others."""
+    sizes = [2.0**n for n in range(12, 31)]
+    custom = [summed(spec_from, slow, ranks, size) for size in sizes]
+    fastest = [summed(spec_from, replace(slow, all_reduce=""), ranks, size) for size in sizes]
+    assert custom == sorted(custom)
+    assert all(a >= b for a, b in zip(custom, fastest, strict=True))
+    assert (custom == fastest) == (ranks > 8)
+    assert summed(spec_from, slow, ranks, 0.0) == 0.0
+
+
+def test_unmeasured_custom_kernels_are_the_others(slow: Efficiency, spec_from: Any) -> None:
+    """Where only one of both was measured, the fastest stand in."""
+    some = {name: curve for name, curve in slow.collectives.items() if name != CUSTOM[1]}
+    one, others = (replace(slow, collectives=some, all_reduce=kind) for kind in ("custom", ""))
+    assert summed(spec_from, one, 8, 4096.0) == summed(spec_from, others, 8, 4096.0)

@@ -493,6 +493,7 @@ def test_an_unknown_engine_lists_the_known() -> None:
         ({"graph_sizes": (4, 4)}, "rise"),
         ({"graph_sizes": (0,)}, "graph_sizes"),
         ({"expert_exchange": "magic"}, "all_to_all, all_gather, unless_boxed"),
+        ({"all_reduce": "magic"}, "all_reduce must be one of .*custom"),
         ({"fp8_scales": "guessed"}, "'', 'static', 'dynamic' but got 'guessed'"),
     ],
 )
