@@ -36,9 +36,9 @@ from simulator.calibration.kernel_tables import (
     spared,
     tuned,
 )
-from simulator.calibration.sources import ARCHITECTURES, MODELS, groups, read
+from simulator.calibration.sources import ARCHITECTURES, MODELS, gpu_of, groups, read
 from simulator.errors import ConfigError
-from simulator.latency.collectives import MULTICAST
+from simulator.latency.collectives import CUSTOM, MULTICAST
 from simulator.latency.efficiency import load
 
 ROOT = Path(__file__).parents[3]
@@ -425,6 +425,36 @@ def test_experts_are_of_the_backend_that_computed_them(
     rows = [{"kernel_source": name, "dtype": dtype, "at": at} for at, name in enumerate(SOURCES)]
     found = families(pl.DataFrame(rows), engine, system)
     assert {family: own["at"].to_list() for family, own in found} == expected
+
+
+@pytest.mark.parametrize(
+    ("engine", "system", "kept"),
+    [
+        ("sglang", "b200_sxm", ["sglang_flashinfer_trtllm_moe"]),
+        ("sglang", "gb300", ["sglang_flashinfer_trtllm_moe"]),
+        ("sglang", "h200_sxm", ["sglang_flashinfer_trtllm_moe", "sglang_fused_moe_triton"]),
+    ],
+)
+def test_sglang_has_the_faster_experts_on_blackwell(
+    engine: str, system: str, kept: list[str]
+) -> None:
+    """Triton's are of models that the others could not compute; elsewhere both are its own."""
+    sources = ["sglang_flashinfer_trtllm_moe", "sglang_fused_moe_triton"]
+    frame = pl.DataFrame({"kernel_source": sources, "dtype": ["bf16", "bf16"]})
+    ((family, own),) = families(frame, engine, system)
+    assert (family, own["kernel_source"].to_list()) == ("sglang", kept)
+
+
+@NEEDS_STEPS
+def test_first_custom_all_reduces_meet_their_table() -> None:
+    """Among eight B200s 256 KB take two shots, 26 µs; cards without NVLink have none of them."""
+    curves, errors = fit_collectives(STEPS.parent, ARCHITECTURES["blackwell"])
+    two = curves["all_reduce_custom_two_shot"]
+    moved = 2**18 * 2 * 7 / 8 / gpu_of("b200_sxm").scale_up.bandwidth
+    start = two.alpha_s + 7 * two.rank_alpha_s
+    assert start + moved / two.reached(8) == pytest.approx(25.7e-6, rel=0.05)
+    assert max(errors[name] for name in CUSTOM) < 0.05
+    assert not set(CUSTOM) & set(fit_collectives(STEPS.parent, ("l40s",))[0])
 
 
 def test_calls_that_were_not_tuned_are_left_out() -> None:
