@@ -565,6 +565,35 @@ def test_trtllm_is_launched_as_its_script_says(
     assert batching.attention_dp_timeout_iters == (60 if ranks else 0)
 
 
+@pytest.mark.parametrize(
+    ("engine", "weights", "osl", "clients", "layout", "expected"),
+    [
+        ("trtllm 1.2.0rc6.post2", "fp4", "1024", "256", "ADP8 EP8", "cutlass"),
+        ("trtllm 1.2.0rc6.post2", "fp4", "1024", "256", "TP8", None),
+        ("trtllm 1.2.0rc6.post2", "fp8", "1024", "256", "TP8", "trtllm"),
+        ("trtllm 1.2.0rc6.post2", "fp8", "8192", "256", "TP8", None),
+        ("trtllm 1.2.0rc6.post2", "fp8", "8192", "128", "TP8", "trtllm"),
+        ("trtllm 1.1.0rc2.post2", "fp8", "1024", "16", "TP8", None),
+        ("trtllm", "fp4", "1024", "256", "ADP8 EP8", None),
+    ],
+)
+def test_experts_are_of_the_backend_of_the_script(
+    engine: str,
+    weights: str,
+    osl: str,
+    clients: str,
+    layout: str,
+    expected: str | None,
+    catalogue: Catalogue,
+) -> None:
+    """Since 1.2 by precision, layout and clients; of earlier runs nobody knows which."""
+    row = {**LAUNCHED, "engine": engine, "precision": weights, "osl": osl}
+    row |= {"concurrency_or_rate": clients, "decode_parallel": layout, "prefill_parallel": layout}
+    latency = serving.case_of(row, catalogue).deployment.latency
+    assert isinstance(latency, Roofline)
+    assert latency.moe_backend == expected
+
+
 def test_a_recipes_seats_are_the_decode_workers(catalogue: Catalogue) -> None:
     """They bound the decode batch alone, and only in the run that the recipe is of."""
     case = serving.case_of(RECIPE_RUN, catalogue)

@@ -95,13 +95,10 @@ SLOWER = TRITON
 measured of models that :data:`TRTLLM_GEN` could not compute. One curve through both met shapes held
 out to 36 and 18 %; the faster kernels alone are met to 11. Scripts of SGLang's runs ask for those
 (``--moe-runner-backend flashinfer_trtllm``), which are the engine's own here."""
-SILICON: Mapping[str, str] = MappingProxyType(
-    {**dict([HOSTS, HOSTS[::-1]]), **dict([ULTRA, ULTRA[::-1]])}
-)
-"""The other system of the same GPU."""
 UNTUNED = 1.25
-"""Times that a tuned call takes at most of what it takes on the other: 90 % of experts' calls in
-FP8 and 16 bits take at most 1.13 times as long."""
+"""Times that a tuned call takes at most of what it takes on the fastest of the four systems, whose
+memory is as fast: 90 % of experts' calls in FP8 and 16 bits take at most 1.13 times as long on B200
+as on GB200, and half of CUTLASS's in NVFP4 as long on Blackwell Ultra as there, of any size."""
 ABSENT: Mapping[str, object] = MappingProxyType({"window_size": 0, "kernel_source": ""})
 """Columns that old tables lack."""
 EXPERTS = {**DTYPES, "w4a16_mxfp4": "w4a16", "w4a8_mxfp4_mxfp8": "w4a8"}
@@ -129,23 +126,25 @@ def _system(folder: Path, system: str) -> Iterator[pl.DataFrame]:
 
 
 def _calls(path: Path, folder: Path) -> pl.DataFrame:
-    """Return a table's calls, tuned ones where the same GPU's other system tells which."""
+    """Return a table's calls, tuned ones where systems alike tell which."""
     calls = _parquet(path)
-    other = folder.parent / SILICON.get(folder.name, "") / path.relative_to(folder)
-    return tuned(calls, _parquet(other)) if calls["asked"].any() and other.is_file() else calls
+    if folder.name not in (*HOSTS, *ULTRA) or not calls["asked"].any():
+        return calls
+    tables = (folder.parent / name / path.relative_to(folder) for name in (*HOSTS, *ULTRA))
+    return tuned(calls, pl.concat([_parquet(each) for each in tables if each.is_file()]))
 
 
-def tuned(calls: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
-    """Return the calls without those of a backend asked for that took far longer than ``others``.
+def tuned(calls: pl.DataFrame, all_systems: pl.DataFrame) -> pl.DataFrame:
+    """Return the calls without those of a backend asked for that took far longer than elsewhere.
 
     CUTLASS experts of some widths took 1.5 to 1.9 times as long on B200 as on GB200, whose GPU it
     is, and of others the other way round: the search for the best of its variants had failed.
     """
     said = [name for name in calls.columns if name not in ("seconds", "kernel_source")]
-    took = others.select(*said, took="seconds")
-    pairs = calls.join(took, on=said, how="left", nulls_equal=True, maintain_order="left")
-    untuned = col("asked") & (col("seconds") > UNTUNED * col("took")).fill_null(value=False)
-    return pairs.filter(~untuned).drop("took")
+    least = all_systems.group_by(said).agg(least=col("seconds").min())
+    pairs = calls.join(least, on=said, how="left", nulls_equal=True, maintain_order="left")
+    untuned = col("asked") & (col("seconds") > UNTUNED * col("least")).fill_null(value=False)
+    return pairs.filter(~untuned).drop("least")
 
 
 def families(frame: pl.DataFrame, engine: str, system: str) -> Iterator[tuple[str, pl.DataFrame]]:

@@ -86,7 +86,7 @@ CHOICES: Mapping[str, Choice] = MappingProxyType(
             wide=True,
         ),
         "moe_backend": Choice(
-            title="offline overviews' experts by CUTLASS, otherwise the engine's own",
+            title="experts by the backend that scripts name, otherwise the engine's own",
             otherwise=lambda latency: replace(latency, moe_backend=None),
             sparse=True,
         ),

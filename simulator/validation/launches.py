@@ -54,6 +54,8 @@ TRTLLM_SHARES = MappingProxyType({"b200_sxm": 0.8, "h200_sxm": 0.75})
 """free_gpu_memory_fraction of TensorRT-LLM's scripts."""
 TRTLLM_FLOOR = 8192
 """Least max_num_tokens of TensorRT-LLM's scripts since their engine is 1.2."""
+DEEPGEMM_CLIENTS = 256
+"""Clients from which dsr1_fp8_b200_trt.sh has 1k/8k computed by DeepGEMM, the engine's own here."""
 WAITING_CLIENTS = 64
 """Clients from which dsr1_fp8_b200_trt.sh has prompts of 1k/1k wait for others."""
 WAIT = (40, 0.8)
@@ -86,8 +88,9 @@ class Run:
 class Launch:
     """A server's limits of a step, per attention rank, its share of memory and how it admits.
 
+    ``moe_backend``: what computes its experts, by its engine's own kernels where ``None``.
     ``unfused``: all-reduces are of SGLang's first custom kernels; ``linear_state``: the dtype of
-    linear layers' states. ``None``: the engine's default.
+    linear layers' states, the engine's default where ``None``.
     """
 
     step_tokens: int | None = None
@@ -97,6 +100,7 @@ class Launch:
     recv_interval: int = 1
     wait: tuple[int, float] = (0, 0.0)
     balance_iters: int = 0
+    moe_backend: str | None = None
     unfused: bool = False
     linear_state: str | None = None
 
@@ -137,7 +141,16 @@ def _trtllm(run: Run) -> Launch:
         chunked=False,
         wait=WAIT if waits else (0, 0.0),
         balance_iters=BALANCE_ITERS if run.ranks > 1 else 0,
+        moe_backend=_moe_backend(run) if recent and run.gpu == "b200_sxm" else None,
     )
+
+
+def _moe_backend(run: Run) -> str | None:
+    """Return the backend of experts of the scripts since 1.2; before, runs do not tell theirs."""
+    if run.weights == "nvfp4":
+        return "cutlass" if run.ranks > 1 else None
+    deepgemm = run.tokens == (1024, 8192) and run.clients >= DEEPGEMM_CLIENTS
+    return None if deepgemm else "trtllm"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

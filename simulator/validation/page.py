@@ -464,11 +464,12 @@ TRTLLM-gen: the tables' steps are composed of the former beyond 128 tokens, some
 that were not tuned (1.5 to 1.9 times what the same call takes on the same GPU's other system), so
 nothing is fitted to those steps, which are two in five of those beyond the 90th percentile below.
 Runs have the engine's own backend, TRTLLM-gen (`latency.moe_backend`), but for NVIDIA's offline
-overviews, whose commands say CUTLASS; public scripts of other runs name the one or the other from
-version to version. Both were looked for after errors of offline rows had been seen. What the model
-does for a model or a GPU it was not fitted to is measured by `scripts/calibrate --left-out`, which
-fits without one model (its quantised copies and the experts of its shape), or without one GPU, at a
-time.
+overviews, whose commands say CUTLASS, and co-located runs of TensorRT-LLM since 1.2, whose scripts
+say CUTLASS for NVFP4 with attention-DP and TRTLLM-gen for FP8 (`simulator/validation/launches.py`;
+earlier scripts differ from version to version, and runs do not tell theirs). Both were looked for
+after errors of offline rows had been seen. What the model does for a model or a GPU it was not
+fitted to is measured by `scripts/calibrate --left-out`, which fits without one model (its quantised
+copies and the experts of its shape), or without one GPU, at a time.
 
 The gateway and the hand-over of the engine profiles are medians of what measured TTFT exceeds the
 simulated by in serving runs at low concurrency (`scripts/calibrate_engine --first-token`; each

@@ -350,7 +350,7 @@ def _offline(row: Row) -> bool:
 def _latency(row: Row, own: launches.Launch = launches.DEFAULT) -> Roofline:
     """Return the roofline of the row's engine, launched so."""
     engine = SGLANG_UNFUSED if own.unfused else profile_of(engine_of(row))
-    return Roofline(engine=engine, speculative=_speculative(row))
+    return Roofline(engine=engine, speculative=_speculative(row), moe_backend=own.moe_backend)
 
 
 def _on_silicon(case: Case, row: Row) -> Case:
