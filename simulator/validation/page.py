@@ -1,5 +1,6 @@
 """The published account: targets and results, error tables, and how each row was predicted."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -282,12 +283,12 @@ def band(rows: Sequence[Scored]) -> float | None:
     """Return the percent by which comparisons should shorten and lengthen steps, if known.
 
     Step times enter decode latency in proportion, so it is the error that :data:`COVERED` percent
-    of the disaggregated TPOT rows keep, rounded to :data:`BAND_STEP`.
+    of the disaggregated TPOT rows keep, rounded up to :data:`BAND_STEP`, so that they do keep it.
     """
     errors = _errors(rows, "e2e_disagg_tpot")
     if not errors:
         return None
-    return BAND_STEP * max(1.0, round(float(np.percentile(errors, COVERED)) / BAND_STEP))
+    return BAND_STEP * max(1.0, math.ceil(float(np.percentile(errors, COVERED)) / BAND_STEP))
 
 
 def _errors(rows: Sequence[Scored], name: str) -> list[float]:
@@ -309,7 +310,7 @@ def _band(rows: Sequence[Scored]) -> str:
     low, high = 1.0 - width / 100.0, 1.0 + width / 100.0
     return (
         f"**The band of comparisons.** Three of four disaggregated rows have their TPOT within "
-        f"{exact:.1f} %. Rounded to {BAND_STEP:.0f} that is the band comparisons repeat with: "
+        f"{exact:.1f} %. Rounded up to {BAND_STEP:.0f} that is the band comparisons repeat with: "
         f"step times {width:.0f} % shorter and longer, `band=[{low:g},1,{high:g}]` "
         f"(`latency.scale`). It covers {' and '.join(covered)}: more than the median error, "
         "less than the 90th percentile, so a ranking that turns within it is open, and one that "
