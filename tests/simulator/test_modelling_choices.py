@@ -83,12 +83,20 @@ def test_a_choice_that_all_rows_want_is_decided_by_any_of_them() -> None:
 def test_a_choice_is_undone_only_where_it_was_made(engine: str) -> None:
     """An engine that overlaps its host and whose ranks do not wait has nothing to undo there.
 
-    Nor has one with quantising in the curves of its FP8 products.
+    Nor has one with quantising in the curves of its FP8 products, or a run whose script names no
+    backend of experts.
     """
     latency = Roofline(engine=engine)
+    named = replace(latency, moe_backend="cutlass")
+    assert choices.without(named, "moe_backend") == latency
     for name in CHOICES:
         other = choices.without(latency, name)
-        makers = {"host": ("vllm",), "rank_wait": ("vllm",), "fp8_scales": ("generic", "trtllm")}
+        makers = {
+            "host": ("vllm",),
+            "rank_wait": ("vllm",),
+            "fp8_scales": ("generic", "trtllm"),
+            "moe_backend": (),
+        }
         assert (other is None) == (engine not in makers.get(name, (engine,))), name
         assert other is None or other != latency
 

@@ -47,7 +47,8 @@ TOLD = Control(
 def queued(simulation: Simulation, worker: AnyWorker) -> int:
     """Return the prompt tokens of placed prompts that wait, counted one by one."""
     ledger = simulation.ledger
-    placed = [each for each in worker.prompts if worker._placed(each)]
+    waits = (*worker.prompts, *worker.unread)
+    placed = [each for each in waits if worker._placed(each)]
     return sum(ledger.prompt_tokens[each] for each in placed)
 
 

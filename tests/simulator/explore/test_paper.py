@@ -257,10 +257,10 @@ def test_prefill_is_not_faster_than_deployments(lab: Laboratory) -> None:
 
 
 def test_prefill_agrees_with_composed_kernels_by_their_exchange(lab: Laboratory) -> None:
-    """By plain collectives within an eighth; the all-to-all is the sooner the wider the layout."""
+    """By plain collectives within a fifth; the all-to-all is the sooner the wider the layout."""
     rows = list(deployments.composed(lab))
     for _, reported, plain, _ in rows:
-        assert plain == pytest.approx(reported, rel=0.125)
+        assert plain == pytest.approx(reported, rel=0.2)
     ahead = [spread / plain for _, _, plain, spread in rows]
     assert ahead == sorted(ahead)
     assert ahead[-1] > 1.5

@@ -146,7 +146,7 @@ def started(name: str, traffic: str, *seconds: int) -> list[Results]:
 @pytest.mark.parametrize("traffic", MOVING)
 @pytest.mark.parametrize("name", [name for name in POLICIES if name not in (*SELDOM, *FLAPS)])
 def test_no_start_up_never_hurts(name: str, traffic: str) -> None:
-    """Workers that are there at once serve no fewer in time, but for a point by overshooting.
+    """Workers that are there at once serve no fewer in time, but for two points by overshooting.
 
     Whoever goes by queues asks for the more the longer they grow while workers start, and then has
     them for what comes.
@@ -155,7 +155,7 @@ def test_no_start_up_never_hurts(name: str, traffic: str) -> None:
         each.summary["slo_attainment"] for each in started(name, traffic, 0, 15, 45)
     )
     assert at_once >= later
-    assert at_once >= soon - 0.01
+    assert at_once >= soon - 0.02
 
 
 @pytest.mark.parametrize("traffic", MOVING)
